@@ -1,0 +1,1 @@
+//! The HTTPS edge: ARM dispatch, tokens, blob data plane, proxy.

@@ -1,0 +1,1 @@
+//! Wire vocabulary of Azure Resource Manager: ids, errors, bodies. No I/O.

@@ -1,0 +1,1 @@
+//! Content store: chunks, packs, manifests, replication.

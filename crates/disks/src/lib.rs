@@ -1,0 +1,1 @@
+//! Disk-image formats: VHD, raw, sparse files, provisioning media.

@@ -1,0 +1,1 @@
+//! The product: resource providers, long-running operations, reconcilers.

@@ -1,0 +1,1 @@
+//! Metadata over SQLite or PostgreSQL: resources, operations, audit.

@@ -1,0 +1,1 @@
+//! Network Block Device: codec, server, client.

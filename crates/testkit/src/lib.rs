@@ -1,0 +1,1 @@
+//! Test helpers: a running server, actors, guests, waits.

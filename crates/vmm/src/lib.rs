@@ -1,0 +1,1 @@
+//! Virtual machines: QEMU, networks, provisioning fabric.
