@@ -1,1 +1,5 @@
-//! Disk-image formats: VHD, raw, sparse files, provisioning media.
+//! Disk-image formats: VHD, raw, sparse files, provisioning media. Sync; no network.
+
+pub mod source;
+
+pub use source::DiskSource;
