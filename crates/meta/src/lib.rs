@@ -1,1 +1,3 @@
-//! Metadata over SQLite or PostgreSQL: resources, operations, audit.
+//! Metadata over SQLite or PostgreSQL: resources, operations, audit, identities.
+
+pub mod model;

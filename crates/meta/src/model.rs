@@ -1,0 +1,253 @@
+//! The rows that `meta` keeps and the changes that can be made to them.
+//!
+//! `meta` stores what it is given: it never interprets a body, and it never talks to anything but the database.
+//! Times are milliseconds since the Unix epoch. Keys are lower-cased ARM ids, so that look-ups ignore case.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One ARM resource (a resource group is one too, of kind `microsoft.resources/resourcegroups`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resource {
+    /// Primary key: the id in lower case.
+    pub key: String,
+    /// The id as it is shown.
+    pub id: String,
+    /// Resource type in lower case, e.g. `microsoft.compute/galleries/images`.
+    pub kind: String,
+    /// In lower case.
+    pub subscription: String,
+    /// In lower case; empty for what is not in a group.
+    pub resource_group: String,
+    /// Key of the parent resource: the gallery of a definition, the group of a top-level resource.
+    pub parent: Option<String>,
+    /// Last segment of the id, as it is shown.
+    pub name: String,
+    /// Canonical short name (`eastus`); empty where the type has none.
+    pub location: String,
+    /// What clients wrote and see: `{location, tags, sku, properties, ...}` without id, name and type.
+    pub body: Value,
+    /// What only the engine sees (content references, paths, unique ids).
+    pub internal: Value,
+    /// `Creating`, `Updating`, `Succeeded`, `Failed`, `Deleting`.
+    pub provisioning_state: String,
+    /// Changes with every write; opaque.
+    pub etag: String,
+    pub created_ms: i64,
+    pub changed_ms: i64,
+}
+
+/// What must hold of a row for a change to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Expect {
+    /// No row with this key.
+    Absent,
+    /// A row with exactly this etag.
+    Etag(String),
+    /// A row, whatever its etag.
+    Present,
+    /// Nothing is asked.
+    Any,
+}
+
+/// State of a long-running operation.
+///
+/// ```text
+/// Running ──> Succeeded
+///    │  └───> Failed        (after its undo steps)
+///    └──────> Canceled      (cancel_requested seen, after its undo steps)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OperationState {
+    Running,
+    Succeeded,
+    Failed,
+    Canceled,
+}
+
+/// A long-running operation; survives restarts, is run by whoever holds its lease.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    pub id: String,
+    /// Name of the code that runs it, e.g. `image_version.create`.
+    pub kind: String,
+    /// Key of the resource it works on.
+    pub resource_key: String,
+    pub subscription: String,
+    pub location: String,
+    pub params: Value,
+    pub state: OperationState,
+    pub cancel_requested: bool,
+    /// How often a worker has claimed it.
+    pub attempt: i64,
+    pub lease_owner: Option<String>,
+    pub lease_until_ms: Option<i64>,
+    /// Grows with every claim. A write made under an older fence is refused.
+    pub fence: i64,
+    /// Bytes (or whatever the operation counts).
+    pub progress_done: i64,
+    pub progress_total: i64,
+    /// Free form, shown to people: what it is doing now.
+    pub phase: String,
+    /// `{"code","message",...}` of a failed operation.
+    pub error: Option<Value>,
+    /// Result shown by the operation's status (`properties.output`).
+    pub output: Option<Value>,
+    pub started_ms: i64,
+    pub ended_ms: Option<i64>,
+}
+
+/// An operation to be started, or (state `Succeeded`) recorded as already done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewOperation {
+    pub id: String,
+    pub kind: String,
+    pub resource_key: String,
+    pub subscription: String,
+    pub location: String,
+    pub params: Value,
+    /// `Running`, or `Succeeded` for work that was done within the same transaction.
+    pub state: OperationState,
+    pub output: Option<Value>,
+}
+
+/// One line of the activity log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Audit {
+    pub id: String,
+    pub time_ms: i64,
+    pub correlation_id: String,
+    pub tenant: String,
+    /// Object id of the caller.
+    pub principal: String,
+    pub subscription: String,
+    pub resource_key: String,
+    /// `Microsoft.Compute/galleries/write`, ...
+    pub action: String,
+    pub status: String,
+    pub detail: Value,
+}
+
+/// A use of stored bytes by a resource: while it exists, the manifest is alive in that region.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ContentRef {
+    pub resource_key: String,
+    pub region: String,
+    /// Hex manifest id.
+    pub manifest: String,
+}
+
+/// A right to a disk's bytes over the blob data plane (one SAS).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    pub id: String,
+    pub resource_key: String,
+    /// `Read` or `Write`.
+    pub access: String,
+    /// The account label of the URL, e.g. `md-impexp-…`, unique, lower case.
+    pub account: String,
+    pub container: String,
+    /// Secret part of the URL's signature.
+    pub secret: String,
+    pub expires_ms: i64,
+    /// What the data plane needs to know (size, paths, manifest).
+    pub detail: Value,
+}
+
+/// One thing to be done in a [`Write`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Inserts or replaces a resource. `created_ms` of an existing row is kept.
+    PutResource { resource: Resource, expect: Expect },
+    DeleteResource { key: String, expect: Expect },
+    /// The row must exist and must not be `Deleting`; else [`Conflict::Missing`] or [`Conflict::Deleting`].
+    RequireResource { key: String },
+    /// No row may have this key as its parent; else [`Conflict::HasChildren`] with some of their ids.
+    RequireNoChildren { key: String },
+    StartOperation(NewOperation),
+    /// Ends a running operation. Needs `Write::fence`.
+    EndOperation { id: String, state: OperationState, output: Option<Value>, error: Option<Value> },
+    /// Stores the output of a finished step. Needs `Write::fence`.
+    PutStep { operation: String, step: String, output: Value },
+    Audit(Audit),
+    PutContentRef(ContentRef),
+    DeleteContentRef(ContentRef),
+    /// All references of a resource.
+    DeleteContentRefs { resource_key: String },
+    PutGrant(Grant),
+    DeleteGrant { id: String },
+    DeleteGrantsOf { resource_key: String },
+}
+
+/// Changes made in one transaction: all of them, or none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Write {
+    /// `(operation id, fence)`: the whole write is refused with [`Conflict::Fenced`] when the operation is no longer
+    /// running under this fence.
+    pub fence: Option<(String, i64)>,
+    pub changes: Vec<Change>,
+}
+
+/// Why a [`Write`] was refused. Nothing of it was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conflict {
+    Exists { key: String },
+    Missing { key: String },
+    Etag { key: String },
+    Deleting { key: String },
+    HasChildren { key: String, children: Vec<String> },
+    Fenced { operation: String },
+}
+
+/// Which resources a list shows. All given conditions hold; order is by `key` (callers reorder what is numeric).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResourceQuery {
+    pub kind: Option<String>,
+    pub subscription: Option<String>,
+    pub resource_group: Option<String>,
+    pub parent: Option<String>,
+    /// Everything below this key (key + `/…`).
+    pub under: Option<String>,
+    /// Only keys after this one.
+    pub after: Option<String>,
+    /// Default and upper bound: 1000.
+    pub limit: Option<i64>,
+}
+
+/// Identity rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    pub id: String,
+    pub display_name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    pub id: String,
+    pub tenant: String,
+    pub display_name: String,
+    pub state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Principal {
+    /// Object id.
+    pub id: String,
+    pub tenant: String,
+    pub app_id: String,
+    pub display_name: String,
+    /// `ServicePrincipal`, `User`, `ManagedIdentity`.
+    pub kind: String,
+    /// Salted hash of its client secret, opaque to `meta`.
+    pub secret_hash: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleAssignment {
+    pub id: String,
+    /// Lower-cased scope.
+    pub scope: String,
+    /// Last segment of the role definition's id.
+    pub role: String,
+    pub principal: String,
+}
