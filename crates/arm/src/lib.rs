@@ -1,1 +1,11 @@
-//! Wire vocabulary of Azure Resource Manager: ids, errors, bodies. No I/O.
+//! Wire vocabulary of Azure Resource Manager: ids, errors, bodies, the rules that need nothing but the body.
+//!
+//! No I/O and no tokio: everything here is a value or a pure function.
+
+pub mod api_version;
+pub mod error;
+pub mod resource_id;
+
+pub use api_version::ApiVersion;
+pub use error::ArmError;
+pub use resource_id::{ResourceId, ResourceType, Target, parse_target};

@@ -158,25 +158,50 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// Inserts or replaces a resource. `created_ms` of an existing row is kept.
-    PutResource { resource: Resource, expect: Expect },
-    DeleteResource { key: String, expect: Expect },
+    PutResource {
+        resource: Resource,
+        expect: Expect,
+    },
+    DeleteResource {
+        key: String,
+        expect: Expect,
+    },
     /// The row must exist and must not be `Deleting`; else [`Conflict::Missing`] or [`Conflict::Deleting`].
-    RequireResource { key: String },
+    RequireResource {
+        key: String,
+    },
     /// No row may have this key as its parent; else [`Conflict::HasChildren`] with some of their ids.
-    RequireNoChildren { key: String },
+    RequireNoChildren {
+        key: String,
+    },
     StartOperation(NewOperation),
     /// Ends a running operation. Needs `Write::fence`.
-    EndOperation { id: String, state: OperationState, output: Option<Value>, error: Option<Value> },
+    EndOperation {
+        id: String,
+        state: OperationState,
+        output: Option<Value>,
+        error: Option<Value>,
+    },
     /// Stores the output of a finished step. Needs `Write::fence`.
-    PutStep { operation: String, step: String, output: Value },
+    PutStep {
+        operation: String,
+        step: String,
+        output: Value,
+    },
     Audit(Audit),
     PutContentRef(ContentRef),
     DeleteContentRef(ContentRef),
     /// All references of a resource.
-    DeleteContentRefs { resource_key: String },
+    DeleteContentRefs {
+        resource_key: String,
+    },
     PutGrant(Grant),
-    DeleteGrant { id: String },
-    DeleteGrantsOf { resource_key: String },
+    DeleteGrant {
+        id: String,
+    },
+    DeleteGrantsOf {
+        resource_key: String,
+    },
 }
 
 /// Changes made in one transaction: all of them, or none.
