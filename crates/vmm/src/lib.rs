@@ -1,1 +1,3 @@
 //! Virtual machines: QEMU, networks, provisioning fabric.
+
+pub mod net;
