@@ -1,3 +1,13 @@
 //! Virtual machines: QEMU, networks, provisioning fabric.
+//!
+//! One long-lived process a machine ([`host::Host`]) owns every guest of that machine: its QEMU process, its virtual
+//! networks, the NBD exports of its disks' base images and the endpoints its agents talk to. The engine reaches it
+//! with [`host::HostClient`] over a unix socket. The host never decides what a VM should be, it only runs the
+//! [`spec::VmSpec`]s it was given; and it never touches a disk that no spec names.
 
+pub mod host;
 pub mod net;
+pub mod spec;
+
+pub use host::HostClient;
+pub use spec::{PowerState, ProvisioningState, VmSpec, VmStatus};

@@ -1,0 +1,76 @@
+//! The wire between [`HostClient`](super::HostClient) and the host process: HTTP/1.1 with JSON bodies over a unix
+//! socket that only its owner may open. Both ends are ours and of one version; no compatibility is promised.
+//!
+//! | request | body | answer |
+//! | --- | --- | --- |
+//! | `GET /` | | [`HostInfo`] |
+//! | `GET /vms` | | list of `VmStatus` |
+//! | `PUT /vms/{id}` | `VmSpec` | `VmStatus`: defined and started |
+//! | `GET /vms/{id}` | | `VmStatus` |
+//! | `GET /vms/{id}/changes?since=N&timeout_ms=T` | | `VmStatus` once its counter is not N, or as it is after T |
+//! | `GET /vms/{id}/console?max=N` | | the last N bytes of the serial console, as they are |
+//! | `POST /vms/{id}/start`, `/power-off?skip_shutdown=B`, `/restart` | | `VmStatus` |
+//! | `PUT /vms/{id}/network` | list of `NicSpec` | `VmStatus` |
+//! | `DELETE /vms/{id}` | [`DeleteRequest`] | 204 |
+//!
+//! A failure is [`ErrorBody`] with a 4xx or 5xx status.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of failure the host reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostErrorCode {
+    /// No such machine.
+    NotFound,
+    /// The definition or the request makes no sense.
+    Invalid,
+    /// The machine exists with another definition, or its state does not allow the request.
+    Conflict,
+    /// This host has not enough free memory (the engine says `AllocationFailed`).
+    NotEnoughMemory,
+    /// A disk, its base image or the host's own folder cannot be used.
+    Storage,
+    /// A network cannot be set up, e.g. a public address is in use.
+    Network,
+    /// The hypervisor could not start or control the machine.
+    Hypervisor,
+    /// Anything else; see the host's log.
+    Internal,
+}
+
+impl HostErrorCode {
+    pub(crate) fn status(self) -> http::StatusCode {
+        match self {
+            Self::NotFound => http::StatusCode::NOT_FOUND,
+            Self::Invalid => http::StatusCode::BAD_REQUEST,
+            Self::Conflict => http::StatusCode::CONFLICT,
+            Self::NotEnoughMemory => http::StatusCode::INSUFFICIENT_STORAGE,
+            Self::Storage | Self::Network | Self::Hypervisor | Self::Internal => {
+                http::StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ErrorBody {
+    pub code: HostErrorCode,
+    pub message: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct DeleteRequest {
+    /// Overlays to remove with the machine; each must be one of its disks.
+    pub remove: Vec<PathBuf>,
+}
+
+/// Who answers on the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostInfo {
+    pub pid: u32,
+    pub version: String,
+    /// e.g. `QEMU 10.0.2, tcg`.
+    pub hypervisor: String,
+}

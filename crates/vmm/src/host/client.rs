@@ -1,0 +1,229 @@
+//! The engine's end of the host's socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+use super::api::{DeleteRequest, ErrorBody, HostErrorCode, HostInfo};
+use crate::spec::{NicSpec, VmSpec, VmStatus};
+
+/// Talks to the host process. Cheap to clone; holds no connection, so that it outlives the host.
+#[derive(Debug, Clone)]
+pub struct HostClient {
+    socket: PathBuf,
+}
+
+/// Why a request to the host failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No host process answers. Guests may be running all the same; the next host adopts them.
+    #[error("the host process does not answer on {}: is `lazuli host` running?", .socket.display())]
+    Unreachable {
+        socket: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The host answered and refused or failed.
+    #[error("{message}")]
+    Refused {
+        code: HostErrorCode,
+        message: String,
+    },
+    /// The answer is not what this version expects.
+    #[error("the host's answer cannot be understood")]
+    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ClientError {
+    /// The host's own error code, if it was reached.
+    pub fn code(&self) -> Option<HostErrorCode> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// Would the same request fail again however often it is made?
+    pub fn is_permanent(&self) -> bool {
+        use HostErrorCode as C;
+        matches!(self.code(), Some(C::NotFound | C::Invalid | C::Conflict))
+    }
+}
+
+impl HostClient {
+    /// `socket` is `DIR/host/host.sock`. Nothing is opened yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+        }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Is a host there, and which.
+    pub async fn info(&self) -> Result<HostInfo, ClientError> {
+        self.json(Method::GET, "/", None::<&()>).await
+    }
+
+    /// Defines the machine, creates missing overlays and switches it on. Asked again with the same spec it does what
+    /// is still to be done; with another spec it is refused with `Conflict`. Returns once the guest's processors run.
+    pub async fn define_and_start(&self, spec: &VmSpec) -> Result<VmStatus, ClientError> {
+        self.json(Method::PUT, &format!("/vms/{}", spec.id), Some(spec))
+            .await
+    }
+
+    /// Switches a stopped or crashed machine on; a running one is left alone.
+    pub async fn start(&self, id: Uuid) -> Result<VmStatus, ClientError> {
+        self.json(Method::POST, &format!("/vms/{id}/start"), None::<&()>)
+            .await
+    }
+
+    /// Switches the machine off and returns once it is off: by the power button (ACPI) and, if the guest does not
+    /// obey in time, by force. `skip_shutdown` forces at once. A stopped machine stays so.
+    pub async fn power_off(&self, id: Uuid, skip_shutdown: bool) -> Result<VmStatus, ClientError> {
+        self.json(
+            Method::POST,
+            &format!("/vms/{id}/power-off?skip_shutdown={skip_shutdown}"),
+            None::<&()>,
+        )
+        .await
+    }
+
+    /// Powers off gracefully and on again, with the same definition.
+    pub async fn restart(&self, id: Uuid) -> Result<VmStatus, ClientError> {
+        self.json(Method::POST, &format!("/vms/{id}/restart"), None::<&()>)
+            .await
+    }
+
+    /// Stops the machine by force and forgets it. Of its disks only the overlays in `remove` are deleted, and only if
+    /// they belong to it. A machine that is not there counts as deleted.
+    pub async fn delete(&self, id: Uuid, remove: &[PathBuf]) -> Result<(), ClientError> {
+        let body = DeleteRequest {
+            remove: remove.to_vec(),
+        };
+        match self
+            .call(Method::DELETE, &format!("/vms/{id}"), Some(&body))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(e) if e.code() == Some(HostErrorCode::NotFound) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub async fn status(&self, id: Uuid) -> Result<VmStatus, ClientError> {
+        self.json(Method::GET, &format!("/vms/{id}"), None::<&()>)
+            .await
+    }
+
+    /// Every defined machine, by id.
+    pub async fn list(&self) -> Result<Vec<VmStatus>, ClientError> {
+        self.json(Method::GET, "/vms", None::<&()>).await
+    }
+
+    /// Replaces what may change of the interfaces while the machine runs: public address, open ports, outbound.
+    /// The interfaces themselves (ids, networks, addresses) must stay.
+    pub async fn update_network(
+        &self,
+        id: Uuid,
+        nics: &[NicSpec],
+    ) -> Result<VmStatus, ClientError> {
+        self.json(Method::PUT, &format!("/vms/{id}/network"), Some(nics))
+            .await
+    }
+
+    /// Waits until the machine's counter is not `since` and returns its status then; after `timeout` returns it as it
+    /// is. `since` 0 returns at once.
+    pub async fn wait_change(
+        &self,
+        id: Uuid,
+        since: u64,
+        timeout: Duration,
+    ) -> Result<VmStatus, ClientError> {
+        let path = format!(
+            "/vms/{id}/changes?since={since}&timeout_ms={}",
+            timeout.as_millis()
+        );
+        self.json(Method::GET, &path, None::<&()>).await
+    }
+
+    /// The last `max` bytes of the serial console, raw.
+    pub async fn console(&self, id: Uuid, max: u64) -> Result<Bytes, ClientError> {
+        self.call(
+            Method::GET,
+            &format!("/vms/{id}/console?max={max}"),
+            None::<&()>,
+        )
+        .await
+    }
+
+    async fn json<B: serde::Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, ClientError> {
+        let bytes = self.call(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|e| ClientError::Answer(e.into()))
+    }
+
+    async fn call<B: serde::Serialize + ?Sized>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<Bytes, ClientError> {
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.into()))?,
+            None => Vec::new(),
+        };
+        let (status, bytes) =
+            self.exchange(method, path, body)
+                .await
+                .map_err(|source| ClientError::Unreachable {
+                    socket: self.socket.clone(),
+                    source,
+                })?;
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        let ErrorBody { code, message } =
+            serde_json::from_slice(&bytes).map_err(|e| ClientError::Answer(e.into()))?;
+        Err(ClientError::Refused { code, message })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // The connection ends by itself when `sender` is dropped.
+        tokio::spawn(async move {
+            if let Err(e) = connection.await {
+                tracing::debug!(error = %e, "connection to the host process ended");
+            }
+        });
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "host")
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+}

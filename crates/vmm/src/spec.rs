@@ -1,0 +1,445 @@
+//! What a virtual machine is ([`VmSpec`]) and how it is doing ([`VmStatus`]): the language between the engine and
+//! the host process, and the on-disk form of a defined machine.
+//!
+//! Only data and pure checks live here; nothing in this module does I/O.
+//!
+//! On disk a spec is `vms/<id>/vm.json` (mode 0600, it holds the administrator's password and custom data), written
+//! whole and renamed into place. Unknown fields are refused nowhere, so that an older host reads a newer file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Firmware generation (HV-4): 1 boots with a BIOS, 2 with UEFI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Generation {
+    V1,
+    V2,
+}
+
+/// A virtual machine as the engine asks for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// `properties.vmId`; the guest sees it as its SMBIOS UUID and IMDS `compute.vmId`. Generalized guests provision
+    /// themselves again whenever it changes.
+    pub id: Uuid,
+    /// Resource name.
+    pub name: String,
+    /// ARM id of the VM.
+    pub resource_id: String,
+    pub subscription_id: String,
+    pub resource_group: String,
+    /// Canonical region name, e.g. `eastus`.
+    pub location: String,
+    /// e.g. `Standard_B1s`; shown by IMDS only.
+    #[serde(default)]
+    pub vm_size: String,
+    #[serde(default)]
+    pub zone: String,
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// The image the VM was made from, as IMDS shows it.
+    #[serde(default)]
+    pub image: ImageReference,
+    /// Virtual processors, 1 to 128.
+    pub cpus: u32,
+    pub memory_mib: u64,
+    pub generation: Generation,
+    pub os_disk: DiskSpec,
+    #[serde(default)]
+    pub data_disks: Vec<DiskSpec>,
+    #[serde(default)]
+    pub nics: Vec<NicSpec>,
+    /// `None`: a specialized disk (GS-8), the machine is just switched on.
+    #[serde(default)]
+    pub provisioning: Option<Provisioning>,
+    /// IMDS user data (base64), also of specialized machines.
+    #[serde(default)]
+    pub user_data: Option<String>,
+}
+
+/// `storageProfile.imageReference` as IMDS shows it; empty for a VM that was made from a gallery image or a disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageReference {
+    #[serde(default)]
+    pub id: String,
+    #[serde(default)]
+    pub publisher: String,
+    #[serde(default)]
+    pub offer: String,
+    #[serde(default)]
+    pub sku: String,
+    #[serde(default)]
+    pub version: String,
+}
+
+/// One disk of a machine: a qcow2 overlay, written by the guest, over an immutable base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// Logical unit number of a data disk (0 to 63); `None` for the OS disk.
+    pub lun: Option<u8>,
+    /// Absolute path of the qcow2 file. The host creates it (and its parent folder) if it does not exist.
+    pub overlay: PathBuf,
+    /// Size the guest sees, a multiple of 512, at least the base's size.
+    pub size_bytes: u64,
+    /// `None`: the disk starts blank.
+    pub base: Option<BaseImage>,
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// The bytes an overlay starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseImage {
+    /// Opaque to this crate; given to `BaseImages::open`.
+    pub source: String,
+    pub size_bytes: u64,
+}
+
+/// One network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicSpec {
+    /// Unique on this host, e.g. the NIC's resource GUID or ARM id.
+    pub id: String,
+    /// Unique id of the virtual network; interfaces with the same one can talk to each other.
+    pub vnet_id: String,
+    /// DNS suffix of the network, e.g. `<random>.bx.internal.cloudapp.net`.
+    pub dns_suffix: String,
+    pub mac: MacAddress,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    pub gateway: Ipv4Addr,
+    /// Name the network's DNS answers for this interface.
+    pub host_name: String,
+    /// May the guest open connections to the world.
+    pub outbound: bool,
+    #[serde(default)]
+    pub public: Option<PublicIp>,
+}
+
+/// A public IP address: a loopback address of its own (127.x.y.z) on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicIp {
+    pub address: Ipv4Addr,
+    /// What the network security rules open, already evaluated; empty: nothing.
+    pub ports: Vec<OpenPort>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenPort {
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// What a generalized guest is told about itself at first boot (GS-2, GS-3).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisioning {
+    /// `osProfile.computerName`.
+    pub host_name: String,
+    pub admin_user: String,
+    #[serde(default)]
+    pub admin_password: Option<String>,
+    /// `linuxConfiguration.disablePasswordAuthentication`.
+    pub disable_password: bool,
+    #[serde(default)]
+    pub ssh_keys: Vec<SshKey>,
+    /// Base64, as `osProfile.customData`.
+    #[serde(default)]
+    pub custom_data: Option<String>,
+    /// `linuxConfiguration.provisionVMAgent`.
+    pub provision_vm_agent: bool,
+}
+
+impl fmt::Debug for Provisioning {
+    /// Without the secrets: specs end up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Provisioning")
+            .field("host_name", &self.host_name)
+            .field("admin_user", &self.admin_user)
+            .field(
+                "admin_password",
+                &self.admin_password.as_ref().map(|_| "***"),
+            )
+            .field("disable_password", &self.disable_password)
+            .field("ssh_keys", &self.ssh_keys.len())
+            .field("custom_data", &self.custom_data.as_ref().map(|_| "***"))
+            .field("provision_vm_agent", &self.provision_vm_agent)
+            .finish()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshKey {
+    /// e.g. `/home/azureuser/.ssh/authorized_keys`.
+    pub path: String,
+    pub key_data: String,
+}
+
+/// An Ethernet address; written `00-0D-3A-12-34-56` as Azure does, read with `-`, `:` or nothing between the bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl MacAddress {
+    /// `00:0d:3a:12:34:56`, as QEMU wants it.
+    pub fn with_colons(&self) -> String {
+        self.0.map(|b| format!("{b:02x}")).join(":")
+    }
+
+    /// `000D3A123456`, as IMDS shows it.
+    pub fn plain(&self) -> String {
+        self.0.map(|b| format!("{b:02X}")).concat()
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.map(|b| format!("{b:02X}")).join("-"))
+    }
+}
+
+impl fmt::Debug for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("'{0}' is not an Ethernet address of six bytes")]
+pub struct BadMac(String);
+
+impl FromStr for MacAddress {
+    type Err = BadMac;
+
+    fn from_str(text: &str) -> Result<Self, BadMac> {
+        let digits: String = text.chars().filter(|c| !matches!(c, ':' | '-')).collect();
+        let mut bytes = [0u8; 6];
+        hex::decode_to_slice(&digits, &mut bytes).map_err(|_| BadMac(text.to_owned()))?;
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for MacAddress {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why a spec cannot be run by any host.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the machine's definition cannot be used: {0}")]
+pub struct BadSpec(pub String);
+
+/// Most virtual processors a machine may have.
+pub const MAX_CPUS: u32 = 128;
+
+impl VmSpec {
+    /// Every disk, the OS disk first.
+    pub fn disks(&self) -> impl Iterator<Item = &DiskSpec> {
+        std::iter::once(&self.os_disk).chain(&self.data_disks)
+    }
+
+    /// Checks what is independent of the machine it would run on.
+    pub fn check(&self) -> Result<(), BadSpec> {
+        let bad = |why: String| Err(BadSpec(why));
+        if !(1..=MAX_CPUS).contains(&self.cpus) {
+            return bad(format!(
+                "{} processors; 1 to {MAX_CPUS} are possible",
+                self.cpus
+            ));
+        }
+        if self.memory_mib < 64 {
+            return bad(format!(
+                "{} MiB of memory; at least 64 are needed",
+                self.memory_mib
+            ));
+        }
+        if self.os_disk.lun.is_some() {
+            return bad("the OS disk has a LUN".into());
+        }
+        let mut luns = std::collections::BTreeSet::new();
+        for disk in &self.data_disks {
+            match disk.lun {
+                Some(lun) if lun < 64 && luns.insert(lun) => {}
+                Some(lun) => return bad(format!("LUN {lun} is used twice or above 63")),
+                None => return bad("a data disk has no LUN".into()),
+            }
+        }
+        for disk in self.disks() {
+            disk.check()?;
+        }
+        let mut nics = std::collections::BTreeSet::new();
+        for nic in &self.nics {
+            if !nics.insert(&nic.id) {
+                return bad(format!("the interface id '{}' is used twice", nic.id));
+            }
+            if nic.prefix_len > 30 {
+                return bad(format!(
+                    "interface '{}' has the prefix length {}",
+                    nic.id, nic.prefix_len
+                ));
+            }
+        }
+        if let Some(p) = &self.provisioning {
+            p.check()?;
+        }
+        Ok(())
+    }
+}
+
+impl DiskSpec {
+    /// `os` or `lun<N>`: names the disk's files, sockets and QEMU nodes.
+    pub fn label(&self) -> String {
+        self.lun
+            .map_or_else(|| "os".to_owned(), |lun| format!("lun{lun}"))
+    }
+
+    fn check(&self) -> Result<(), BadSpec> {
+        let label = self.label();
+        if !self.overlay.is_absolute() || self.overlay.to_str().is_none() {
+            return Err(BadSpec(format!(
+                "disk {label}: the overlay's path must be absolute UTF-8"
+            )));
+        }
+        if self.size_bytes == 0 || !self.size_bytes.is_multiple_of(512) {
+            return Err(BadSpec(format!(
+                "disk {label}: {} bytes is not a whole number of sectors",
+                self.size_bytes
+            )));
+        }
+        match &self.base {
+            Some(base) if base.size_bytes > self.size_bytes => Err(BadSpec(format!(
+                "disk {label}: {} bytes is smaller than its image of {} bytes",
+                self.size_bytes, base.size_bytes
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Provisioning {
+    fn check(&self) -> Result<(), BadSpec> {
+        if self.host_name.is_empty() || self.admin_user.is_empty() {
+            return Err(BadSpec(
+                "provisioning needs a host name and an administrator".into(),
+            ));
+        }
+        let texts = [
+            Some(&self.host_name),
+            Some(&self.admin_user),
+            self.admin_password.as_ref(),
+        ];
+        let keys = self.ssh_keys.iter().flat_map(|k| [&k.path, &k.key_data]);
+        let forbidden = |text: &&String| {
+            text.chars()
+                .any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+        };
+        if texts
+            .into_iter()
+            .flatten()
+            .chain(keys)
+            .any(|t| forbidden(&t))
+        {
+            return Err(BadSpec("provisioning data holds control characters".into()));
+        }
+        Ok(())
+    }
+}
+
+/// Is the machine on?
+///
+/// ```text
+///            define_and_start, start
+///  Stopped ──────────────────────────> Starting ──> Running ──(guest resets, restart)──> Running
+///     ^                                   │            │
+///     │                                   v            │ QEMU dies without having been asked
+///     └──────── power_off, guest ──── Stopping <───────┤
+///                shuts down                            v
+///                                                   Crashed ──start──> Starting
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PowerState {
+    Starting,
+    Running,
+    Stopping,
+    /// Off, by the host's order or the guest's own.
+    Stopped,
+    /// Its process died or could not be started; see [`VmStatus::error`].
+    Crashed,
+}
+
+/// How far first-boot provisioning has come (GS-5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state")]
+pub enum ProvisioningState {
+    /// A specialized machine: nothing is waited for.
+    NotNeeded,
+    /// The guest has not reported yet. Times out nowhere here: how long to wait is the engine's decision.
+    Waiting,
+    /// The guest reported ready, `after_ms` after it was first started. Final.
+    Ready { after_ms: u64 },
+    /// The guest reported that it could not be provisioned. Final.
+    Failed { description: String },
+}
+
+/// What the guest's agent last said of itself (`PUT :32526/status`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Milliseconds since the Unix epoch when the report came.
+    pub received_ms: i64,
+    /// e.g. `2.12.0.2`.
+    pub version: String,
+    /// `Ready`, `NotReady`.
+    pub status: String,
+    pub message: String,
+    /// e.g. `debian`, `12`; empty if the agent did not say.
+    pub os_name: String,
+    pub os_version: String,
+    pub computer_name: String,
+    /// The whole report as the agent sent it.
+    pub report: serde_json::Value,
+}
+
+/// What was read of the base images so far, since this host process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReads {
+    pub reads: u64,
+    pub bytes: u64,
+    /// Sum of the sizes of the base images: what a full copy would have read.
+    pub image_bytes: u64,
+}
+
+/// How a machine is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmStatus {
+    pub id: Uuid,
+    pub name: String,
+    pub power: PowerState,
+    pub provisioning: ProvisioningState,
+    pub agent: Option<AgentStatus>,
+    /// Why it is `Crashed`, or what the host is struggling with; for operators, may hold host paths.
+    pub error: Option<String>,
+    pub nbd: DiskReads,
+    /// The last lines of the serial console.
+    pub console_tail: String,
+    /// Differs after every change of the fields above except `nbd` and `console_tail`. Grows; never 0.
+    pub generation_counter: u64,
+}
