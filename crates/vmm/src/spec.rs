@@ -167,10 +167,7 @@ impl fmt::Debug for Provisioning {
         f.debug_struct("Provisioning")
             .field("host_name", &self.host_name)
             .field("admin_user", &self.admin_user)
-            .field(
-                "admin_password",
-                &self.admin_password.as_ref().map(|_| "***"),
-            )
+            .field("admin_password", &self.admin_password.as_ref().map(|_| "***"))
             .field("disable_password", &self.disable_password)
             .field("ssh_keys", &self.ssh_keys.len())
             .field("custom_data", &self.custom_data.as_ref().map(|_| "***"))
@@ -237,9 +234,7 @@ impl Serialize for MacAddress {
 
 impl<'de> Deserialize<'de> for MacAddress {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -261,16 +256,10 @@ impl VmSpec {
     pub fn check(&self) -> Result<(), BadSpec> {
         let bad = |why: String| Err(BadSpec(why));
         if !(1..=MAX_CPUS).contains(&self.cpus) {
-            return bad(format!(
-                "{} processors; 1 to {MAX_CPUS} are possible",
-                self.cpus
-            ));
+            return bad(format!("{} processors; 1 to {MAX_CPUS} are possible", self.cpus));
         }
         if self.memory_mib < 64 {
-            return bad(format!(
-                "{} MiB of memory; at least 64 are needed",
-                self.memory_mib
-            ));
+            return bad(format!("{} MiB of memory; at least 64 are needed", self.memory_mib));
         }
         if self.os_disk.lun.is_some() {
             return bad("the OS disk has a LUN".into());
@@ -292,10 +281,7 @@ impl VmSpec {
                 return bad(format!("the interface id '{}' is used twice", nic.id));
             }
             if nic.prefix_len > 30 {
-                return bad(format!(
-                    "interface '{}' has the prefix length {}",
-                    nic.id, nic.prefix_len
-                ));
+                return bad(format!("interface '{}' has the prefix length {}", nic.id, nic.prefix_len));
             }
         }
         if let Some(p) = &self.provisioning {
@@ -308,22 +294,16 @@ impl VmSpec {
 impl DiskSpec {
     /// `os` or `lun<N>`: names the disk's files, sockets and QEMU nodes.
     pub fn label(&self) -> String {
-        self.lun
-            .map_or_else(|| "os".to_owned(), |lun| format!("lun{lun}"))
+        self.lun.map_or_else(|| "os".to_owned(), |lun| format!("lun{lun}"))
     }
 
     fn check(&self) -> Result<(), BadSpec> {
         let label = self.label();
         if !self.overlay.is_absolute() || self.overlay.to_str().is_none() {
-            return Err(BadSpec(format!(
-                "disk {label}: the overlay's path must be absolute UTF-8"
-            )));
+            return Err(BadSpec(format!("disk {label}: the overlay's path must be absolute UTF-8")));
         }
         if self.size_bytes == 0 || !self.size_bytes.is_multiple_of(512) {
-            return Err(BadSpec(format!(
-                "disk {label}: {} bytes is not a whole number of sectors",
-                self.size_bytes
-            )));
+            return Err(BadSpec(format!("disk {label}: {} bytes is not a whole number of sectors", self.size_bytes)));
         }
         match &self.base {
             Some(base) if base.size_bytes > self.size_bytes => Err(BadSpec(format!(
@@ -338,26 +318,12 @@ impl DiskSpec {
 impl Provisioning {
     fn check(&self) -> Result<(), BadSpec> {
         if self.host_name.is_empty() || self.admin_user.is_empty() {
-            return Err(BadSpec(
-                "provisioning needs a host name and an administrator".into(),
-            ));
+            return Err(BadSpec("provisioning needs a host name and an administrator".into()));
         }
-        let texts = [
-            Some(&self.host_name),
-            Some(&self.admin_user),
-            self.admin_password.as_ref(),
-        ];
+        let texts = [Some(&self.host_name), Some(&self.admin_user), self.admin_password.as_ref()];
         let keys = self.ssh_keys.iter().flat_map(|k| [&k.path, &k.key_data]);
-        let forbidden = |text: &&String| {
-            text.chars()
-                .any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
-        };
-        if texts
-            .into_iter()
-            .flatten()
-            .chain(keys)
-            .any(|t| forbidden(&t))
-        {
+        let forbidden = |text: &&String| text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
+        if texts.into_iter().flatten().chain(keys).any(|t| forbidden(&t)) {
             return Err(BadSpec("provisioning data holds control characters".into()));
         }
         Ok(())

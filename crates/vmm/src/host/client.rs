@@ -32,10 +32,7 @@ pub enum ClientError {
     },
     /// The host answered and refused or failed.
     #[error("{message}")]
-    Refused {
-        code: HostErrorCode,
-        message: String,
-    },
+    Refused { code: HostErrorCode, message: String },
     /// The answer is not what this version expects.
     #[error("the host's answer cannot be understood")]
     Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -60,9 +57,7 @@ impl ClientError {
 impl HostClient {
     /// `socket` is `DIR/host/host.sock`. Nothing is opened yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self {
-            socket: socket.into(),
-        }
+        Self { socket: socket.into() }
     }
 
     pub fn socket(&self) -> &Path {
@@ -77,43 +72,30 @@ impl HostClient {
     /// Defines the machine, creates missing overlays and switches it on. Asked again with the same spec it does what
     /// is still to be done; with another spec it is refused with `Conflict`. Returns once the guest's processors run.
     pub async fn define_and_start(&self, spec: &VmSpec) -> Result<VmStatus, ClientError> {
-        self.json(Method::PUT, &format!("/vms/{}", spec.id), Some(spec))
-            .await
+        self.json(Method::PUT, &format!("/vms/{}", spec.id), Some(spec)).await
     }
 
     /// Switches a stopped or crashed machine on; a running one is left alone.
     pub async fn start(&self, id: Uuid) -> Result<VmStatus, ClientError> {
-        self.json(Method::POST, &format!("/vms/{id}/start"), None::<&()>)
-            .await
+        self.json(Method::POST, &format!("/vms/{id}/start"), None::<&()>).await
     }
 
     /// Switches the machine off and returns once it is off: by the power button (ACPI) and, if the guest does not
     /// obey in time, by force. `skip_shutdown` forces at once. A stopped machine stays so.
     pub async fn power_off(&self, id: Uuid, skip_shutdown: bool) -> Result<VmStatus, ClientError> {
-        self.json(
-            Method::POST,
-            &format!("/vms/{id}/power-off?skip_shutdown={skip_shutdown}"),
-            None::<&()>,
-        )
-        .await
+        self.json(Method::POST, &format!("/vms/{id}/power-off?skip_shutdown={skip_shutdown}"), None::<&()>).await
     }
 
     /// Powers off gracefully and on again, with the same definition.
     pub async fn restart(&self, id: Uuid) -> Result<VmStatus, ClientError> {
-        self.json(Method::POST, &format!("/vms/{id}/restart"), None::<&()>)
-            .await
+        self.json(Method::POST, &format!("/vms/{id}/restart"), None::<&()>).await
     }
 
     /// Stops the machine by force and forgets it. Of its disks only the overlays in `remove` are deleted, and only if
     /// they belong to it. A machine that is not there counts as deleted.
     pub async fn delete(&self, id: Uuid, remove: &[PathBuf]) -> Result<(), ClientError> {
-        let body = DeleteRequest {
-            remove: remove.to_vec(),
-        };
-        match self
-            .call(Method::DELETE, &format!("/vms/{id}"), Some(&body))
-            .await
-        {
+        let body = DeleteRequest { remove: remove.to_vec() };
+        match self.call(Method::DELETE, &format!("/vms/{id}"), Some(&body)).await {
             Ok(_) => Ok(()),
             Err(e) if e.code() == Some(HostErrorCode::NotFound) => Ok(()),
             Err(e) => Err(e),
@@ -121,8 +103,7 @@ impl HostClient {
     }
 
     pub async fn status(&self, id: Uuid) -> Result<VmStatus, ClientError> {
-        self.json(Method::GET, &format!("/vms/{id}"), None::<&()>)
-            .await
+        self.json(Method::GET, &format!("/vms/{id}"), None::<&()>).await
     }
 
     /// Every defined machine, by id.
@@ -132,38 +113,20 @@ impl HostClient {
 
     /// Replaces what may change of the interfaces while the machine runs: public address, open ports, outbound.
     /// The interfaces themselves (ids, networks, addresses) must stay.
-    pub async fn update_network(
-        &self,
-        id: Uuid,
-        nics: &[NicSpec],
-    ) -> Result<VmStatus, ClientError> {
-        self.json(Method::PUT, &format!("/vms/{id}/network"), Some(nics))
-            .await
+    pub async fn update_network(&self, id: Uuid, nics: &[NicSpec]) -> Result<VmStatus, ClientError> {
+        self.json(Method::PUT, &format!("/vms/{id}/network"), Some(nics)).await
     }
 
     /// Waits until the machine's counter is not `since` and returns its status then; after `timeout` returns it as it
     /// is. `since` 0 returns at once.
-    pub async fn wait_change(
-        &self,
-        id: Uuid,
-        since: u64,
-        timeout: Duration,
-    ) -> Result<VmStatus, ClientError> {
-        let path = format!(
-            "/vms/{id}/changes?since={since}&timeout_ms={}",
-            timeout.as_millis()
-        );
+    pub async fn wait_change(&self, id: Uuid, since: u64, timeout: Duration) -> Result<VmStatus, ClientError> {
+        let path = format!("/vms/{id}/changes?since={since}&timeout_ms={}", timeout.as_millis());
         self.json(Method::GET, &path, None::<&()>).await
     }
 
     /// The last `max` bytes of the serial console, raw.
     pub async fn console(&self, id: Uuid, max: u64) -> Result<Bytes, ClientError> {
-        self.call(
-            Method::GET,
-            &format!("/vms/{id}/console?max={max}"),
-            None::<&()>,
-        )
-        .await
+        self.call(Method::GET, &format!("/vms/{id}/console?max={max}"), None::<&()>).await
     }
 
     async fn json<B: serde::Serialize + ?Sized, T: DeserializeOwned>(
@@ -186,18 +149,14 @@ impl HostClient {
             Some(body) => serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.into()))?,
             None => Vec::new(),
         };
-        let (status, bytes) =
-            self.exchange(method, path, body)
-                .await
-                .map_err(|source| ClientError::Unreachable {
-                    socket: self.socket.clone(),
-                    source,
-                })?;
+        let (status, bytes) = self
+            .exchange(method, path, body)
+            .await
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
         if status.is_success() {
             return Ok(bytes);
         }
-        let ErrorBody { code, message } =
-            serde_json::from_slice(&bytes).map_err(|e| ClientError::Answer(e.into()))?;
+        let ErrorBody { code, message } = serde_json::from_slice(&bytes).map_err(|e| ClientError::Answer(e.into()))?;
         Err(ClientError::Refused { code, message })
     }
 
@@ -208,8 +167,7 @@ impl HostClient {
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
         let stream = UnixStream::connect(&self.socket).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The connection ends by itself when `sender` is dropped.
         tokio::spawn(async move {
             if let Err(e) = connection.await {

@@ -34,33 +34,15 @@ pub(super) struct Actor {
     counters: Arc<Counters>,
     nics: BTreeMap<NicKey, Nic>,
     next_key: u64,
-    link_events: (
-        mpsc::Sender<(NicKey, LinkEvent)>,
-        mpsc::Receiver<(NicKey, LinkEvent)>,
-    ),
+    link_events: (mpsc::Sender<(NicKey, LinkEvent)>, mpsc::Receiver<(NicKey, LinkEvent)>),
 }
 
 impl Actor {
-    pub(super) fn new(
-        config: VnetConfig,
-        platform: Arc<dyn Platform>,
-        counters: Arc<Counters>,
-    ) -> Actor {
-        Actor {
-            config,
-            platform,
-            counters,
-            nics: BTreeMap::new(),
-            next_key: 0,
-            link_events: mpsc::channel(INBOX),
-        }
+    pub(super) fn new(config: VnetConfig, platform: Arc<dyn Platform>, counters: Arc<Counters>) -> Actor {
+        Actor { config, platform, counters, nics: BTreeMap::new(), next_key: 0, link_events: mpsc::channel(INBOX) }
     }
 
-    pub(super) async fn run(
-        mut self,
-        mut commands: mpsc::Receiver<Command>,
-        stop: CancellationToken,
-    ) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         loop {
             match self.select(&mut commands, &stop).await {
                 Input::Stop => break,
@@ -70,11 +52,7 @@ impl Actor {
         tracing::debug!(vnet = self.config.id, "virtual network stopped");
     }
 
-    async fn select(
-        &mut self,
-        commands: &mut mpsc::Receiver<Command>,
-        stop: &CancellationToken,
-    ) -> Input {
+    async fn select(&mut self, commands: &mut mpsc::Receiver<Command>, stop: &CancellationToken) -> Input {
         tokio::select! {
             () = stop.cancelled() => Input::Stop,
             command = commands.recv() => command.map_or(Input::Stop, Input::Command),
@@ -106,32 +84,16 @@ impl Actor {
                 return Err(NetError::AlreadyAttached { nic: config.id });
             }
             if other.mac == config.mac {
-                return Err(NetError::MacInUse {
-                    nic: config.id,
-                    by: other.id.clone(),
-                });
+                return Err(NetError::MacInUse { nic: config.id, by: other.id.clone() });
             }
-            if let Some(address) = [config.address, config.gateway]
-                .into_iter()
-                .find(|a| *a == other.address)
-            {
-                return Err(NetError::AddressInUse {
-                    address,
-                    by: other.id.clone(),
-                });
+            if let Some(address) = [config.address, config.gateway].into_iter().find(|a| *a == other.address) {
+                return Err(NetError::AddressInUse { address, by: other.id.clone() });
             }
         }
         let key = NicKey(self.next_key);
         let link = Link::listen(&config.socket, key, self.link_events.0.clone())?;
         self.next_key += 1;
-        self.nics.insert(
-            key,
-            Nic {
-                config,
-                to_guest: None,
-                _link: link,
-            },
-        );
+        self.nics.insert(key, Nic { config, to_guest: None, _link: link });
         Ok(())
     }
 
@@ -150,10 +112,7 @@ impl Actor {
             nic.config = config;
             return Ok(());
         };
-        Err(NetError::Fixed {
-            nic: config.id,
-            what,
-        })
+        Err(NetError::Fixed { nic: config.id, what })
     }
 
     fn link_event(&mut self, key: NicKey, event: LinkEvent) {

@@ -80,9 +80,7 @@ impl std::fmt::Display for Protocol {
 impl NicConfig {
     /// The subnet's mask as a number.
     pub(super) fn mask(&self) -> u32 {
-        u32::MAX
-            .checked_shl(32 - u32::from(self.prefix_len))
-            .unwrap_or(0)
+        u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0)
     }
 
     /// Is `address` in the NIC's subnet?
@@ -110,10 +108,7 @@ impl NicConfig {
         } else {
             return Ok(());
         };
-        Err(NetError::InvalidNic {
-            nic: self.id.clone(),
-            reason,
-        })
+        Err(NetError::InvalidNic { nic: self.id.clone(), reason })
     }
 }
 

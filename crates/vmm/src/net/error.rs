@@ -19,9 +19,7 @@ pub enum NetError {
     #[error("MAC address of network interface {nic} is in use by network interface {by}")]
     MacInUse { nic: String, by: String },
     /// The MAC address, the address or the socket of a NIC changes only by detaching and attaching it.
-    #[error(
-        "the {what} of network interface {nic} cannot change while it is attached: detach it first"
-    )]
+    #[error("the {what} of network interface {nic} cannot change while it is attached: detach it first")]
     Fixed { nic: String, what: &'static str },
     #[error("cannot listen on the unix socket {}", path.display())]
     Socket {

@@ -52,15 +52,9 @@ impl Link {
         key: NicKey,
         events: mpsc::Sender<(NicKey, LinkEvent)>,
     ) -> Result<Link, NetError> {
-        let listener = bind(path).map_err(|source| NetError::Socket {
-            path: path.to_owned(),
-            source,
-        })?;
+        let listener = bind(path).map_err(|source| NetError::Socket { path: path.to_owned(), source })?;
         let task = AbortOnDropHandle::new(tokio::spawn(serve(listener, key, events)));
-        Ok(Link {
-            path: path.to_owned(),
-            _task: task,
-        })
+        Ok(Link { path: path.to_owned(), _task: task })
     }
 }
 
@@ -77,10 +71,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
         Ok(_) => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "a file that is not a socket is in the way",
-            ));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is in the way"));
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
@@ -145,10 +136,7 @@ async fn read_frames(
     }
 }
 
-async fn write_frames(
-    mut writer: OwnedWriteHalf,
-    mut queue: mpsc::Receiver<Bytes>,
-) -> io::Result<()> {
+async fn write_frames(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Bytes>) -> io::Result<()> {
     let mut batch = Vec::with_capacity(WRITE_BATCH);
     while let Some(frame) = queue.recv().await {
         put_frame(&mut batch, &frame);
@@ -170,10 +158,7 @@ pub(super) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Bytes>> {
     };
     let length = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);
     if length > MAX_WIRE_FRAME {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a frame longer than QEMU can send",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame longer than QEMU can send"));
     }
     if buffer.len() < 4 + length {
         return Ok(None);

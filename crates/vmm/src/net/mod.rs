@@ -42,9 +42,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{
-    GATEWAY_MAC, IMDS, NicConfig, PortRule, Protocol, PublicAddress, VnetConfig, WIRE_SERVER,
-};
+pub use config::{GATEWAY_MAC, IMDS, NicConfig, PortRule, Protocol, PublicAddress, VnetConfig, WIRE_SERVER};
 pub use counters::{Counters, CountersSnapshot};
 pub use error::NetError;
 
@@ -81,11 +79,7 @@ impl Vnet {
         let stop = CancellationToken::new();
         let actor = actor::Actor::new(config, platform, Arc::clone(&counters));
         tokio::spawn(actor.run(inbox, stop.clone()));
-        Vnet {
-            commands,
-            counters,
-            stop,
-        }
+        Vnet { commands, counters, stop }
     }
 
     /// Adds a NIC: listens on its socket for QEMU and opens its public ports. When this returns, QEMU may be started.
@@ -93,8 +87,7 @@ impl Vnet {
     /// On an error nothing has been done. To attach a NIC although a public port may not open, attach it without public
     /// address and then [`update`](Vnet::update) it.
     pub async fn attach(&self, nic: NicConfig) -> Result<(), NetError> {
-        self.ask(|reply| Command::Attach(Box::new(nic), reply))
-            .await?
+        self.ask(|reply| Command::Attach(Box::new(nic), reply)).await?
     }
 
     /// Changes name, gateway, `outbound` and public address of an attached NIC while it runs. Connections through ports
@@ -102,31 +95,22 @@ impl Vnet {
     ///
     /// On an error nothing has been changed.
     pub async fn update(&self, nic: NicConfig) -> Result<(), NetError> {
-        self.ask(|reply| Command::Update(Box::new(nic), reply))
-            .await?
+        self.ask(|reply| Command::Update(Box::new(nic), reply)).await?
     }
 
     /// Removes a NIC, its connections and its socket. A NIC that is not there is no error.
     pub async fn detach(&self, nic_id: &str) {
         // A stopped network has no NICs.
-        let _ = self
-            .ask(|reply| Command::Detach(nic_id.to_owned(), reply))
-            .await;
+        let _ = self.ask(|reply| Command::Detach(nic_id.to_owned(), reply)).await;
     }
 
     pub fn counters(&self) -> CountersSnapshot {
         self.counters.snapshot()
     }
 
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, NetError> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(command(reply))
-            .await
-            .map_err(|_| NetError::Stopped)?;
+        self.commands.send(command(reply)).await.map_err(|_| NetError::Stopped)?;
         answer.await.map_err(|_| NetError::Stopped)
     }
 }

@@ -1,0 +1,117 @@
+//! What a request brings along, and what it gets back: the vocabulary between `api` and the engine.
+//!
+//! Nothing here knows of HTTP status codes or header names; `api` turns these values into Azure's wire shapes.
+
+use lazuli_arm::ApiVersion;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The authenticated caller of a request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub tenant: String,
+    /// Object id of the principal.
+    pub principal: String,
+    pub app_id: String,
+    pub display_name: String,
+}
+
+/// How URLs that this request is given must be written, so that its client reaches them the way it came.
+#[derive(Debug, Clone)]
+pub struct Urls {
+    /// `https://host:port` of the management endpoint, without a trailing slash.
+    pub arm: String,
+    /// `Some("blob.core.windows.net")` when the client came through the proxy and account names are host labels;
+    /// `None` when the account is the first path segment below [`Urls::arm`].
+    pub blob_suffix: Option<String>,
+}
+
+/// One ARM request, authenticated, with its path taken off.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub caller: Caller,
+    pub urls: Urls,
+    pub api_version: ApiVersion,
+    pub correlation_id: String,
+    /// Names in lower case (`$expand`, `$filter`, `$top`, `$skiptoken`, …).
+    pub query: BTreeMap<String, String>,
+    pub if_match: Option<String>,
+    pub if_none_match: Option<String>,
+}
+
+impl Call {
+    /// Whether `$expand` (a comma-separated list) has this word, ignoring case.
+    pub fn expands(&self, word: &str) -> bool {
+        self.query.get("$expand").is_some_and(|v| v.split(',').any(|w| w.trim().eq_ignore_ascii_case(word)))
+    }
+}
+
+/// Answer to a PUT or PATCH that was committed.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The resource as a GET shows it, but with the provisioning state of this moment (`Creating`, `Updating`).
+    pub resource: Value,
+    pub created: bool,
+    /// The operation to poll; it may be finished already.
+    pub operation: Option<String>,
+    pub etag: String,
+}
+
+/// Answer to a DELETE.
+#[derive(Debug, Clone)]
+pub enum Deleted {
+    /// There was no such resource.
+    Absent,
+    /// Gone already; poll if the type's wire shape asks for it.
+    Done {
+        operation: String,
+    },
+    Started {
+        operation: String,
+    },
+}
+
+/// Answer to a POST action.
+#[derive(Debug, Clone)]
+pub enum ActionReply {
+    Started { operation: String },
+    Done(Option<Value>),
+}
+
+/// One page of a list.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    pub items: Vec<Value>,
+    /// Opaque; the value of `$skiptoken` for the next page.
+    pub next: Option<String>,
+}
+
+/// A long-running operation as its polls show it.
+#[derive(Debug, Clone)]
+pub struct OperationView {
+    pub id: String,
+    /// `InProgress`, `Succeeded`, `Failed`, `Canceled`.
+    pub status: &'static str,
+    /// RFC 3339.
+    pub start: String,
+    pub end: Option<String>,
+    /// 0–100 where it is known.
+    pub percent: Option<f64>,
+    /// `{"code","message"}`.
+    pub error: Option<Value>,
+    /// Result of an action (e.g. `{"accessSAS": …}`).
+    pub output: Option<Value>,
+    /// The resource as it is now, for PUT and PATCH operations that ended well.
+    pub resource: Option<Value>,
+    /// Lower-case type the operation works on.
+    pub resource_kind: String,
+    pub operation_kind: String,
+}
+
+/// A registered namespace, as `providers` shows it.
+#[derive(Debug, Clone)]
+pub struct ProviderInfo {
+    pub namespace: String,
+    /// Types below the namespace, e.g. `galleries/images`.
+    pub types: Vec<String>,
+}
