@@ -65,6 +65,25 @@ pub enum OperationState {
     Canceled,
 }
 
+impl OperationState {
+    /// The word that is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Canceled => "Canceled",
+        }
+    }
+
+    /// The state that [`Self::as_str`] names.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Running, Self::Succeeded, Self::Failed, Self::Canceled].into_iter().find(|state| state.as_str() == word)
+    }
+}
+
 /// A long-running operation; survives restarts, is run by whoever holds its lease.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
@@ -202,6 +221,11 @@ pub enum Change {
     DeleteGrantsOf {
         resource_key: String,
     },
+    /// Inserts or replaces by id; the same (scope, role, principal) under another id is [`Conflict::Exists`].
+    PutRoleAssignment(RoleAssignment),
+    DeleteRoleAssignment {
+        id: String,
+    },
 }
 
 /// Changes made in one transaction: all of them, or none.
@@ -214,13 +238,21 @@ pub struct Write {
 }
 
 /// Why a [`Write`] was refused. Nothing of it was done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
+    /// `key` is that of the row that is in the way (the id, where the row has no key).
+    #[error("{key} exists already")]
     Exists { key: String },
+    #[error("{key} does not exist")]
     Missing { key: String },
+    #[error("{key} was changed meanwhile")]
     Etag { key: String },
+    #[error("{key} is being deleted")]
     Deleting { key: String },
+    /// `children`: the ids (as shown) of at most ten of them, in the order of their keys.
+    #[error("{key} still has children: {}", children.join(", "))]
     HasChildren { key: String, children: Vec<String> },
+    #[error("operation {operation} is no longer run by this worker")]
     Fenced { operation: String },
 }
 
@@ -235,6 +267,31 @@ pub struct ResourceQuery {
     pub under: Option<String>,
     /// Only keys after this one.
     pub after: Option<String>,
+    /// Default and upper bound: 1000.
+    pub limit: Option<i64>,
+}
+
+/// Which operations a list shows; newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OperationQuery {
+    pub resource_key: Option<String>,
+    pub kind: Option<String>,
+    pub state: Option<OperationState>,
+    /// Default and upper bound: 1000.
+    pub limit: Option<i64>,
+}
+
+/// Which lines of the activity log a list shows; newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditQuery {
+    pub subscription: Option<String>,
+    pub resource_key: Option<String>,
+    /// Everything below this key (key + `/…`).
+    pub under: Option<String>,
+    /// Not older than this.
+    pub since_ms: Option<i64>,
+    /// For paging: only what follows the line with this `(time_ms, id)`, that is, what is older.
+    pub before: Option<(i64, String)>,
     /// Default and upper bound: 1000.
     pub limit: Option<i64>,
 }

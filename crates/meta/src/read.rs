@@ -1,0 +1,198 @@
+//! Reading resources, content references, grants and the activity log. Every list is ordered and bounded.
+
+use crate::db::Db;
+use crate::error::MetaError;
+use crate::model::{Audit, AuditQuery, ContentRef, Grant, Resource, ResourceQuery};
+use crate::sql::{Arg, Row, Select, sql};
+
+const MAX_ROWS: i64 = 1000;
+
+/// What a caller's wish for `limit` rows comes to.
+pub(crate) fn limit(wish: Option<i64>) -> i64 {
+    wish.unwrap_or(MAX_ROWS).clamp(0, MAX_ROWS)
+}
+
+const RESOURCE: &str = "key, id, kind, subscription, resource_group, parent, name, location, body, internal, \
+                        provisioning_state, etag, created_ms, changed_ms";
+const GRANT: &str = "id, resource_key, access, account, container, secret, expires_ms, detail";
+
+impl Db {
+    /// The resource with this key (the id in lower case).
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database, as for every read.
+    pub async fn resource(&self, key: &str) -> Result<Option<Resource>, MetaError> {
+        let select = sql(format!("SELECT {RESOURCE} FROM resources WHERE key = $1")).text(key);
+        self.row(select).await?.map(|row| resource(&row)).transpose()
+    }
+
+    /// In the byte-wise order of their keys. A page of fewer rows than asked for is the last.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn resources(&self, query: &ResourceQuery) -> Result<Vec<Resource>, MetaError> {
+        let mut select = Select::new(format!("SELECT {RESOURCE} FROM resources"));
+        select.and_text("kind = ?", query.kind.as_ref());
+        select.and_text("subscription = ?", query.subscription.as_ref());
+        select.and_text("resource_group = ?", query.resource_group.as_ref());
+        select.and_text("parent = ?", query.parent.as_ref());
+        select.and_below("key > ? AND key < ?", query.under.as_ref());
+        select.and_text("key > ?", query.after.as_ref());
+        self.rows(select.end("key", limit(query.limit))).await?.iter().map(resource).collect()
+    }
+
+    /// The resources whose parent is `key`, in the order of their keys.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn children(&self, key: &str, limit: i64) -> Result<Vec<Resource>, MetaError> {
+        self.resources(&ResourceQuery { parent: Some(key.to_owned()), limit: Some(limit), ..ResourceQuery::default() })
+            .await
+    }
+
+    /// Every use of stored bytes in a region, ordered by manifest. Not bounded: garbage collection needs them all.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn content_refs(&self, region: &str) -> Result<Vec<ContentRef>, MetaError> {
+        let select = sql("SELECT resource_key, region, manifest FROM content_refs WHERE region = $1 \
+                          ORDER BY manifest, resource_key");
+        self.rows(select.text(region)).await?.iter().map(content_ref).collect()
+    }
+
+    /// The manifests that are alive in a region, each once, ordered.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn content_manifests(&self, region: &str) -> Result<Vec<String>, MetaError> {
+        let select = sql("SELECT DISTINCT manifest FROM content_refs WHERE region = $1 ORDER BY manifest");
+        self.rows(select.text(region)).await?.iter().map(|row| row.text(0)).collect()
+    }
+
+    /// The bytes that a resource uses, ordered by region and manifest.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn content_refs_of(&self, resource_key: &str) -> Result<Vec<ContentRef>, MetaError> {
+        let select = sql("SELECT resource_key, region, manifest FROM content_refs WHERE resource_key = $1 \
+                          ORDER BY region, manifest");
+        self.rows(select.text(resource_key)).await?.iter().map(content_ref).collect()
+    }
+
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn grant(&self, id: &str) -> Result<Option<Grant>, MetaError> {
+        let select = sql(format!("SELECT {GRANT} FROM grants WHERE id = $1")).text(id);
+        self.row(select).await?.map(|row| grant(&row)).transpose()
+    }
+
+    /// The grant behind the account label of a URL, expired or not.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn grant_by_account(&self, account: &str) -> Result<Option<Grant>, MetaError> {
+        let select = sql(format!("SELECT {GRANT} FROM grants WHERE account = $1")).text(account);
+        self.row(select).await?.map(|row| grant(&row)).transpose()
+    }
+
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn grants_of(&self, resource_key: &str) -> Result<Vec<Grant>, MetaError> {
+        let select = sql(format!("SELECT {GRANT} FROM grants WHERE resource_key = $1 ORDER BY id LIMIT {MAX_ROWS}"));
+        self.rows(select.text(resource_key)).await?.iter().map(grant).collect()
+    }
+
+    /// Grants that end at or before `now_ms`, those that ended first at the front; at most 1000.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn expired_grants(&self, now_ms: i64) -> Result<Vec<Grant>, MetaError> {
+        let select =
+            sql(format!("SELECT {GRANT} FROM grants WHERE expires_ms <= $1 ORDER BY expires_ms, id LIMIT {MAX_ROWS}"));
+        self.rows(select.int(now_ms)).await?.iter().map(grant).collect()
+    }
+
+    /// Newest first.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<Audit>, MetaError> {
+        let mut select = Select::new(
+            "SELECT id, time_ms, correlation_id, tenant, principal, subscription, resource_key, action, status, \
+             detail FROM audit",
+        );
+        select.and_text("subscription = ?", query.subscription.as_ref());
+        select.and_text("resource_key = ?", query.resource_key.as_ref());
+        select.and_below("resource_key > ? AND resource_key < ?", query.under.as_ref());
+        if let Some(since_ms) = query.since_ms {
+            select.and("time_ms >= ?", [Arg::Int(since_ms)]);
+        }
+        if let Some((time_ms, id)) = &query.before {
+            let args = [Arg::Int(*time_ms), Arg::Int(*time_ms), Arg::Text(id.clone())];
+            select.and("(time_ms < ? OR (time_ms = ? AND id < ?))", args);
+        }
+        self.rows(select.end("time_ms DESC, id DESC", limit(query.limit))).await?.iter().map(audit).collect()
+    }
+
+    /// Deletes lines of the activity log older than `before_ms`, at most `limit` of them. Returns how many.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn purge_audit(&self, before_ms: i64, limit: i64) -> Result<u64, MetaError> {
+        let purge = sql("DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time_ms < $1 \
+                         ORDER BY time_ms, id LIMIT $2)");
+        self.change_rows(vec![], purge.int(before_ms).int(limit)).await
+    }
+}
+
+fn resource(row: &Row) -> Result<Resource, MetaError> {
+    const TABLE: &str = "resources";
+    Ok(Resource {
+        key: row.text(0)?,
+        id: row.text(1)?,
+        kind: row.text(2)?,
+        subscription: row.text(3)?,
+        resource_group: row.text(4)?,
+        parent: row.opt_text(5)?,
+        name: row.text(6)?,
+        location: row.text(7)?,
+        body: row.json(TABLE, 8)?,
+        internal: row.json(TABLE, 9)?,
+        provisioning_state: row.text(10)?,
+        etag: row.text(11)?,
+        created_ms: row.int(12)?,
+        changed_ms: row.int(13)?,
+    })
+}
+
+fn content_ref(row: &Row) -> Result<ContentRef, MetaError> {
+    Ok(ContentRef { resource_key: row.text(0)?, region: row.text(1)?, manifest: row.text(2)? })
+}
+
+fn grant(row: &Row) -> Result<Grant, MetaError> {
+    Ok(Grant {
+        id: row.text(0)?,
+        resource_key: row.text(1)?,
+        access: row.text(2)?,
+        account: row.text(3)?,
+        container: row.text(4)?,
+        secret: row.text(5)?,
+        expires_ms: row.int(6)?,
+        detail: row.json("grants", 7)?,
+    })
+}
+
+fn audit(row: &Row) -> Result<Audit, MetaError> {
+    Ok(Audit {
+        id: row.text(0)?,
+        time_ms: row.int(1)?,
+        correlation_id: row.text(2)?,
+        tenant: row.text(3)?,
+        principal: row.text(4)?,
+        subscription: row.text(5)?,
+        resource_key: row.text(6)?,
+        action: row.text(7)?,
+        status: row.text(8)?,
+        detail: row.json("audit", 9)?,
+    })
+}
