@@ -45,12 +45,9 @@ impl RawFile {
         }
         let mut file = File::open(path)?;
         let backed = file.seek(SeekFrom::End(0))?;
-        let size = backed.checked_next_multiple_of(SECTOR).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the file is too long for a disk",
-            )
-        })?;
+        let size = backed
+            .checked_next_multiple_of(SECTOR)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the file is too long for a disk"))?;
         Ok(Self { file, backed, size })
     }
 
@@ -63,16 +60,10 @@ impl RawFile {
         if !len.is_multiple_of(SECTOR) || len > have {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!(
-                    "a disk of {len} bytes does not fit a file of {have} bytes or is not made of whole sectors"
-                ),
+                format!("a disk of {len} bytes does not fit a file of {have} bytes or is not made of whole sectors"),
             ));
         }
-        Ok(Self {
-            file,
-            backed: len,
-            size: len,
-        })
+        Ok(Self { file, backed: len, size: len })
     }
 }
 
@@ -105,17 +96,11 @@ impl DiskSource for RawFile {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let end = u64::try_from(buf.len())
-            .ok()
-            .and_then(|len| offset.checked_add(len));
+        let end = u64::try_from(buf.len()).ok().and_then(|len| offset.checked_add(len));
         if end.is_none_or(|end| end > self.size) {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "read beyond the end of the disk",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the disk"));
         }
-        let backed = usize::try_from(self.backed.saturating_sub(offset))
-            .map_or(buf.len(), |b| b.min(buf.len()));
+        let backed = usize::try_from(self.backed.saturating_sub(offset)).map_or(buf.len(), |b| b.min(buf.len()));
         let (data, padding) = buf.split_at_mut(backed);
         self.file.read_exact_at(data, offset)?;
         padding.fill(0);

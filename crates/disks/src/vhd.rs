@@ -34,9 +34,7 @@ const MAX_CHS_SECTORS: u64 = 65_535 * 16 * 255;
 #[derive(Debug, thiserror::Error)]
 pub enum VhdError {
     /// The file cannot even hold a footer and some data.
-    #[error(
-        "a file of {len} bytes is too short for a VHD: it must hold a disk and a footer of 512 bytes"
-    )]
+    #[error("a file of {len} bytes is too short for a VHD: it must hold a disk and a footer of 512 bytes")]
     TooShort { len: u64 },
     /// The last 512 bytes do not begin with `conectix`: Azure's `InvalidVhd`, "not a supported VHD. Disk is expected
     /// to have cookie value 'conectix'." (`format`: what the file's beginning looks like instead.)
@@ -46,14 +44,9 @@ pub enum VhdError {
         found.escape_ascii().to_string(),
         format.map(|f| format!(" (the file looks like {f})")).unwrap_or_default()
     )]
-    BadCookie {
-        found: [u8; 8],
-        format: Option<&'static str>,
-    },
+    BadCookie { found: [u8; 8], format: Option<&'static str> },
     /// The footer's checksum does not fit its bytes.
-    #[error(
-        "the VHD footer is damaged: its checksum is {stored:#010x}, its bytes give {computed:#010x}"
-    )]
+    #[error("the VHD footer is damaged: its checksum is {stored:#010x}, its bytes give {computed:#010x}")]
     BadChecksum { stored: u32, computed: u32 },
     /// A VHD, but a dynamic, a differencing or an unknown one.
     #[error(
@@ -65,9 +58,7 @@ pub enum VhdError {
     #[error("the VHD's disk size of {size} bytes is not a whole number of MiB; pad the disk to {} bytes", size.next_multiple_of(SIZE_UNIT))]
     SizeNotAligned { size: u64 },
     /// The footer speaks of another size than the file has (both without the footer).
-    #[error(
-        "the VHD footer says that the disk has {footer} bytes, but the file holds {file}; was the upload cut off?"
-    )]
+    #[error("the VHD footer says that the disk has {footer} bytes, but the file holds {file}; was the upload cut off?")]
     SizeMismatch { footer: u64, file: u64 },
     /// The file could not be read.
     #[error("the VHD cannot be read: {0}")]
@@ -200,9 +191,7 @@ impl Footer {
     #[must_use]
     pub fn fixed(disk_size: u64, unique_id: Uuid, created: i64) -> Self {
         let geometry = Geometry::of(disk_size);
-        let seconds = created
-            .saturating_sub(VHD_EPOCH)
-            .clamp(0, i64::from(u32::MAX));
+        let seconds = created.saturating_sub(VHD_EPOCH).clamp(0, i64::from(u32::MAX));
         let mut wire = Wire {
             cookie: COOKIE,
             features: U32::new(2),
@@ -234,10 +223,7 @@ impl Footer {
     pub fn parse(bytes: &[u8; 512]) -> Result<Self, VhdError> {
         let wire: Wire = zerocopy::transmute!(*bytes);
         if wire.cookie != COOKIE {
-            return Err(VhdError::BadCookie {
-                found: wire.cookie,
-                format: None,
-            });
+            return Err(VhdError::BadCookie { found: wire.cookie, format: None });
         }
         let (stored, computed) = (wire.checksum.get(), checksum(&wire));
         if stored != computed {
@@ -282,11 +268,7 @@ impl Footer {
 
     #[must_use]
     pub fn geometry(&self) -> Geometry {
-        Geometry {
-            cylinders: self.0.cylinders.get(),
-            heads: self.0.heads,
-            sectors_per_track: self.0.sectors_per_track,
-        }
+        Geometry { cylinders: self.0.cylinders.get(), heads: self.0.heads, sectors_per_track: self.0.sectors_per_track }
     }
 
     /// Checks that this footer ends a fixed VHD of `file_len` bytes that Azure would take.
@@ -335,15 +317,10 @@ pub fn judge(head: &[u8], tail: &[u8; 512], file_len: u64) -> Result<Footer, Vhd
     match Footer::parse(tail) {
         Ok(footer) => footer.check_fixed(file_len).map(|()| footer),
         // A dynamic VHD whose tail is lost still has its footer's copy in front.
-        Err(VhdError::BadCookie { found, .. }) => {
-            Err(match front_footer(head).map(|front| front.kind()) {
-                Some(kind) if kind != Kind::Fixed => VhdError::NotFixed { kind },
-                _ => VhdError::BadCookie {
-                    found,
-                    format: guess_format(head),
-                },
-            })
-        }
+        Err(VhdError::BadCookie { found, .. }) => Err(match front_footer(head).map(|front| front.kind()) {
+            Some(kind) if kind != Kind::Fixed => VhdError::NotFixed { kind },
+            _ => VhdError::BadCookie { found, format: guess_format(head) },
+        }),
         Err(error) => Err(error),
     }
 }
@@ -428,10 +405,7 @@ impl FooterAppended {
     /// See [`Footer::fixed`]; the footer depends on nothing but the arguments.
     #[must_use]
     pub fn new(disk_size: u64, unique_id: Uuid, created: i64) -> Self {
-        Self {
-            disk_size,
-            footer: Footer::fixed(disk_size, unique_id, created).to_bytes(),
-        }
+        Self { disk_size, footer: Footer::fixed(disk_size, unique_id, created).to_bytes() }
     }
 
     /// The file's length: the disk's and 512.
@@ -444,9 +418,7 @@ impl FooterAppended {
     /// be empty). A range beyond the file's end is cut there.
     #[must_use]
     pub fn split(&self, range: Range<u64>) -> (Range<u64>, &[u8]) {
-        let cut = |at: u64| {
-            usize::try_from(at.saturating_sub(self.disk_size).min(FOOTER_LEN)).unwrap_or(0)
-        };
+        let cut = |at: u64| usize::try_from(at.saturating_sub(self.disk_size).min(FOOTER_LEN)).unwrap_or(0);
         let (from, to) = (cut(range.start), cut(range.end));
         let disk = range.start.min(self.disk_size)..range.end.min(self.disk_size);
         (disk, self.footer.get(from..to).unwrap_or_default())

@@ -12,10 +12,7 @@ fn read_by_extents(disk: &dyn DiskSource) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(disk.size()).unwrap()];
     let mut at = 0;
     while let Some(range) = disk.next_data(at).unwrap() {
-        assert!(
-            range.start >= at && range.start < range.end && range.end <= disk.size(),
-            "{range:?} after {at}"
-        );
+        assert!(range.start >= at && range.start < range.end && range.end <= disk.size(), "{range:?} after {at}");
         let place = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
         disk.read_at(range.start, &mut bytes[place]).unwrap();
         at = range.end;
@@ -36,10 +33,7 @@ fn holes_of_a_sparse_file_are_seen() {
     assert_eq!(disk.size(), 64 << 20);
     let data = disk.next_data(0).unwrap().unwrap();
     assert!(data.contains(&(16 << 20)), "{data:?}");
-    assert!(
-        data.end - data.start < 4 << 20,
-        "a file system without SEEK_DATA? {data:?}"
-    );
+    assert!(data.end - data.start < 4 << 20, "a file system without SEEK_DATA? {data:?}");
     assert_eq!(disk.next_data(data.end).unwrap(), None);
     assert_eq!(disk.next_data(64 << 20).unwrap(), None);
     assert_eq!(disk.next_data(u64::MAX).unwrap(), None);
@@ -74,14 +68,8 @@ fn reads_outside_and_wrong_files_are_refused() {
     }
     disk.read_at(1024, &mut []).unwrap();
 
-    assert_eq!(
-        RawFile::open(dir.path()).unwrap_err().kind(),
-        ErrorKind::InvalidInput
-    );
-    assert_eq!(
-        RawFile::open(&dir.path().join("none")).unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(RawFile::open(dir.path()).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(RawFile::open(&dir.path().join("none")).unwrap_err().kind(), ErrorKind::NotFound);
     for len in [511, 1536] {
         let error = RawFile::with_len(File::open(&path).unwrap(), len).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);

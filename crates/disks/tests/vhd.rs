@@ -21,8 +21,7 @@ fn write_vhd(path: &Path, size: u64) -> FooterAppended {
     let file = File::create(path).unwrap();
     file.write_all_at(b"first", 0).unwrap();
     file.write_all_at(b"last", size - 4).unwrap();
-    file.write_all_at(export.split(size..size + 512).1, size)
-        .unwrap();
+    file.write_all_at(export.split(size..size + 512).1, size).unwrap();
     export
 }
 
@@ -33,8 +32,7 @@ fn arg(path: &Path) -> &str {
 fn last_512(path: &Path) -> [u8; 512] {
     let file = File::open(path).unwrap();
     let mut tail = [0; 512];
-    file.read_exact_at(&mut tail, file.metadata().unwrap().len() - 512)
-        .unwrap();
+    file.read_exact_at(&mut tail, file.metadata().unwrap().len() - 512).unwrap();
     tail
 }
 
@@ -43,25 +41,12 @@ fn what_qemu_writes_is_read() {
     let dir = tempfile::tempdir().unwrap();
     for mib in [1, 3, 32, 2048, 130 * 1024] {
         let path = dir.path().join(format!("{mib}.vhd"));
-        qemu_img(&[
-            "create",
-            "-q",
-            "-f",
-            "vpc",
-            "-o",
-            "subformat=fixed,force_size=on",
-            arg(&path),
-            &format!("{mib}M"),
-        ]);
+        qemu_img(&["create", "-q", "-f", "vpc", "-o", "subformat=fixed,force_size=on", arg(&path), &format!("{mib}M")]);
         let disk = vhd::open_fixed(&path).unwrap();
         assert_eq!(disk.size(), mib * MIB);
         assert_eq!(disk.footer().kind(), Kind::Fixed);
         assert_eq!(&disk.footer().creator_application(), b"qem2");
-        assert_eq!(
-            disk.next_data(disk.size()).unwrap(),
-            None,
-            "the footer is not data of the disk"
-        );
+        assert_eq!(disk.next_data(disk.size()).unwrap(), None, "the footer is not data of the disk");
         assert_eq!(disk.footer().to_bytes(), last_512(&path));
     }
 }
@@ -77,10 +62,7 @@ fn what_we_write_qemu_reads() {
         assert_eq!(fs::metadata(&path).unwrap().len(), export.file_len());
 
         let info = qemu_img(&["info", "-f", "vpc", "--output=json", arg(&path)]);
-        assert!(
-            info.contains(&format!("\"virtual-size\": {size},")),
-            "{info}"
-        );
+        assert!(info.contains(&format!("\"virtual-size\": {size},")), "{info}");
 
         let raw = dir.path().join("disk.raw");
         let file = File::create(&raw).unwrap();
@@ -91,10 +73,7 @@ fn what_we_write_qemu_reads() {
         let disk = vhd::open_fixed(&path).unwrap();
         let mut last = [0; 4];
         disk.read_at(size - 4, &mut last).unwrap();
-        assert_eq!(
-            (&last, disk.size(), disk.footer().unique_id()),
-            (b"last", size, ID)
-        );
+        assert_eq!((&last, disk.size(), disk.footer().unique_id()), (b"last", size, ID));
         assert_eq!(disk.footer().created(), 1_700_000_000);
         fs::remove_file(&path).unwrap();
     }
@@ -106,23 +85,9 @@ fn geometry_is_qemus() {
     let path = dir.path().join("disk.vhd");
     // Without force_size QEMU picks a size that its geometry expresses exactly.
     for mib in [1, 8, 30, 100, 504, 505, 1025, 8000, 33_000, 100_000] {
-        qemu_img(&[
-            "create",
-            "-q",
-            "-f",
-            "vpc",
-            "-o",
-            "subformat=fixed",
-            arg(&path),
-            &format!("{mib}M"),
-        ]);
+        qemu_img(&["create", "-q", "-f", "vpc", "-o", "subformat=fixed", arg(&path), &format!("{mib}M")]);
         let footer = Footer::parse(&last_512(&path)).unwrap();
-        assert_eq!(
-            Geometry::of(footer.disk_size()),
-            footer.geometry(),
-            "{} bytes",
-            footer.disk_size()
-        );
+        assert_eq!(Geometry::of(footer.disk_size()), footer.geometry(), "{} bytes", footer.disk_size());
     }
 }
 
@@ -130,59 +95,22 @@ fn geometry_is_qemus() {
 fn dynamic_and_differencing_are_named_and_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("dynamic.vhd");
-    qemu_img(&[
-        "create",
-        "-q",
-        "-f",
-        "vpc",
-        "-o",
-        "subformat=dynamic,force_size=on",
-        arg(&path),
-        "64M",
-    ]);
+    qemu_img(&["create", "-q", "-f", "vpc", "-o", "subformat=dynamic,force_size=on", arg(&path), "64M"]);
     let error = vhd::open_fixed(&path).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            VhdError::NotFixed {
-                kind: Kind::Dynamic
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, VhdError::NotFixed { kind: Kind::Dynamic }), "{error}");
     assert!(error.to_string().contains("qemu-img convert"), "{error}");
 
     // Also when an upload was rounded up to a MiB, so that only the copy in front is left.
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(2 * MIB + 512)
-        .unwrap();
-    assert!(matches!(
-        vhd::open_fixed(&path).unwrap_err(),
-        VhdError::NotFixed {
-            kind: Kind::Dynamic
-        }
-    ));
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(2 * MIB + 512).unwrap();
+    assert!(matches!(vhd::open_fixed(&path).unwrap_err(), VhdError::NotFixed { kind: Kind::Dynamic }));
 
     let path = dir.path().join("differencing.vhd");
     write_vhd(&path, MIB);
     let mut tail = last_512(&path);
     tail[63] = 4;
     rewrite_checksum(&mut tail);
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .write_all_at(&tail, MIB)
-        .unwrap();
-    assert!(matches!(
-        vhd::open_fixed(&path).unwrap_err(),
-        VhdError::NotFixed {
-            kind: Kind::Differencing
-        }
-    ));
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&tail, MIB).unwrap();
+    assert!(matches!(vhd::open_fixed(&path).unwrap_err(), VhdError::NotFixed { kind: Kind::Differencing }));
 }
 
 /// The rule of the specification, written a second time.
@@ -203,59 +131,30 @@ fn each_fault_has_its_error() {
     };
 
     let error = open(&|f| f.write_all_at(&[0; 8], 2 * MIB).unwrap());
-    assert!(
-        matches!(error, VhdError::BadCookie { found, format: None } if found == [0; 8]),
-        "{error}"
-    );
+    assert!(matches!(error, VhdError::BadCookie { found, format: None } if found == [0; 8]), "{error}");
     let error = open(&|f| {
         f.write_all_at(b"QFI\xfb", 0).unwrap();
         f.write_all_at(b"garbage!", 2 * MIB).unwrap();
     });
-    assert!(
-        matches!(
-            error,
-            VhdError::BadCookie {
-                format: Some("a qcow2 image"),
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, VhdError::BadCookie { format: Some("a qcow2 image"), .. }), "{error}");
     let error = open(&|f| f.write_all_at(&[1], 2 * MIB + 500).unwrap());
     assert!(matches!(error, VhdError::BadChecksum { .. }), "{error}");
     let error = open(&|f| {
         f.set_len(MIB).unwrap();
-        f.write_all_at(&Footer::fixed(2 * MIB, ID, 0).to_bytes(), MIB)
-            .unwrap();
+        f.write_all_at(&Footer::fixed(2 * MIB, ID, 0).to_bytes(), MIB).unwrap();
     });
-    assert!(
-        matches!(error, VhdError::SizeMismatch { footer, file } if (footer, file) == (2 * MIB, MIB)),
-        "{error}"
-    );
-    let error = open(&|f| {
-        f.write_all_at(
-            &Footer::fixed(2 * MIB + 512, ID, 0).to_bytes(),
-            2 * MIB + 512,
-        )
-        .unwrap()
-    });
-    assert!(
-        matches!(error, VhdError::SizeNotAligned { size } if size == 2 * MIB + 512),
-        "{error}"
-    );
+    assert!(matches!(error, VhdError::SizeMismatch { footer, file } if (footer, file) == (2 * MIB, MIB)), "{error}");
+    let error = open(&|f| f.write_all_at(&Footer::fixed(2 * MIB + 512, ID, 0).to_bytes(), 2 * MIB + 512).unwrap());
+    assert!(matches!(error, VhdError::SizeNotAligned { size } if size == 2 * MIB + 512), "{error}");
     let error = open(&|f| f.set_len(511).unwrap());
     assert!(matches!(error, VhdError::TooShort { len: 511 }), "{error}");
     let error = open(&|f| {
         f.set_len(0).unwrap();
-        f.write_all_at(&Footer::fixed(0, ID, 0).to_bytes(), 0)
-            .unwrap();
+        f.write_all_at(&Footer::fixed(0, ID, 0).to_bytes(), 0).unwrap();
     });
     assert!(matches!(error, VhdError::TooShort { len: 512 }), "{error}");
     let error = vhd::open_fixed(&PathBuf::from("/nonexistent/disk.vhd")).unwrap_err();
-    assert!(
-        matches!(&error, VhdError::Io(e) if e.kind() == std::io::ErrorKind::NotFound),
-        "{error}"
-    );
+    assert!(matches!(&error, VhdError::Io(e) if e.kind() == std::io::ErrorKind::NotFound), "{error}");
 }
 
 #[test]
@@ -265,17 +164,11 @@ fn an_export_is_stable_and_splits_at_the_footer() {
     assert_eq!(export.file_len(), MIB + 512);
     assert_eq!(export.split(0..100), (0..100, &[][..]));
     assert_eq!(export.split(MIB - 8..MIB + 8), (MIB - 8..MIB, &footer[..8]));
-    assert_eq!(
-        export.split(MIB + 500..MIB + 9000),
-        (MIB..MIB, &footer[500..])
-    );
+    assert_eq!(export.split(MIB + 500..MIB + 9000), (MIB..MIB, &footer[500..]));
     assert_eq!(export.split(MIB + 512..u64::MAX), (MIB..MIB, &[][..]));
     // Times before 2000 and after 2136 do not wrap round.
     assert_eq!(Footer::fixed(MIB, ID, i64::MIN).created(), 946_684_800);
-    assert_eq!(
-        Footer::fixed(MIB, ID, i64::MAX).created(),
-        946_684_800 + i64::from(u32::MAX)
-    );
+    assert_eq!(Footer::fixed(MIB, ID, i64::MAX).created(), 946_684_800 + i64::from(u32::MAX));
 }
 
 proptest! {

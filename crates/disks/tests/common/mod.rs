@@ -10,9 +10,7 @@ pub fn oracle(program: &str, package: &str, args: &[&str]) -> String {
     let output = Command::new(program)
         .args(args)
         .output()
-        .unwrap_or_else(|e| {
-            panic!("cannot run {program} ({e}); get it with: apt-get install {package}")
-        });
+        .unwrap_or_else(|e| panic!("cannot run {program} ({e}); get it with: apt-get install {package}"));
     assert!(
         output.status.success(),
         "{program} {args:?}: {}\n{}{}",
