@@ -7,6 +7,7 @@
 
 pub mod host;
 pub mod net;
+pub mod provisioning;
 pub mod spec;
 
 pub use host::HostClient;

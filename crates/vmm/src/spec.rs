@@ -15,6 +15,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use crate::net::{PortRule, Protocol, PublicAddress};
+
 /// Firmware generation (HV-4): 1 boots with a BIOS, 2 with UEFI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Generation {
@@ -118,28 +120,9 @@ pub struct NicSpec {
     pub host_name: String,
     /// May the guest open connections to the world.
     pub outbound: bool,
+    /// A loopback address of its own (127.x.y.z) on this machine, with the ports the security rules open.
     #[serde(default)]
-    pub public: Option<PublicIp>,
-}
-
-/// A public IP address: a loopback address of its own (127.x.y.z) on this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublicIp {
-    pub address: Ipv4Addr,
-    /// What the network security rules open, already evaluated; empty: nothing.
-    pub ports: Vec<OpenPort>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenPort {
-    pub protocol: Protocol,
-    pub port: u16,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    Tcp,
-    Udp,
+    pub public: Option<PublicAddress>,
 }
 
 /// What a generalized guest is told about itself at first boot (GS-2, GS-3).

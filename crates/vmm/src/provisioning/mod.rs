@@ -1,0 +1,228 @@
+//! What a guest meets of Azure while it provisions itself: the contents of the provisioning disc ([`ovf`]), WireServer
+//! and the host agent's plugin ([`wire_server`]), the metadata service ([`imds`]), and the conclusion drawn from what
+//! it reports ([`latch`]).
+//!
+//! A guest is hostile until proven otherwise: a request is bounded in size and in time, is answered from this machine's
+//! own [`VmSpec`] only (there is no way to name another machine), and never makes the host panic.
+
+pub mod imds;
+pub mod latch;
+pub mod ovf;
+pub mod wire_server;
+
+use std::convert::Infallible;
+use std::net::SocketAddrV4;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::net::{IMDS, WIRE_SERVER};
+use crate::spec::VmSpec;
+use wire_server::News;
+
+/// WireServer and IMDS.
+pub const HTTP_PORT: u16 = 80;
+/// The host agent's plugin.
+pub const PLUGIN_PORT: u16 = 32526;
+
+/// The largest request body read from a guest.
+const MAX_BODY: usize = 4 << 20;
+/// How long a guest may take to send a request, and an idle connection may live.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A request of a guest, read completely.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub method: Method,
+    pub path: String,
+    /// Decoded, in the order of the request.
+    pub query: Vec<(String, String)>,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Ask {
+    /// The first value of a query parameter, whose name is compared without case.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// What the guest is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub content_type: &'static str,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    fn of(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self { status: StatusCode::OK, content_type, body: body.into() }
+    }
+
+    fn xml(body: impl Into<Vec<u8>>) -> Self {
+        Self::of("text/xml; charset=utf-8", body)
+    }
+
+    fn json(body: impl Into<Vec<u8>>) -> Self {
+        Self::of("application/json; charset=utf-8", body)
+    }
+
+    fn text(body: impl Into<Vec<u8>>) -> Self {
+        Self::of("text/plain; charset=utf-8", body)
+    }
+
+    fn empty(status: StatusCode) -> Self {
+        Self { status, content_type: "", body: Vec::new() }
+    }
+}
+
+/// Who is told what a guest reports. Called before the guest gets its answer: guests report Ready once, so it must be
+/// on disk by then; an error makes the guest try again.
+pub trait Reports: Send + Sync + 'static {
+    /// May block on the disk.
+    fn news(&self, news: News) -> std::io::Result<()>;
+}
+
+/// Azure's endpoints as one machine sees them.
+pub struct Fabric {
+    spec: RwLock<Arc<VmSpec>>,
+    reports: Arc<dyn Reports>,
+}
+
+impl Fabric {
+    pub fn new(spec: Arc<VmSpec>, reports: Arc<dyn Reports>) -> Arc<Self> {
+        Arc::new(Self { spec: RwLock::new(spec), reports })
+    }
+
+    /// Later requests are answered from `spec`.
+    pub fn set_spec(&self, spec: Arc<VmSpec>) {
+        *self.spec.write().unwrap_or_else(std::sync::PoisonError::into_inner) = spec;
+    }
+
+    fn spec(&self) -> Arc<VmSpec> {
+        Arc::clone(&self.spec.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Serves one connection of the guest to `dest` until either side closes it.
+    pub async fn serve(self: Arc<Self>, dest: SocketAddrV4, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let service = service_fn(|request| {
+            let fabric = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(fabric.handle(dest, request).await) }
+        });
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(64 << 10);
+        if let Err(e) = builder.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(%dest, error = %e, "connection of a guest ended");
+        }
+    }
+
+    async fn handle(&self, dest: SocketAddrV4, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect());
+        let answer = match read.await {
+            Ok(Ok(body)) => {
+                let ask = Ask {
+                    method: parts.method,
+                    path: parts.uri.path().to_owned(),
+                    query: parse_query(parts.uri.query().unwrap_or_default()),
+                    headers: parts.headers,
+                    body: body.to_bytes(),
+                };
+                self.answer(dest, &ask).await
+            }
+            Ok(Err(_)) => Answer::empty(StatusCode::PAYLOAD_TOO_LARGE),
+            Err(_) => Answer::empty(StatusCode::REQUEST_TIMEOUT),
+        };
+        let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+        *response.status_mut() = answer.status;
+        if !answer.content_type.is_empty() {
+            let value = http::HeaderValue::from_static(answer.content_type);
+            response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+        }
+        response
+    }
+
+    async fn answer(&self, dest: SocketAddrV4, ask: &Ask) -> Answer {
+        let spec = self.spec();
+        let (answer, news) = match (*dest.ip(), dest.port()) {
+            (WIRE_SERVER, HTTP_PORT) => wire_server::wire_server(&spec, ask),
+            (WIRE_SERVER, PLUGIN_PORT) => wire_server::host_plugin(ask),
+            (IMDS, HTTP_PORT) => (imds::imds(&spec, ask), None),
+            _ => (Answer::empty(StatusCode::NOT_FOUND), None),
+        };
+        tracing::debug!(vm.id = %spec.id, %dest, method = %ask.method, path = %ask.path, status = %answer.status, "guest request");
+        let Some(news) = news else { return answer };
+        let reports = Arc::clone(&self.reports);
+        match tokio::task::spawn_blocking(move || reports.news(news)).await {
+            Ok(Ok(())) => answer,
+            Ok(Err(e)) => {
+                tracing::error!(vm.id = %spec.id, error = %e, "a report of the guest cannot be kept");
+                Answer::empty(StatusCode::SERVICE_UNAVAILABLE)
+            }
+            Err(e) => {
+                tracing::error!(vm.id = %spec.id, error = %e, "keeping a report of the guest failed");
+                Answer::empty(StatusCode::SERVICE_UNAVAILABLE)
+            }
+        }
+    }
+}
+
+/// `a=b&c` as pairs, percent-decoded; what is not UTF-8 is replaced.
+pub(crate) fn parse_query(query: &str) -> Vec<(String, String)> {
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A machine for tests: one disk, one interface, one key.
+    pub fn example() -> VmSpec {
+        serde_json::from_str(include_str!("example.json")).expect("the example is a VmSpec")
+    }
+
+    pub fn ask(method: &str, path_and_query: &str, body: &str) -> Ask {
+        let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        Ask {
+            method: method.parse().unwrap(),
+            path: path.to_owned(),
+            query: parse_query(query),
+            headers: HeaderMap::new(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn the_example_is_sound() {
+        example().check().unwrap();
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        let pairs = parse_query("comp=goalstate&&x=a%20b+c&flag");
+        let pairs: Vec<_> = pairs.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        assert_eq!(pairs, [("comp", "goalstate"), ("x", "a b c"), ("flag", "")]);
+    }
+}
