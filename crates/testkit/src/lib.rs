@@ -1,1 +1,3 @@
 //! Test helpers: a running server, actors, guests, waits.
+
+pub mod postgres;

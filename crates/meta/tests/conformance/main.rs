@@ -1,0 +1,80 @@
+//! One suite for both databases: whatever holds on SQLite holds on PostgreSQL.
+//!
+//! On SQLite each case is a test of its own. On PostgreSQL one test runs them all, because it starts one server (from
+//! the distribution's package) and gives each case a copy of a migrated database.
+
+mod concurrency;
+mod harness;
+mod identity;
+mod operations;
+mod resources;
+mod schema;
+
+use harness::Bench;
+
+macro_rules! cases {
+    ($($module:ident :: $case:ident,)*) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::$module::$case(crate::Bench::sqlite().await).await;
+                }
+            )*
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn postgres() {
+            let template = harness::postgres_template().await;
+            $(
+                // Shown when the case fails.
+                println!("case {}::{}", stringify!($module), stringify!($case));
+                $module::$case(Bench::postgres(&template).await).await;
+            )*
+        }
+    };
+}
+
+cases! {
+    resources::a_put_resource_is_read_back,
+    resources::expect_absent,
+    resources::expect_etag,
+    resources::expect_present,
+    resources::expect_any_keeps_the_creation_time,
+    resources::deletes,
+    resources::requires,
+    resources::children_block_a_deletion,
+    resources::a_write_that_fails_half_way_changes_nothing,
+    resources::lists_are_in_byte_order_and_paged,
+    resources::lists_filter,
+    resources::content_references,
+    resources::grants,
+    resources::audit_lines,
+    resources::writes_that_make_no_sense_are_refused,
+    resources::everything_survives_a_restart,
+    operations::an_operation_starts_with_its_resource,
+    operations::recorded_as_done,
+    operations::claims_go_to_the_oldest_of_the_right_kind,
+    operations::an_expired_lease_is_claimed_with_a_higher_fence,
+    operations::a_renewed_lease_is_kept,
+    operations::released_and_deferred,
+    operations::steps_are_kept_in_order,
+    operations::ends_only_under_its_fence,
+    operations::progress_and_cancel,
+    operations::lists,
+    operations::purges,
+    operations::watchers_are_woken,
+    operations::waiting_for_an_end,
+    identity::tenants_and_subscriptions,
+    identity::principals,
+    identity::role_assignments,
+    identity::settings,
+    concurrency::no_operation_is_claimed_twice,
+    concurrency::no_update_is_lost,
+    concurrency::a_parent_and_its_child_agree,
+    concurrency::two_processes_write_at_once,
+    concurrency::dropped_callers_leave_whole_writes,
+    concurrency::one_of_many_creators_wins,
+    schema::opening_again_and_at_once,
+    schema::a_newer_database_is_refused,
+}
