@@ -267,3 +267,42 @@ proptest! {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(survives(bytes));
     }
 }
+
+/// Answers a read only once another one waits too.
+struct Pair(tokio::sync::Barrier);
+
+#[async_trait::async_trait]
+impl lazuli_nbd::BlockSource for Pair {
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+
+    async fn read_at(&self, _offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.0.wait().await;
+        buf.fill(3);
+        Ok(())
+    }
+
+    async fn extents(&self, _offset: u64, len: u64) -> std::io::Result<Vec<lazuli_nbd::Extent>> {
+        Ok(vec![lazuli_nbd::Extent { len, hole: false }])
+    }
+}
+
+#[tokio::test]
+async fn requests_of_one_connection_are_worked_on_together() {
+    let export = Export::new("pair", Arc::new(Pair(tokio::sync::Barrier::new(2))));
+    let (mut near, far) = tokio::io::duplex(1 << 16);
+    let server = tokio::spawn(serve_connection(far, export, CancellationToken::new()));
+    let mut bytes = 3_u32.to_be_bytes().to_vec();
+    bytes.extend(OptionRequest::ExportName("pair".into()).encode());
+    for cookie in [1, 2] {
+        bytes.extend(Request { flags: 0, command: command::READ, cookie, offset: 0, len: 512 }.encode());
+    }
+    bytes.extend(Request { flags: 0, command: command::DISC, cookie: 3, offset: 0, len: 0 }.encode());
+    near.write_all(&bytes).await.unwrap();
+    // Both are answered although the good-bye came before their end.
+    let mut replies = Vec::new();
+    near.read_to_end(&mut replies).await.unwrap();
+    assert_eq!(replies.len(), proto::GREETING_LEN + 10 + 2 * (proto::SIMPLE_REPLY_LEN + 512));
+    server.await.unwrap().unwrap();
+}
