@@ -1,1 +1,48 @@
-//! Content store: chunks, packs, manifests, replication.
+//! Content store: disks cut into content-addressed chunks, stored once, read back verified.
+//!
+//! ```text
+//! Region ── the place: one object store (or one a zone), one index, one writer, many readers
+//!   ingest        DiskSource -> chunker -> zstd -> packs -> index -> manifest
+//!   reader        manifest -> segment -> chunk -> pack range, verified by BLAKE3, cached
+//!   replicate     only what the target lacks, verified there
+//!   gc            mark from the live manifests, delete dead packs, rewrite mostly dead ones
+//!   rebuild       the index again, from the packs' own trailers
+//! ```
+//!
+//! What this crate must never do: hand out a byte that it did not verify, overwrite an object, write
+//! the index before the data it names, delete data before the index forgot it, or know anything of
+//! resources, operations or SQL. Which manifests are alive is the caller's knowledge.
+
+pub mod bench;
+mod cache;
+pub mod chunker;
+mod codec;
+mod error;
+mod gc;
+mod id;
+mod index;
+mod ingest;
+mod log;
+mod manifest;
+mod pack;
+mod params;
+mod progress;
+mod reader;
+mod rebuild;
+mod region;
+mod replicate;
+mod store;
+mod writer;
+
+pub use cache::Cache;
+pub use error::{ChunkError, Result};
+pub use gc::{Collected, GcEpoch};
+pub use id::{ChunkId, ManifestId};
+pub use ingest::Ingested;
+pub use params::StoreParams;
+pub use progress::Progress;
+pub use reader::{DiskExtent, DiskReader};
+pub use rebuild::Rebuilt;
+pub use region::{Region, RegionConfig, Usage};
+pub use replicate::Replicated;
+pub use store::local_store;

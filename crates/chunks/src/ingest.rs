@@ -1,0 +1,383 @@
+//! Ingest: a disk becomes a manifest.
+//!
+//! ```text
+//! workers, one a core, a segment at a time                      the calling task
+//!   read what may be data -> cut -> BLAKE3 -> known? ──no──> zstd ──(bounded channel)──> pack writer
+//! ```
+//! A worker holds one read window and one chunk; the channel and the pack writer are bounded; so
+//! memory does not depend on the disk's size. The root is written last: a crash at any time leaves
+//! only blobs that nothing refers to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lazuli_disks::DiskSource;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::chunker::{Chunker, ChunkerParams, Verdict};
+use crate::codec::{Encoder, StoredBlob};
+use crate::error::{ChunkError, Result};
+use crate::id::{BlobKind, ManifestId};
+use crate::manifest::{MAX_DISK, Root, Segment, SegmentExtent, SegmentRef};
+use crate::params::SEGMENT;
+use crate::progress::Progress;
+use crate::region::{Inner, Region};
+use crate::writer::{PackWriter, Pending};
+
+const ZSTD_LEVEL: i32 = 3;
+const READ_WINDOW: usize = 1 << 20;
+/// A worker hands over this much at once, so that neighbours on the disk are neighbours in the pack.
+const BATCH: usize = 1 << 20;
+const BLOCK: u64 = ChunkerParams::STANDARD.block as u64;
+
+/// What an ingest found and wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ingested {
+    pub manifest: ManifestId,
+    /// The disk's size.
+    pub size: u64,
+    /// Its bytes that are not zero blocks.
+    pub data_bytes: u64,
+    /// Of those, bytes in chunks that the region did not hold.
+    pub new_bytes: u64,
+    /// Bytes of the packs written: new chunks compressed, manifest, pack tables.
+    pub stored_bytes: u64,
+    pub chunks: u64,
+    pub new_chunks: u64,
+}
+
+impl Region {
+    /// Stores the disk and returns its manifest once that is durable and readable. `progress` counts
+    /// the bytes that the source calls data. A disk that is already here stores nothing.
+    pub async fn ingest(
+        &self,
+        source: Arc<dyn DiskSource>,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Ingested> {
+        let mut writer = PackWriter::new(&self.0)?;
+        if source.size() > MAX_DISK {
+            return Err(ChunkError::Source {
+                offset: MAX_DISK,
+                source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "the disk is larger than 32 TiB"),
+            });
+        }
+        // Dropping the caller's future stops the workers, too.
+        let stop = cancel.child_token();
+        let _stop_on_drop = stop.clone().drop_guard();
+        let job = Job {
+            inner: Arc::clone(&self.0),
+            source,
+            progress: progress.clone(),
+            stop: stop.clone(),
+            pending: writer.pending.clone(),
+            used: Arc::clone(&writer.registration.used),
+            next_segment: Arc::default(),
+        };
+        job.measure().await?;
+        let outcome = job.run(&mut writer).await;
+        if cancel.is_cancelled() {
+            return Err(ChunkError::Cancelled);
+        }
+        let found = outcome?;
+        finish(self, writer, job.source.size(), found).await
+    }
+}
+
+/// Writes the root, then tells what was done.
+async fn finish(region: &Region, mut writer: PackWriter, size: u64, mut found: Found) -> Result<Ingested> {
+    found.segments.sort_by_key(|s| s.number);
+    let root = Root { size, data_bytes: found.data_bytes, segments: found.segments };
+    let plain = root.encode();
+    let id = BlobKind::Root.id_of(&plain);
+    if !region.0.index.reuse(id, &writer.registration.used) {
+        let blob = Encoder::new(ZSTD_LEVEL)?.encode(BlobKind::Root, id, &plain)?;
+        writer.add(blob).await?;
+    }
+    let stored_bytes = writer.flush().await?;
+    let manifest = ManifestId(id.0);
+    writer.registration.committed(manifest);
+    Ok(Ingested {
+        manifest,
+        size,
+        data_bytes: found.data_bytes,
+        new_bytes: found.new_bytes,
+        stored_bytes,
+        chunks: found.chunks,
+        new_chunks: found.new_chunks,
+    })
+}
+
+#[derive(Clone)]
+struct Job {
+    inner: Arc<Inner>,
+    source: Arc<dyn DiskSource>,
+    progress: Progress,
+    stop: CancellationToken,
+    pending: Pending,
+    used: crate::index::UsedPacks,
+    next_segment: Arc<AtomicU64>,
+}
+
+#[derive(Default)]
+struct Found {
+    segments: Vec<SegmentRef>,
+    data_bytes: u64,
+    new_bytes: u64,
+    chunks: u64,
+    new_chunks: u64,
+}
+
+impl Job {
+    /// Sets the progress total: one walk over the source's map.
+    async fn measure(&self) -> Result<()> {
+        let job = self.clone();
+        let walk = tokio::task::spawn_blocking(move || {
+            let size = job.source.size();
+            let (mut at, mut total) = (0, 0);
+            while let Some((start, end)) = next_run(&*job.source, at, size)? {
+                job.check()?;
+                total += end - start;
+                at = end;
+            }
+            job.progress.start(total);
+            Ok(())
+        });
+        walk.await.map_err(ChunkError::worker)?
+    }
+
+    async fn run(&self, writer: &mut PackWriter) -> Result<Found> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let (send, mut receive) = mpsc::channel::<Vec<StoredBlob>>(cores + 2);
+        let workers: Vec<_> = (0..cores)
+            .map(|_| {
+                let (job, send) = (self.clone(), send.clone());
+                tokio::task::spawn_blocking(move || Worker::new(job, send)?.run())
+            })
+            .collect();
+        drop(send);
+        let mut written = Ok(());
+        while let Some(batch) = receive.recv().await {
+            for blob in batch {
+                written = writer.add(blob).await;
+                if written.is_err() {
+                    break;
+                }
+            }
+            if written.is_err() {
+                self.stop.cancel();
+                break;
+            }
+        }
+        drop(receive);
+        let mut all = Found::default();
+        let mut failed = written.err();
+        for worker in workers {
+            match worker.await.map_err(ChunkError::worker).flatten() {
+                Ok(found) => all.absorb(found),
+                // The first failure makes the others stop as cancelled.
+                Err(ChunkError::Cancelled) if failed.is_some() => {}
+                Err(e) if failed.is_none() || matches!(failed, Some(ChunkError::Cancelled)) => failed = Some(e),
+                Err(_) => {}
+            }
+        }
+        failed.map_or(Ok(all), Err)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.stop.is_cancelled() {
+            return Err(ChunkError::Cancelled);
+        }
+        Ok(())
+    }
+}
+
+impl Found {
+    fn absorb(&mut self, other: Self) {
+        self.segments.extend(other.segments);
+        self.data_bytes += other.data_bytes;
+        self.new_bytes += other.new_bytes;
+        self.chunks += other.chunks;
+        self.new_chunks += other.new_chunks;
+    }
+}
+
+/// The next run at or after block-aligned `from` that may hold data, widened to whole blocks.
+fn next_run(source: &dyn DiskSource, from: u64, size: u64) -> Result<Option<(u64, u64)>> {
+    if from >= size {
+        return Ok(None);
+    }
+    let failed = |source| ChunkError::Source { offset: from, source };
+    let Some(range) = source.next_data(from).map_err(failed)? else {
+        return Ok(None);
+    };
+    if range.start >= size {
+        return Ok(None);
+    }
+    let start = (range.start / BLOCK * BLOCK).max(from);
+    let end = range.end.min(size).next_multiple_of(BLOCK).min(size);
+    if end <= start {
+        return Err(failed(std::io::Error::other("the source's map of data is not in order")));
+    }
+    Ok(Some((start, end)))
+}
+
+struct Worker {
+    job: Job,
+    send: mpsc::Sender<Vec<StoredBlob>>,
+    encoder: Encoder,
+    window: Vec<u8>,
+    batch: Vec<StoredBlob>,
+    batch_bytes: usize,
+    found: Found,
+    // The segment being cut.
+    chunker: Chunker,
+    chunk: Vec<u8>,
+    /// Offset in the segment of the current chunk's end.
+    at: u32,
+    segment: Segment,
+}
+
+impl Worker {
+    fn new(job: Job, send: mpsc::Sender<Vec<StoredBlob>>) -> Result<Self> {
+        Ok(Self {
+            job,
+            send,
+            encoder: Encoder::new(ZSTD_LEVEL)?,
+            window: vec![0; READ_WINDOW],
+            batch: Vec::new(),
+            batch_bytes: 0,
+            found: Found::default(),
+            chunker: Chunker::new(ChunkerParams::STANDARD),
+            chunk: Vec::with_capacity(ChunkerParams::STANDARD.max),
+            at: 0,
+            segment: Segment::default(),
+        })
+    }
+
+    fn run(mut self) -> Result<Found> {
+        let result = self.take_segments();
+        if result.is_err() {
+            // The other workers' results are worthless now.
+            self.job.stop.cancel();
+        }
+        result.map(|()| self.found)
+    }
+
+    fn take_segments(&mut self) -> Result<()> {
+        let size = self.job.source.size();
+        loop {
+            let number = self.job.next_segment.fetch_add(1, Ordering::Relaxed);
+            let start = number * SEGMENT;
+            if start >= size {
+                return self.send_batch();
+            }
+            self.cut_segment(start, (start + SEGMENT).min(size))?;
+            self.end_segment(number)?;
+        }
+    }
+
+    fn cut_segment(&mut self, start: u64, end: u64) -> Result<()> {
+        self.chunker = Chunker::new(ChunkerParams::STANDARD);
+        let mut at = start;
+        while let Some((from, to)) = next_run(&*self.job.source, at, self.job.source.size())? {
+            let to = to.min(end);
+            if from >= end {
+                break;
+            }
+            if from > at {
+                self.end_chunk()?;
+                self.chunker.skip_hole();
+            }
+            self.cut_run(start, from, to)?;
+            at = to;
+        }
+        self.end_chunk()
+    }
+
+    fn cut_run(&mut self, segment_start: u64, from: u64, to: u64) -> Result<()> {
+        let mut at = from;
+        let mut window = std::mem::take(&mut self.window);
+        while at < to {
+            self.job.check()?;
+            let take = usize::try_from(to - at).unwrap_or(usize::MAX).min(READ_WINDOW);
+            let bytes = &mut window[..take];
+            self.job.source.read_at(at, bytes).map_err(|source| ChunkError::Source { offset: at, source })?;
+            for (i, block) in bytes.chunks(ChunkerParams::STANDARD.block).enumerate() {
+                let offset = at - segment_start + i as u64 * BLOCK;
+                self.push_block(u32::try_from(offset).expect("a segment is 64 MiB"), block)?;
+            }
+            self.job.progress.add(take as u64);
+            at += take as u64;
+        }
+        self.window = window;
+        Ok(())
+    }
+
+    fn push_block(&mut self, offset: u32, block: &[u8]) -> Result<()> {
+        match self.chunker.push(block) {
+            Verdict::Zero => self.end_chunk(),
+            verdict => {
+                self.chunk.extend_from_slice(block);
+                self.at = offset + u32::try_from(block.len()).expect("a block is 4 KiB");
+                if verdict == Verdict::Cut { self.end_chunk() } else { Ok(()) }
+            }
+        }
+    }
+
+    fn end_chunk(&mut self) -> Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let len = u32::try_from(self.chunk.len()).expect("a chunk is at most 128 KiB");
+        let id = BlobKind::Chunk.id_of(&self.chunk);
+        self.segment.extents.push(SegmentExtent { offset: self.at - len, len, chunk: id });
+        self.found.chunks += 1;
+        self.found.data_bytes += u64::from(len);
+        if !self.job.inner.index.reuse(id, &self.job.used) && self.job.pending.claim(id) {
+            self.found.new_chunks += 1;
+            self.found.new_bytes += u64::from(len);
+            let blob = self.encoder.encode(BlobKind::Chunk, id, &self.chunk)?;
+            self.push_blob(blob)?;
+        }
+        self.chunk.clear();
+        Ok(())
+    }
+
+    fn end_segment(&mut self, number: u64) -> Result<()> {
+        let segment = std::mem::take(&mut self.segment);
+        if segment.extents.is_empty() {
+            return Ok(());
+        }
+        let plain = segment.encode();
+        let id = BlobKind::Segment.id_of(&plain);
+        if !self.job.inner.index.reuse(id, &self.job.used) && self.job.pending.claim(id) {
+            let blob = self.encoder.encode(BlobKind::Segment, id, &plain)?;
+            self.push_blob(blob)?;
+        }
+        self.found.segments.push(SegmentRef {
+            number: u32::try_from(number).expect("a disk is at most 32 TiB"),
+            data_bytes: u32::try_from(segment.data_bytes()).expect("a segment is 64 MiB"),
+            id,
+        });
+        Ok(())
+    }
+
+    fn push_blob(&mut self, blob: StoredBlob) -> Result<()> {
+        self.batch_bytes += blob.bytes.len();
+        self.batch.push(blob);
+        if self.batch_bytes >= BATCH { self.send_batch() } else { Ok(()) }
+    }
+
+    fn send_batch(&mut self) -> Result<()> {
+        self.batch_bytes = 0;
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        // A closed channel: the pack writer failed and says why.
+        self.send.blocking_send(std::mem::take(&mut self.batch)).map_err(|_| ChunkError::Cancelled)
+    }
+}

@@ -1,0 +1,350 @@
+//! Reading a disk at random: manifest -> segment -> chunk, each verified by its id, then cached.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use uuid::Uuid;
+
+use crate::cache::Cached;
+use crate::codec::{StoredBlob, decode};
+use crate::error::{ChunkError, Result};
+use crate::id::{BlobKind, ChunkId, ManifestId};
+use crate::index::Location;
+use crate::manifest::{Root, Segment, SegmentExtent};
+use crate::params::SEGMENT;
+use crate::region::Inner;
+
+/// Chunks of one pack are read together when no more than this lies between them...
+const GAP: u32 = 64 << 10;
+/// ...and the whole read is no longer than this.
+const GROUP: u32 = 1 << 20;
+const PARALLEL: usize = 4;
+/// How far a sequential reader is kept ahead.
+const AHEAD: u64 = 1 << 20;
+
+/// A run of a disk, from where the one before it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskExtent {
+    pub len: u64,
+    /// Reads as zeros; nothing is stored for it.
+    pub hole: bool,
+}
+
+/// Reads one disk. Clones share everything; reads may run at the same time.
+#[derive(Clone)]
+pub struct DiskReader(Arc<Shared>);
+
+struct Shared {
+    inner: Arc<Inner>,
+    manifest: ManifestId,
+    root: Root,
+    /// Where the last read ended, to notice sequential readers.
+    last_end: AtomicU64,
+    /// Up to where read-ahead was started.
+    ahead: AtomicU64,
+}
+
+/// A part of a chunk and where it goes in the caller's buffer.
+struct Piece {
+    chunk: ChunkId,
+    from: usize,
+    to: Range<usize>,
+}
+
+impl DiskReader {
+    pub(crate) async fn open(inner: Arc<Inner>, manifest: ManifestId) -> Result<Self> {
+        let root = load_root(&inner, manifest).await?;
+        Ok(Self(Arc::new(Shared {
+            inner,
+            manifest,
+            root,
+            last_end: AtomicU64::new(u64::MAX),
+            ahead: AtomicU64::new(0),
+        })))
+    }
+
+    /// The disk's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.root.size
+    }
+
+    /// Its bytes that are data.
+    pub fn data_bytes(&self) -> u64 {
+        self.0.root.data_bytes
+    }
+
+    pub fn manifest(&self) -> ManifestId {
+        self.0.manifest
+    }
+
+    /// Fills `buf` with the disk's bytes at `offset`. On an error nothing in `buf` may be used.
+    pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let end = self.check_range(offset, buf.len() as u64)?;
+        let extents = self.extents_in(offset..end).await?;
+        buf.fill(0);
+        let pieces: Vec<Piece> = extents.iter().map(|(at, e)| piece(*at, e, offset..end)).collect();
+        let mut missing = Vec::new();
+        for (i, piece) in pieces.iter().enumerate() {
+            match self.0.inner.cache.get(piece.chunk) {
+                Some(Cached::Chunk(plain)) => copy(piece, &plain, buf)?,
+                _ => missing.push((i, piece.chunk)),
+            }
+        }
+        if !missing.is_empty() {
+            let ids = missing.iter().map(|(_, id)| *id).collect();
+            for (id, plain) in fetch_plain(&self.0.inner, ids).await? {
+                for (i, _) in missing.iter().filter(|(_, wanted)| *wanted == id) {
+                    copy(&pieces[*i], &plain, buf)?;
+                }
+            }
+        }
+        self.read_ahead(offset, end);
+        Ok(())
+    }
+
+    /// What of `offset..offset + len` is stored and what is a hole. Neighbours differ in kind.
+    pub async fn extents(&self, offset: u64, len: u64) -> Result<Vec<DiskExtent>> {
+        let end = self.check_range(offset, len)?;
+        let mut out: Vec<DiskExtent> = Vec::new();
+        let mut push = |len: u64, hole: bool| match out.last_mut() {
+            _ if len == 0 => {}
+            Some(last) if last.hole == hole => last.len += len,
+            _ => out.push(DiskExtent { len, hole }),
+        };
+        let mut at = offset;
+        for (start, extent) in self.extents_in(offset..end).await? {
+            let from = start.max(offset);
+            let to = (start + u64::from(extent.len)).min(end);
+            push(from - at, true);
+            push(to - from, false);
+            at = to;
+        }
+        push(end - at, true);
+        Ok(out)
+    }
+
+    fn check_range(&self, offset: u64, len: u64) -> Result<u64> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.size());
+        end.ok_or(ChunkError::OutOfRange { offset, len, size: self.size() })
+    }
+
+    /// The extents that touch `range`, with their offsets on the disk.
+    async fn extents_in(&self, range: Range<u64>) -> Result<Vec<(u64, SegmentExtent)>> {
+        let mut out = Vec::new();
+        let numbers = range.start / SEGMENT..range.end.div_ceil(SEGMENT);
+        for number in numbers {
+            let Some(wanted) = self.0.root.segment(number) else {
+                continue;
+            };
+            let segment = load_segment(&self.0.inner, wanted.id).await?;
+            let base = number * SEGMENT;
+            let extents = &segment.extents;
+            let first = extents.partition_point(|e| base + u64::from(e.offset) + u64::from(e.len) <= range.start);
+            let touching = extents[first..].iter().take_while(|e| base + u64::from(e.offset) < range.end);
+            out.extend(touching.map(|e| (base + u64::from(e.offset), *e)));
+        }
+        Ok(out)
+    }
+
+    /// Starts fetching what a sequential reader will want next.
+    fn read_ahead(&self, offset: u64, end: u64) {
+        let sequential = self.0.last_end.swap(end, Ordering::Relaxed) == offset;
+        let started = self.0.ahead.load(Ordering::Relaxed);
+        let from = if (end..=end + 2 * AHEAD).contains(&started) { started } else { end };
+        let to = (end + AHEAD).min(self.size());
+        let worth = to.saturating_sub(from) >= AHEAD / 2 || to == self.size();
+        if !sequential || from >= to || !worth || self.0.inner.cache.capacity() < 16 * AHEAD {
+            return;
+        }
+        self.0.ahead.store(to, Ordering::Relaxed);
+        let reader = self.clone();
+        tokio::spawn(async move {
+            // Only a hint: the read itself will meet the error again and report it.
+            if let Ok(extents) = reader.extents_in(from..to).await {
+                let ids = extents.iter().map(|(_, e)| e.chunk);
+                let wanted = ids.filter(|id| !reader.0.inner.cache.holds(*id)).collect();
+                let _ = fetch_plain(&reader.0.inner, wanted).await;
+            }
+        });
+    }
+}
+
+fn piece(start: u64, extent: &SegmentExtent, wanted: Range<u64>) -> Piece {
+    let from = start.max(wanted.start);
+    let to = (start + u64::from(extent.len)).min(wanted.end);
+    let local = |n: u64| usize::try_from(n).expect("inside a buffer or a chunk");
+    Piece { chunk: extent.chunk, from: local(from - start), to: local(from - wanted.start)..local(to - wanted.start) }
+}
+
+fn copy(piece: &Piece, plain: &[u8], buf: &mut [u8]) -> Result<()> {
+    let part = plain
+        .get(piece.from..piece.from + piece.to.len())
+        .ok_or_else(|| ChunkError::corrupt(format!("chunk {}", piece.chunk), "it is shorter than its manifest says"))?;
+    buf[piece.to.clone()].copy_from_slice(part);
+    Ok(())
+}
+
+/// The verified root of a manifest.
+pub(crate) async fn load_root(inner: &Arc<Inner>, manifest: ManifestId) -> Result<Root> {
+    let id = manifest.as_blob();
+    let not_found = || ChunkError::not_found(format!("image {manifest}"), &inner.name);
+    if inner.index.lookup(id).is_none() && !inner.refresh().await? {
+        return Err(not_found());
+    }
+    match inner.index.lookup(id) {
+        Some(at) if at.kind == BlobKind::Root => {}
+        _ => return Err(not_found()),
+    }
+    let blobs = fetch_stored(inner, vec![id]).await?;
+    let (_, plain) = blobs.first().ok_or_else(not_found)?;
+    Root::parse(plain)
+}
+
+/// A verified segment, from the cache if it is there.
+pub(crate) async fn load_segment(inner: &Arc<Inner>, id: ChunkId) -> Result<Arc<Segment>> {
+    if let Some(Cached::Segment(segment)) = inner.cache.get(id) {
+        return Ok(segment);
+    }
+    let blobs = fetch_stored(inner, vec![id]).await?;
+    let (_, plain) = blobs.first().ok_or_else(|| ChunkError::not_found(format!("segment {id}"), &inner.name))?;
+    let segment = Arc::new(Segment::parse(plain)?);
+    inner.cache.put(id, Cached::Segment(Arc::clone(&segment)));
+    Ok(segment)
+}
+
+/// Fetches chunks into the cache.
+async fn fetch_plain(inner: &Arc<Inner>, ids: Vec<ChunkId>) -> Result<Vec<(ChunkId, Bytes)>> {
+    let blobs = fetch_stored(inner, ids).await?;
+    let plain = blobs.into_iter().map(|(blob, plain)| {
+        inner.cache.put(blob.id, Cached::Chunk(plain.clone()));
+        (blob.id, plain)
+    });
+    Ok(plain.collect())
+}
+
+/// Fetches blobs as stored and as plain bytes, verified; duplicates once, in no order. Neighbours in
+/// a pack are read together. A pack that vanished meanwhile (collection moved its blobs) is looked up again.
+pub(crate) async fn fetch_stored(inner: &Arc<Inner>, ids: Vec<ChunkId>) -> Result<Vec<(StoredBlob, Bytes)>> {
+    let mut wanted: HashSet<ChunkId> = ids.into_iter().collect();
+    let mut out = Vec::with_capacity(wanted.len());
+    let mut attempt = 0;
+    while !wanted.is_empty() {
+        let located = locate(inner, &wanted).await?;
+        let groups = group(located);
+        let mut fetches =
+            futures::stream::iter(groups).map(|group| fetch_group(inner, group)).buffer_unordered(PARALLEL);
+        let mut gone = None;
+        while let Some(result) = fetches.next().await {
+            match result {
+                Ok(blobs) => {
+                    for (blob, plain) in blobs {
+                        wanted.remove(&blob.id);
+                        out.push((blob, plain));
+                    }
+                }
+                Err(e @ ChunkError::NotFound { .. }) => gone = Some(e),
+                Err(e) => return Err(e),
+            }
+        }
+        drop(fetches);
+        if let Some(e) = gone {
+            attempt += 1;
+            if attempt == 3 {
+                return Err(e);
+            }
+            inner.refresh().await?;
+        }
+    }
+    Ok(out)
+}
+
+async fn locate(inner: &Arc<Inner>, wanted: &HashSet<ChunkId>) -> Result<Vec<(ChunkId, Location)>> {
+    let mut refreshed = false;
+    let mut out = Vec::with_capacity(wanted.len());
+    for id in wanted {
+        let mut found = inner.index.lookup(*id);
+        if found.is_none() && !refreshed {
+            inner.refresh().await?;
+            refreshed = true;
+            found = inner.index.lookup(*id);
+        }
+        let at = found.ok_or_else(|| ChunkError::not_found(format!("chunk {id}"), &inner.name))?;
+        out.push((*id, at));
+    }
+    Ok(out)
+}
+
+/// Neighbours in one pack.
+struct Group {
+    pack: Uuid,
+    range: Range<u32>,
+    blobs: Vec<(ChunkId, Location)>,
+}
+
+/// Sorts blobs into few reads.
+fn group(mut blobs: Vec<(ChunkId, Location)>) -> Vec<Group> {
+    blobs.sort_by_key(|(_, at)| (at.pack, at.offset));
+    let mut groups: Vec<Group> = Vec::new();
+    for (id, at) in blobs {
+        let end = at.offset + at.stored_len;
+        match groups.last_mut() {
+            Some(g) if g.pack == at.pack && at.offset <= g.range.end + GAP && end <= g.range.start + GROUP => {
+                g.range.end = g.range.end.max(end);
+                g.blobs.push((id, at));
+            }
+            _ => groups.push(Group { pack: at.pack, range: at.offset..end, blobs: vec![(id, at)] }),
+        }
+    }
+    groups
+}
+
+/// Reads one group from the first zone that has it whole.
+async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<(StoredBlob, Bytes)>> {
+    let range = u64::from(group.range.start)..u64::from(group.range.end);
+    let group = Arc::new(group);
+    let mut last = None;
+    for zone in 0..inner.zones.len() {
+        let result = match inner.zones.read_pack(zone, group.pack, range.clone()).await {
+            Ok(bytes) => verify(Arc::clone(&group), bytes).await,
+            Err(e) => Err(e),
+        };
+        match result {
+            Ok(blobs) => return Ok(blobs),
+            Err(e) => {
+                let worse = |old: &ChunkError| matches!(old, ChunkError::NotFound { .. });
+                if inner.zones.len() > 1 {
+                    tracing::warn!(region = inner.name, zone, error = %e, "a zone failed a read");
+                }
+                if last.as_ref().is_none_or(worse) {
+                    last = Some(e);
+                }
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| ChunkError::not_found(format!("pack {}", group.pack), &inner.name)))
+}
+
+/// Decompresses and hashes; larger groups off the async threads.
+async fn verify(group: Arc<Group>, bytes: Bytes) -> Result<Vec<(StoredBlob, Bytes)>> {
+    if bytes.len() <= 128 << 10 {
+        return verify_now(&group, &bytes);
+    }
+    tokio::task::spawn_blocking(move || verify_now(&group, &bytes)).await.map_err(ChunkError::worker)?
+}
+
+fn verify_now(group: &Group, bytes: &Bytes) -> Result<Vec<(StoredBlob, Bytes)>> {
+    let each = group.blobs.iter().map(|(id, at)| {
+        let start = (at.offset - group.range.start) as usize;
+        let stored = bytes.slice(start..start + at.stored_len as usize);
+        let plain = decode(at.kind, *id, at.raw, at.plain_len, &stored)?;
+        // A slice would keep the whole group alive in the cache.
+        let plain = if at.raw { Bytes::copy_from_slice(&plain) } else { plain };
+        let blob = StoredBlob { id: *id, kind: at.kind, raw: at.raw, plain_len: at.plain_len, bytes: stored };
+        Ok((blob, plain))
+    });
+    each.collect()
+}

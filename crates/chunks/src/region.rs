@@ -1,0 +1,298 @@
+//! A region: its stores, its index, its running writers.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use object_store::ObjectStore;
+use object_store::path::Path;
+use uuid::Uuid;
+
+use crate::cache::Cache;
+use crate::codec::decode_unnamed;
+use crate::error::{ChunkError, Result};
+use crate::id::{BlobKind, ManifestId};
+use crate::index::{Index, LogState, UsedPacks};
+use crate::log::Key;
+use crate::manifest::Root;
+use crate::params::{HEAD, StoreParams};
+use crate::reader::{self, DiskReader};
+use crate::store::{Zones, local_store};
+
+/// How to reach a region.
+#[derive(Clone)]
+pub struct RegionConfig {
+    /// The region's name, for errors and logs.
+    pub name: String,
+    /// One object store a zone: every zone holds everything, any one may be lost. At least one.
+    pub stores: Vec<Arc<dyn ObjectStore>>,
+    /// A local folder for the index, on a file system with `flock`.
+    pub index_dir: PathBuf,
+    pub cache: Cache,
+}
+
+impl RegionConfig {
+    /// A region in one local folder, store and index together.
+    pub fn local(name: &str, dir: &std::path::Path, cache: Cache) -> Result<Self> {
+        let store = local_store(dir).map_err(|e| ChunkError::index("create the folder of", name, e))?;
+        Ok(Self { name: name.to_owned(), stores: vec![store], index_dir: dir.join("index"), cache })
+    }
+}
+
+/// An open region; clones share it.
+#[derive(Clone)]
+pub struct Region(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub name: String,
+    pub zones: Zones,
+    pub index: Arc<Index>,
+    pub cache: Cache,
+    pub writers: Mutex<Writers>,
+    /// One collection (or rebuild) at a time.
+    pub gc: tokio::sync::Mutex<()>,
+}
+
+/// What a region holds. Ratios follow: `data_bytes / unique_bytes` is deduplication,
+/// `unique_bytes / stored_bytes` is compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Sum of the disks' sizes, holes included, over all manifests.
+    pub logical_bytes: u64,
+    /// Sum of the disks' bytes that are data, over all manifests.
+    pub data_bytes: u64,
+    /// Plain bytes of the distinct chunks.
+    pub unique_bytes: u64,
+    /// Bytes of the packs, in one zone.
+    pub stored_bytes: u64,
+    pub packs: u64,
+    pub chunks: u64,
+    pub manifests: u64,
+}
+
+impl Region {
+    /// Opens a region for writing, making the store if it is new. One process at a time may
+    /// ([`ChunkError::Locked`]). A lost or damaged index is built again from the packs.
+    pub async fn open(cfg: RegionConfig) -> Result<Self> {
+        let zones = Zones::new(&cfg.name, cfg.stores.clone());
+        let (dir, name) = (cfg.index_dir.clone(), cfg.name.clone());
+        let (index, state) = tokio::task::spawn_blocking(move || Index::open_writer(&dir, &name))
+            .await
+            .map_err(ChunkError::worker)??;
+        let existed = read_head(&zones, &cfg.name).await?;
+        if !existed {
+            let head = serde_json::to_vec_pretty(&StoreParams::standard()).expect("plain data");
+            zones.create(&Path::from(HEAD), vec![head.into()]).await?;
+        }
+        let region = Self::new(cfg, zones, index);
+        if state == LogState::Damaged || (state == LogState::Missing && existed) {
+            tracing::warn!(region = region.0.name, ?state, "building the index again from the packs");
+            region.rebuild_index().await?;
+        }
+        Ok(region)
+    }
+
+    /// Opens a region for reading, in any number of processes, beside a writer or without one. What
+    /// the writer commits later is seen, too.
+    pub async fn open_read_only(cfg: RegionConfig) -> Result<Self> {
+        let zones = Zones::new(&cfg.name, cfg.stores.clone());
+        read_head(&zones, &cfg.name).await?;
+        let (dir, name) = (cfg.index_dir.clone(), cfg.name.clone());
+        let index = tokio::task::spawn_blocking(move || Index::open_reader(&dir, &name))
+            .await
+            .map_err(ChunkError::worker)??;
+        Ok(Self::new(cfg, zones, index))
+    }
+
+    fn new(cfg: RegionConfig, zones: Zones, index: Index) -> Self {
+        Self(Arc::new(Inner {
+            name: cfg.name,
+            zones,
+            index: Arc::new(index),
+            cache: cfg.cache,
+            writers: Mutex::default(),
+            gc: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// A reader of one disk.
+    pub async fn reader(&self, manifest: ManifestId) -> Result<DiskReader> {
+        DiskReader::open(Arc::clone(&self.0), manifest).await
+    }
+
+    /// Whether the manifest and every chunk it needs are here.
+    pub async fn has(&self, manifest: ManifestId) -> Result<bool> {
+        let missing = |e: &ChunkError| matches!(e, ChunkError::NotFound { .. });
+        let root = match reader::load_root(&self.0, manifest).await {
+            Ok(root) => root,
+            Err(e) if missing(&e) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        for wanted in &root.segments {
+            let segment = match reader::load_segment(&self.0, wanted.id).await {
+                Ok(segment) => segment,
+                Err(e) if missing(&e) => return Ok(false),
+                Err(e) => return Err(e),
+            };
+            if segment.extents.iter().any(|e| self.0.index.lookup(e.chunk).is_none()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the region holds; manifests that no collection has removed yet count.
+    pub async fn usage(&self) -> Result<Usage> {
+        self.0.refresh().await?;
+        let totals = self.0.index.totals();
+        let mut usage = Usage {
+            unique_bytes: totals.chunk_bytes,
+            stored_bytes: totals.pack_bytes,
+            packs: totals.packs,
+            chunks: totals.chunks,
+            ..Usage::default()
+        };
+        for key in self.0.index.roots() {
+            if let Some(root) = self.root_by_key(key).await? {
+                usage.manifests += 1;
+                usage.logical_bytes += root.size;
+                usage.data_bytes += root.data_bytes;
+            }
+        }
+        Ok(usage)
+    }
+
+    async fn root_by_key(&self, key: Key) -> Result<Option<Root>> {
+        let Some(at) = self.0.index.lookup_key(key) else {
+            return Ok(None);
+        };
+        let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.stored_len);
+        let mut last = None;
+        for zone in 0..self.0.zones.len() {
+            let found = match self.0.zones.read_pack(zone, at.pack, range.clone()).await {
+                Ok(stored) => decode_unnamed(BlobKind::Root, at.raw, at.plain_len, &stored),
+                Err(e) => {
+                    last = Some(e);
+                    continue;
+                }
+            };
+            match found {
+                Some((id, plain)) if Key::from(id) == key => return Root::parse(&plain).map(Some),
+                _ => last = Some(ChunkError::corrupt("a manifest", "its bytes do not match its hash")),
+            }
+        }
+        last.map_or(Ok(None), Err)
+    }
+}
+
+/// Reads and checks the head; `false`: there is none yet.
+async fn read_head(zones: &Zones, region: &str) -> Result<bool> {
+    let Some(bytes) = zones.get_small(&Path::from(HEAD)).await? else {
+        return Ok(false);
+    };
+    let incompatible = |detail: String| ChunkError::Incompatible { region: region.to_owned(), detail };
+    let found: StoreParams =
+        serde_json::from_slice(&bytes).map_err(|e| incompatible(format!("{HEAD} cannot be read: {e}")))?;
+    if found == StoreParams::standard() {
+        return Ok(true);
+    }
+    Err(incompatible(format!(
+        "it was made with other parameters than this version's ({HEAD} says format {}, chunker {})",
+        found.format, found.chunker
+    )))
+}
+
+impl Inner {
+    /// Sees what another process committed (reading processes only).
+    pub(crate) async fn refresh(&self) -> Result<bool> {
+        if self.index.is_writer() {
+            return Ok(false);
+        }
+        let index = Arc::clone(&self.index);
+        tokio::task::spawn_blocking(move || index.refresh()).await.map_err(ChunkError::worker)?
+    }
+
+    pub(crate) fn writers(&self) -> MutexGuard<'_, Writers> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn require_writer(&self) -> Result<()> {
+        if self.index.is_writer() {
+            return Ok(());
+        }
+        Err(ChunkError::ReadOnly { region: self.name.clone() })
+    }
+}
+
+/// The running ingests and replications: what garbage collection must leave alone.
+#[derive(Default)]
+pub(crate) struct Writers {
+    next: u64,
+    used: HashMap<u64, UsedPacks>,
+    /// Writers that ended while a collection runs stay in `used` until it ends.
+    ended: Vec<u64>,
+    pub collecting: bool,
+    /// Packs being put: not yet in the index, but no orphans.
+    pub in_flight: HashSet<Uuid>,
+    /// Counts committed manifests; see [`GcEpoch`](crate::GcEpoch).
+    pub epoch: u64,
+    pub committed: Vec<(u64, ManifestId)>,
+}
+
+impl Writers {
+    pub(crate) fn protected(&self) -> HashSet<Uuid> {
+        let sets = self.used.values();
+        sets.flat_map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    pub(crate) fn end_collection(&mut self) {
+        self.collecting = false;
+        for id in std::mem::take(&mut self.ended) {
+            self.used.remove(&id);
+        }
+    }
+}
+
+/// A running writer's entry in [`Writers`]; it ends when dropped.
+pub(crate) struct Registration {
+    inner: Arc<Inner>,
+    id: u64,
+    pub used: UsedPacks,
+}
+
+impl Registration {
+    pub(crate) fn new(inner: &Arc<Inner>) -> Self {
+        let used = UsedPacks::default();
+        let mut writers = inner.writers();
+        let id = writers.next;
+        writers.next += 1;
+        writers.used.insert(id, Arc::clone(&used));
+        Self { inner: Arc::clone(inner), id, used }
+    }
+
+    /// The manifest is whole: collections that began before now keep it.
+    pub(crate) fn committed(&self, manifest: ManifestId) {
+        let mut writers = self.inner.writers();
+        writers.epoch += 1;
+        let epoch = writers.epoch;
+        writers.committed.push((epoch, manifest));
+        // Only those since the oldest collection that may still run matter; this is far more.
+        let excess = writers.committed.len().saturating_sub(100_000);
+        writers.committed.drain(..excess);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut writers = self.inner.writers();
+        if writers.collecting {
+            writers.ended.push(self.id);
+        } else {
+            writers.used.remove(&self.id);
+        }
+    }
+}
