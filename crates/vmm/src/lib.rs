@@ -5,9 +5,13 @@
 //! with [`host::HostClient`] over a unix socket. The host never decides what a VM should be, it only runs the
 //! [`spec::VmSpec`]s it was given; and it never touches a disk that no spec names.
 
+pub mod accel;
 pub mod host;
+pub mod hypervisor;
 pub mod net;
+pub mod overlay;
 pub mod provisioning;
+pub mod qmp;
 pub mod spec;
 
 pub use host::HostClient;

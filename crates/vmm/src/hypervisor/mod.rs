@@ -1,0 +1,160 @@
+//! What runs machines: [`Hypervisor`] and its two implementations, [`Qemu`] and [`Fake`].
+//!
+//! A hypervisor runs one machine from prepared disks and sockets; it knows nothing of definitions, networks,
+//! provisioning or whether a machine ought to run. A running machine belongs to no process of ours: it lives on when
+//! the host dies and is found again by [`Hypervisor::adopt`].
+
+mod cmdline;
+mod fake;
+mod process;
+mod qemu;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::provisioning::Fabric;
+use crate::spec::VmSpec;
+
+pub use fake::{Behaviour, Fake};
+pub use qemu::{Qemu, QemuConfig};
+
+/// Where the files and sockets of one machine are.
+///
+/// ```text
+/// DIR/vms/<id>/vm.json            its definition
+///              state.json         what must survive the host: provisioning, wanted power
+///              provisioning.iso   until it has reported ready
+///              efivars.fd         firmware variables (Gen2)
+///              serial.log         serial console
+///              qemu.log           QEMU's own messages since its last start
+/// DIR/run/<16 hex digits>/...     sockets, in a short path: the kernel takes 107 bytes
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmFiles {
+    pub dir: PathBuf,
+    pub run: PathBuf,
+}
+
+impl VmFiles {
+    pub fn new(host_dir: &Path, id: Uuid) -> Self {
+        let short = &id.simple().to_string()[..16];
+        Self { dir: host_dir.join("vms").join(id.to_string()), run: host_dir.join("run").join(short) }
+    }
+
+    pub fn provisioning_iso(&self) -> PathBuf {
+        self.dir.join("provisioning.iso")
+    }
+
+    pub fn firmware_variables(&self) -> PathBuf {
+        self.dir.join("efivars.fd")
+    }
+
+    pub fn console_log(&self) -> PathBuf {
+        self.dir.join("serial.log")
+    }
+
+    pub fn hypervisor_log(&self) -> PathBuf {
+        self.dir.join("qemu.log")
+    }
+
+    pub fn monitor(&self) -> PathBuf {
+        self.run.join("qmp")
+    }
+
+    pub fn console(&self) -> PathBuf {
+        self.run.join("serial")
+    }
+
+    /// Socket of the NBD export of a disk's base image; `label` is [`DiskSpec::label`](crate::spec::DiskSpec::label).
+    pub fn base(&self, label: &str) -> PathBuf {
+        self.run.join(format!("nbd-{label}"))
+    }
+
+    /// Socket of the `index`-th interface.
+    pub fn nic(&self, index: usize) -> PathBuf {
+        self.run.join(format!("nic{index}"))
+    }
+}
+
+/// A machine ready to be switched on: its overlays exist, the sockets of its base images and interfaces are listened on.
+pub struct Launch {
+    pub spec: Arc<VmSpec>,
+    pub files: VmFiles,
+    /// Is there a provisioning disc to put in.
+    pub provisioning_disc: bool,
+    /// For hypervisors without a network: what the guest would reach through it.
+    pub fabric: Arc<Fabric>,
+}
+
+/// Why a machine cannot be started or controlled.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    #[error("the machine needs {needed_mib} MiB of memory, this host has {free_mib} MiB free")]
+    NotEnoughMemory { needed_mib: u64, free_mib: u64 },
+    /// A program or firmware file is missing.
+    #[error("{what} is missing: {advice}")]
+    Missing { what: String, advice: String },
+    #[error("the machine did not start: {0}")]
+    Start(String),
+    #[error("{what}")]
+    Io {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Monitor(#[from] crate::qmp::QmpError),
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest switched itself off, on its own or because the power button was pressed.
+    PoweredOff,
+    /// [`Machine::kill`] was called.
+    Killed,
+    /// Nobody asked for it.
+    Died { detail: String },
+}
+
+/// What happens to a running machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// The guest restarted itself.
+    Reset,
+    /// It is gone. Always the last event.
+    Exited(Exit),
+}
+
+/// A machine that runs. Dropping it leaves it running.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// Asks the guest to switch itself off (ACPI); it may take its time or never do it.
+    async fn press_power_button(&self) -> Result<(), HypervisorError>;
+
+    /// Ends it at once. [`MachineEvent::Exited`] follows. Of a machine that is gone already: nothing.
+    async fn kill(&self) -> Result<(), HypervisorError>;
+}
+
+/// A running machine and what happens to it.
+pub struct Running {
+    pub machine: Arc<dyn Machine>,
+    pub events: mpsc::UnboundedReceiver<MachineEvent>,
+}
+
+#[async_trait]
+pub trait Hypervisor: Send + Sync + 'static {
+    /// For people: kind and version.
+    fn describe(&self) -> String;
+
+    /// Switches a machine on. When this returns its processors run.
+    async fn start(&self, launch: &Launch) -> Result<Running, HypervisorError>;
+
+    /// Finds a machine that an earlier host process started. `None`: it does not run any more.
+    async fn adopt(&self, launch: &Launch) -> Result<Option<Running>, HypervisorError>;
+}

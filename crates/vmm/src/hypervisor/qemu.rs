@@ -1,0 +1,435 @@
+//! Machines as QEMU processes.
+//!
+//! A QEMU is started in a session of its own, with its monitor, console and network on unix sockets, so that it needs
+//! nothing of the process that started it: when the host dies, its NBD and network connections wait for the next host,
+//! which finds it by its monitor socket and makes sure by the machine's UUID that it is the right one.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::cmdline::{self, Firmware};
+use super::process::Process;
+use super::{Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running};
+use crate::accel::{self, Accelerator, Decision};
+use crate::qmp::{Event, Qmp, QmpError};
+use crate::spec::Generation;
+
+/// How long QEMU may take from its start to the first answer of its monitor.
+const START_TIME: Duration = Duration::from_secs(90);
+/// How long QEMU may take to quit, flushing its disks, before it is killed.
+const QUIT_TIME: Duration = Duration::from_secs(5);
+/// Memory QEMU takes beside the guest's.
+const OVERHEAD_MIB: u64 = 96;
+/// What must stay free for everything else on the machine.
+const RESERVE_MIB: u64 = 256;
+
+/// What an operator can set; the default finds everything where distributions put it.
+#[derive(Debug, Clone, Default)]
+pub struct QemuConfig {
+    /// Default: `qemu-system-x86_64` on the `PATH`.
+    pub program: Option<PathBuf>,
+    /// Default: see [`crate::accel`].
+    pub accelerator: Option<Accelerator>,
+    /// UEFI code and variables of Gen2 machines.
+    pub firmware: Option<(PathBuf, PathBuf)>,
+}
+
+/// Runs machines with QEMU.
+pub struct Qemu {
+    program: PathBuf,
+    version: String,
+    decision: Decision,
+    firmware: Option<Firmware>,
+    /// For the memory check: who runs here, with what it was promised.
+    promised: Mutex<HashMap<Uuid, (u64, Weak<Process>)>>,
+}
+
+impl Qemu {
+    /// Finds QEMU and decides on the accelerator; `host_dir` remembers that decision.
+    pub async fn find(config: QemuConfig, host_dir: &Path) -> Result<Self, HypervisorError> {
+        let program = config.program.unwrap_or_else(|| "qemu-system-x86_64".into());
+        let version = version_of(&program).await?;
+        std::fs::create_dir_all(host_dir).map_err(|e| io_error("cannot make the host's folder", e))?;
+        let decision = accel::choose(host_dir, config.accelerator, &accel::Facts::gather())
+            .map_err(|e| io_error("cannot remember the accelerator", e))?;
+        tracing::info!(qemu.version = %version, accelerator = decision.accelerator.name(), reason = %decision.reason, "QEMU found");
+        let firmware = match config.firmware {
+            Some((code, variables)) => Some(Firmware { code, variables }),
+            None => find_firmware(),
+        };
+        Ok(Self { program, version, decision, firmware, promised: Mutex::default() })
+    }
+
+    pub fn accelerator(&self) -> &Decision {
+        &self.decision
+    }
+
+    fn firmware(&self, generation: Generation) -> Result<Firmware, HypervisorError> {
+        match (generation, &self.firmware) {
+            (_, Some(firmware)) => Ok(firmware.clone()),
+            (Generation::V1, None) => Ok(Firmware { code: PathBuf::new(), variables: PathBuf::new() }),
+            (Generation::V2, None) => Err(HypervisorError::Missing {
+                what: "UEFI firmware".into(),
+                advice: "Gen2 machines need OVMF; install the package ovmf (Debian) or edk2-ovmf".into(),
+            }),
+        }
+    }
+
+    /// Refuses a machine that would push the host into swapping or killing.
+    fn check_memory(&self, memory_mib: u64) -> Result<(), HypervisorError> {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").map_err(|e| io_error("cannot read /proc/meminfo", e))?;
+        let available = kib_of(&meminfo, "MemAvailable:").unwrap_or(u64::MAX) / 1024;
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        promised.retain(|_, (_, process)| process.strong_count() > 0);
+        let outstanding = promised.values().map(|(mib, process)| {
+            let resident = process.upgrade().map_or(*mib, |p| p.resident_mib());
+            mib.saturating_sub(resident)
+        });
+        let free_mib = available.saturating_sub(outstanding.sum::<u64>()).saturating_sub(RESERVE_MIB);
+        let needed_mib = memory_mib + OVERHEAD_MIB;
+        if needed_mib > free_mib {
+            return Err(HypervisorError::NotEnoughMemory { needed_mib, free_mib });
+        }
+        Ok(())
+    }
+
+    fn promise(&self, id: Uuid, memory_mib: u64, process: &Arc<Process>) {
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        promised.insert(id, (memory_mib + OVERHEAD_MIB, Arc::downgrade(process)));
+    }
+
+    /// Watches over a QEMU that answers.
+    fn supervise(&self, launch: &Launch, qemu: Connected) -> Running {
+        let Connected { qmp, events, process, child, powered_off } = qemu;
+        self.promise(launch.spec.id, launch.spec.memory_mib, &process);
+        let machine = Arc::new(QemuMachine { qmp: Arc::new(qmp), process, killed: AtomicBool::new(false) });
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let watch =
+            Watch { machine: Arc::clone(&machine), child, powered_off, log: launch.files.hypervisor_log(), sender };
+        tokio::spawn(watch.run(events));
+        Running { machine, events: receiver }
+    }
+}
+
+/// A QEMU whose monitor answers.
+struct Connected {
+    qmp: Qmp,
+    events: mpsc::UnboundedReceiver<Event>,
+    process: Arc<Process>,
+    /// Present if this process started it.
+    child: Option<Child>,
+    /// The guest has switched itself off already.
+    powered_off: bool,
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    fn describe(&self) -> String {
+        format!("{}, {}", self.version, self.decision.accelerator.name())
+    }
+
+    async fn start(&self, launch: &Launch) -> Result<Running, HypervisorError> {
+        self.check_memory(launch.spec.memory_mib)?;
+        let firmware = self.firmware(launch.spec.generation)?;
+        let files = &launch.files;
+        if launch.spec.generation == Generation::V2 {
+            copy_once(&firmware.variables, &files.firmware_variables())?;
+        }
+        for socket in [files.monitor(), files.console()] {
+            match std::fs::remove_file(&socket) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("cannot remove an old socket", e));
+                }
+                _ => {}
+            }
+        }
+        let log = private_file(&files.hypervisor_log()).map_err(|e| io_error("cannot write QEMU's log", e))?;
+        let errors = log.try_clone().map_err(|e| io_error("cannot write QEMU's log", e))?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(cmdline::arguments(launch, self.decision.accelerator, &firmware))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
+        own_session(&mut command);
+        let mut child = command.spawn().map_err(|e| io_error("cannot run QEMU", e))?;
+        let pid = child.id().and_then(|p| i32::try_from(p).ok());
+        let connected = tokio::time::timeout(START_TIME, first_answer(&mut child, &files.monitor())).await;
+        let started = match (connected, pid) {
+            (Ok(Ok((qmp, events))), Some(pid)) => {
+                Process::open(pid).map(|process| (qmp, events, Arc::new(process))).map_err(|e| e.to_string())
+            }
+            (Ok(Err(why)), _) => Err(why),
+            (Ok(_), None) => Err("it ended at once".into()),
+            (Err(_), _) => Err(format!("its monitor did not answer within {} s", START_TIME.as_secs())),
+        };
+        match started {
+            Ok((qmp, events, process)) => {
+                Ok(self.supervise(launch, Connected { qmp, events, process, child: Some(child), powered_off: false }))
+            }
+            Err(why) => {
+                // Already gone, or must go.
+                let _ = child.kill().await;
+                Err(HypervisorError::Start(with_log(&why, &files.hypervisor_log())))
+            }
+        }
+    }
+
+    async fn adopt(&self, launch: &Launch) -> Result<Option<Running>, HypervisorError> {
+        let (qmp, events) = match Qmp::connect(&launch.files.monitor()).await {
+            Ok(connected) => connected,
+            Err(QmpError::Connect(_)) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let uuid = qmp.execute("query-uuid", Value::Null).await?;
+        let uuid = uuid["UUID"].as_str().and_then(|u| u.parse::<Uuid>().ok());
+        if uuid != Some(launch.spec.id) {
+            tracing::warn!(vm.id = %launch.spec.id, found = ?uuid, "another machine answers on the monitor's socket");
+            return Ok(None);
+        }
+        let status = qmp.execute("query-status", Value::Null).await?;
+        let pid = qmp.peer_pid().ok_or_else(|| HypervisorError::Start("its process is not known".into()))?;
+        let process = Process::open(pid).map_err(|e| io_error("cannot watch the machine's process", e))?;
+        let powered_off = status["status"] == "shutdown";
+        let process = Arc::new(process);
+        Ok(Some(self.supervise(launch, Connected { qmp, events, process, child: None, powered_off })))
+    }
+}
+
+struct QemuMachine {
+    qmp: Arc<Qmp>,
+    process: Arc<Process>,
+    killed: AtomicBool,
+}
+
+impl QemuMachine {
+    /// Lets QEMU flush and go; kills it if it does not.
+    async fn quit(&self) -> Result<(), HypervisorError> {
+        let orderly = async {
+            // An error means that it is going or gone, or hangs: the wait tells which.
+            let _ = self.qmp.execute("quit", Value::Null).await;
+            self.process.ended().await
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(QUIT_TIME, orderly).await {
+            return Ok(());
+        }
+        self.process.kill().map_err(|e| io_error("cannot kill the machine's process", e))?;
+        self.process.ended().await.map_err(|e| io_error("cannot wait for the machine's process", e))
+    }
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    async fn press_power_button(&self) -> Result<(), HypervisorError> {
+        self.qmp.execute("system_powerdown", Value::Null).await?;
+        Ok(())
+    }
+
+    async fn kill(&self) -> Result<(), HypervisorError> {
+        self.killed.store(true, Ordering::Relaxed);
+        self.quit().await
+    }
+}
+
+/// Turns QEMU's events and its end into [`MachineEvent`]s.
+struct Watch {
+    machine: Arc<QemuMachine>,
+    child: Option<Child>,
+    powered_off: bool,
+    log: PathBuf,
+    sender: mpsc::UnboundedSender<MachineEvent>,
+}
+
+impl Watch {
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
+        if self.powered_off {
+            self.collect().await;
+        }
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.on_event(&event).await,
+                    None => break,
+                },
+                _ = self.machine.process.ended() => break,
+            }
+        }
+        // Without a monitor nobody can control it: if it does not end by itself, it must.
+        let ended = tokio::time::timeout(QUIT_TIME, self.machine.process.ended()).await;
+        if ended.is_err()
+            && let Err(e) = self.machine.quit().await
+        {
+            tracing::error!(error = %e, "a QEMU without monitor cannot be ended");
+        }
+        let status = match &mut self.child {
+            Some(child) => child.wait().await.ok(),
+            None => None,
+        };
+        let exit = if self.powered_off {
+            Exit::PoweredOff
+        } else if self.machine.killed.load(Ordering::Relaxed) {
+            Exit::Killed
+        } else {
+            let status = status.map_or_else(|| "QEMU ended".to_owned(), |s| format!("QEMU ended with {s}"));
+            Exit::Died { detail: with_log(&status, &self.log) }
+        };
+        // The owner may be gone: then the next host finds the machine gone.
+        let _ = self.sender.send(MachineEvent::Exited(exit));
+    }
+
+    async fn on_event(&mut self, event: &Event) {
+        let by_guest = event.data["guest"] == true;
+        match event.name.as_str() {
+            "SHUTDOWN" if by_guest => {
+                self.powered_off = true;
+                self.collect().await;
+            }
+            "RESET" if by_guest => {
+                let _ = self.sender.send(MachineEvent::Reset);
+            }
+            _ => {}
+        }
+    }
+
+    /// QEMU stays, paused, after its guest has switched itself off.
+    async fn collect(&self) {
+        if let Err(e) = self.machine.quit().await {
+            tracing::error!(error = %e, "a QEMU whose guest is off cannot be ended");
+        }
+    }
+}
+
+/// Tries until the monitor answers or the process ends; the error says why it never will.
+async fn first_answer(child: &mut Child, monitor: &Path) -> Result<(Qmp, mpsc::UnboundedReceiver<Event>), String> {
+    let mut turn = tokio::time::interval(Duration::from_millis(10));
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            status = child.wait() => {
+                return Err(status.map_or_else(|e| e.to_string(), |s| format!("QEMU ended with {s}")));
+            }
+            _ = turn.tick() => {}
+        }
+        match Qmp::connect(monitor).await {
+            Ok(connected) => return Ok(connected),
+            // Not listening yet, or ending: the next turn tells.
+            Err(QmpError::Connect(_) | QmpError::Lost(_)) => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+/// Away from our terminal, process group and, with that, from signals meant for us.
+fn own_session(command: &mut Command) {
+    let detach = || rustix::process::setsid().map(drop).map_err(io::Error::from);
+    // SAFETY: between fork and exec only async-signal-safe functions may be called; setsid is one, and turning its
+    // error number into an io::Error allocates nothing.
+    unsafe {
+        command.pre_exec(detach);
+    }
+}
+
+async fn version_of(program: &Path) -> Result<String, HypervisorError> {
+    let missing = |why: String| HypervisorError::Missing {
+        what: format!("QEMU ({})", program.display()),
+        advice: format!("install the package qemu-system-x86 ({why})"),
+    };
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await;
+    let output = output.map_err(|e| missing(e.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let number = text.split_whitespace().skip_while(|w| *w != "version").nth(1);
+    let number = number.ok_or_else(|| missing("it does not tell its version".into()))?;
+    let major: u32 = number.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    if major < 9 || number.starts_with("9.0") || number.starts_with("9.1") {
+        return Err(missing(format!("version 9.2 or later is needed, this is {number}")));
+    }
+    Ok(format!("QEMU {number}"))
+}
+
+/// Where distributions keep OVMF.
+fn find_firmware() -> Option<Firmware> {
+    [
+        ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+        ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+        ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ]
+    .into_iter()
+    .map(|(code, variables)| Firmware { code: code.into(), variables: variables.into() })
+    .find(|f| f.code.exists() && f.variables.exists())
+}
+
+/// A machine's own variables, from the template unless it has them already.
+fn copy_once(from: &Path, to: &Path) -> Result<(), HypervisorError> {
+    if to.exists() {
+        return Ok(());
+    }
+    let part = to.with_extension("part");
+    let copy = std::fs::copy(from, &part).and_then(|_| std::fs::rename(&part, to));
+    copy.map_err(|e| io_error("cannot copy the firmware's variables", e))
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+fn io_error(what: &str, source: io::Error) -> HypervisorError {
+    HypervisorError::Io { what: what.to_owned(), source }
+}
+
+/// A sentence with QEMU's last words.
+fn with_log(sentence: &str, log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    let last = lines[lines.len().saturating_sub(5)..].join("; ");
+    if last.is_empty() { sentence.to_owned() } else { format!("{sentence}: {last}") }
+}
+
+/// The number of KiB behind `field` in a file such as `/proc/meminfo`.
+pub(super) fn kib_of(text: &str, field: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_files_are_read() {
+        let text = "MemTotal:       24684000 kB\nMemAvailable:   23500800 kB\n";
+        assert_eq!(kib_of(text, "MemAvailable:"), Some(23_500_800));
+        assert_eq!(kib_of(text, "VmRSS:"), None);
+    }
+
+    #[tokio::test]
+    async fn a_missing_qemu_says_how_to_get_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = QemuConfig { program: Some("/nonexistent/qemu".into()), ..QemuConfig::default() };
+        let error = Qemu::find(config, dir.path()).await.err().expect("there is no such program");
+        assert!(error.to_string().contains("install the package qemu-system-x86"), "{error}");
+    }
+
+    #[test]
+    fn the_last_words_are_few() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        std::fs::write(&log, (0..20).map(|n| format!("line {n}\n")).collect::<String>()).unwrap();
+        assert_eq!(with_log("ended", &log), "ended: line 15; line 16; line 17; line 18; line 19");
+        assert_eq!(with_log("ended", Path::new("/nonexistent")), "ended");
+    }
+}
