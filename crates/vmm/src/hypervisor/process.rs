@@ -18,7 +18,10 @@ impl Process {
     pub fn open(pid: i32) -> io::Result<Self> {
         let raw = Pid::from_raw(pid).ok_or_else(|| io::Error::other("a process id must be positive"))?;
         let fd = pidfd_open(raw, PidfdFlags::empty())?;
-        Ok(Self { pid, fd: AsyncFd::with_interest(fd, Interest::READABLE)? })
+        // SAFETY: an OwnedFd is open, names the same description for as long as it lives and always returns the same
+        // number; the AsyncFd owns it and nothing takes it out again.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        Ok(Self { pid, fd })
     }
 
     /// Returns once the process has ended (a child may still have to be reaped).
