@@ -3,6 +3,7 @@
 //! No I/O and no tokio: everything here is a value or a pure function.
 
 pub mod api_version;
+pub mod bodies;
 pub mod error;
 pub mod resource_id;
 

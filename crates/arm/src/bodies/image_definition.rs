@@ -1,0 +1,437 @@
+//! `Microsoft.Compute/galleries/images`: image definitions.
+
+use super::{Context, Fields, Head, format_time, merge_patch, parse_time, unchanged};
+use crate::{ArmError, ResourceId};
+use serde_json::{Map, Value, json};
+
+const ROOT: &str = "galleryImage";
+const SECURITY_TYPES: [&str; 6] = [
+    "Standard",
+    "TrustedLaunch",
+    "TrustedLaunchSupported",
+    "ConfidentialVM",
+    "ConfidentialVMSupported",
+    "TrustedLaunchAndConfidentialVmSupported",
+];
+/// From here on the generation defaults to V2 and the security type to `TrustedLaunchSupported` (trap T8).
+const GEN2_DEFAULT: &str = "2025-03-03";
+/// `allowUpdateImage` exists from here on.
+const FEATURES_UPDATABLE: &str = "2024-03-03";
+
+/// `^[^_\W][\w-._]{0,79}(?<![-.])$` (ID-3).
+pub fn check_name(name: &str) -> Result<(), ArmError> {
+    let ok = name.len() <= 80
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !name.ends_with(['-', '.']);
+    if ok {
+        return Ok(());
+    }
+    Err(ArmError::invalid_parameter(
+        "galleryImageName",
+        format!(
+            "The gallery image name '{name}' is invalid. Allowed characters are English alphanumeric characters, with \
+             underscores, dashes and periods allowed in the middle, up to 80 characters total."
+        ),
+    ))
+}
+
+/// Publisher, offer and SKU.
+pub type Identifier = (String, String, String);
+
+/// The triple that must be unique in a gallery, in lower case to compare by. `body` is a stored one.
+pub fn identifier_key(body: &Value) -> Identifier {
+    let part = |name: &str| body["properties"]["identifier"][name].as_str().unwrap_or_default().to_lowercase();
+    (part("publisher"), part("offer"), part("sku"))
+}
+
+/// The error when another definition of the gallery has the triple of `body`.
+pub fn identifier_taken(taken_by: &str, body: &Value) -> ArmError {
+    let part = |name: &str| body["properties"]["identifier"][name].as_str().unwrap_or_default().to_owned();
+    ArmError::conflict(
+        "Conflict",
+        format!(
+            "Gallery image: {taken_by} identified by (publisher:{}, offer:{}, sku:{}) already exists. \
+             Choose a different publisher, offer, sku combination.",
+            part("publisher"),
+            part("offer"),
+            part("sku")
+        ),
+    )
+}
+
+/// Errors: `InvalidParameter` for what is missing or out of range; 409 `PropertyChangeNotAllowed` for `osType`,
+/// `osState`, `hyperVGeneration`, `architecture`, `identifier`, `purchasePlan`, `eula`, `privacyStatementUri`, and for
+/// `features` unless `allowUpdateImage` is true.
+pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Result<Value, ArmError> {
+    check_name(id.name())?;
+    let new = Fields::root(ROOT, new)?;
+    let head = Head::read(id, &new, old, ctx)?;
+    let given = new.object("properties")?;
+    let old = old.map(|o| &o["properties"]);
+
+    let generation = immutable_choice(&given, old, "hyperVGeneration", &["V1", "V2"])?;
+    let default_generation = if ctx.api_version.at_least(GEN2_DEFAULT) { "V2" } else { "V1" };
+    let generation = generation.unwrap_or_else(|| default_generation.into());
+    let architecture = immutable_choice(&given, old, "architecture", &["x64", "Arm64"])?;
+
+    let mut properties = Map::new();
+    properties.insert("hyperVGeneration".into(), generation.clone().into());
+    properties.insert("architecture".into(), architecture.unwrap_or_else(|| "x64".into()).into());
+    for (name, choices) in [("osType", ["Linux", "Windows"]), ("osState", ["Generalized", "Specialized"])] {
+        let value = immutable_choice(&given, old, name, &choices)?.ok_or_else(|| given.missing(name))?;
+        properties.insert(name.into(), value.into());
+    }
+    properties.insert("identifier".into(), identifier(&given, old)?);
+    let features = features(&given, old, &generation, ctx)?;
+    let optional = [
+        ("recommended", recommended(&given)?),
+        ("disallowed", disallowed(&given)?),
+        ("purchasePlan", purchase_plan(&given, old)?),
+        ("features", features),
+        ("description", given.str("description")?.map(Value::from)),
+        ("eula", immutable_text(&given, old, "eula")?),
+        ("privacyStatementUri", immutable_text(&given, old, "privacyStatementUri")?),
+        ("releaseNoteUri", given.str("releaseNoteUri")?.map(Value::from)),
+        ("endOfLifeDate", end_of_life(&given, old, ctx)?.map(Value::from)),
+        ("allowUpdateImage", given.bool("allowUpdateImage")?.map(Value::from)),
+    ];
+    properties.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
+    Ok(head.body(vec![], properties))
+}
+
+/// RFC 7396, then the checks of [`put`].
+pub fn patch(id: &ResourceId, patch: &Value, old: &Value, ctx: &Context<'_>) -> Result<Value, ArmError> {
+    put(id, &merge_patch(old, patch), Some(old), ctx)
+}
+
+/// A choice that cannot change; an update without it keeps it.
+fn immutable_choice(
+    given: &Fields<'_>,
+    old: Option<&Value>,
+    name: &str,
+    choices: &[&'static str],
+) -> Result<Option<String>, ArmError> {
+    let chosen = given.one_of(name, choices)?;
+    let stored = old.and_then(|o| o[name].as_str());
+    match (chosen, stored) {
+        (Some(chosen), Some(stored)) if chosen != stored => {
+            Err(ArmError::property_change_not_allowed(&given.path(name)))
+        }
+        (Some(chosen), _) => Ok(Some(chosen.to_owned())),
+        (None, stored) => Ok(stored.map(str::to_owned)),
+    }
+}
+
+fn immutable_text(given: &Fields<'_>, old: Option<&Value>, name: &str) -> Result<Option<Value>, ArmError> {
+    let value = given.str(name)?.map(Value::from);
+    let stored = old.and_then(|o| o.get(name));
+    if old.is_some() {
+        unchanged(&given.path(name), value.as_ref(), stored)?;
+    }
+    Ok(stored.cloned().or(value))
+}
+
+fn identifier(given: &Fields<'_>, old: Option<&Value>) -> Result<Value, ArmError> {
+    let fields = given.object("identifier")?;
+    let stored = old.map(|o| &o["identifier"]);
+    if fields.is_empty() {
+        return stored.cloned().ok_or_else(|| given.missing("identifier"));
+    }
+    let mut identifier = Map::new();
+    for (name, max) in [("publisher", 128), ("offer", 64), ("sku", 64)] {
+        let value = fields.required_str(name)?;
+        let ok = value.len() <= max
+            && value.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+            && !value.ends_with('.');
+        if !ok {
+            let path = fields.path(name);
+            return Err(ArmError::invalid_parameter(
+                &path,
+                format!(
+                    "Asset name {path} is not valid. It cannot be empty. Allowed characters are uppercase or lowercase \
+                     letters, digits, hyphen(-), period (.), underscore (_). Names are not allowed to end with \
+                     period(.). The length of the name cannot exceed {max} characters."
+                ),
+            ));
+        }
+        identifier.insert(name.into(), value.into());
+    }
+    let identifier = Value::Object(identifier);
+    if stored.is_some() {
+        unchanged(&given.path("identifier"), Some(&identifier), stored)?;
+    }
+    Ok(stored.cloned().unwrap_or(identifier))
+}
+
+fn recommended(given: &Fields<'_>) -> Result<Option<Value>, ArmError> {
+    let fields = given.object("recommended")?;
+    let mut shown = Map::new();
+    // Bounds: no virtual machine has more, and they keep numbers sane.
+    for (name, most) in [("vCPUs", 10_000), ("memory", 1_000_000)] {
+        let range = fields.object(name)?;
+        let (min, max) = (range.int_within("min", 1, most)?, range.int_within("max", 1, most)?);
+        if let (Some(min), Some(max)) = (min, max)
+            && min > max
+        {
+            let path = fields.path(name);
+            return Err(ArmError::invalid_parameter(
+                &path,
+                format!("The minimum value of {path} must not be greater than the maximum value of {path}."),
+            ));
+        }
+        let pair: Map<String, Value> =
+            [("min", min), ("max", max)].into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?.into()))).collect();
+        if !pair.is_empty() {
+            shown.insert(name.into(), Value::Object(pair));
+        }
+    }
+    Ok((!shown.is_empty()).then_some(Value::Object(shown)))
+}
+
+/// az sends `{}`, which is not shown again (recorded).
+fn disallowed(given: &Fields<'_>) -> Result<Option<Value>, ArmError> {
+    let types = given.object("disallowed")?.strings("diskTypes")?.unwrap_or_default();
+    Ok((!types.is_empty()).then(|| json!({"diskTypes": types})))
+}
+
+fn purchase_plan(given: &Fields<'_>, old: Option<&Value>) -> Result<Option<Value>, ArmError> {
+    let fields = given.object("purchasePlan")?;
+    let stored = old.and_then(|o| o.get("purchasePlan"));
+    if fields.is_empty() {
+        return Ok(stored.cloned());
+    }
+    let mut plan = Map::new();
+    for name in ["name", "publisher", "product"] {
+        if let Some(value) = fields.str(name)? {
+            plan.insert(name.into(), value.into());
+        }
+    }
+    let plan = Value::Object(plan);
+    if old.is_some() {
+        unchanged(&given.path("purchasePlan"), Some(&plan), stored)?;
+    }
+    Ok(Some(plan))
+}
+
+fn features(
+    given: &Fields<'_>,
+    old: Option<&Value>,
+    generation: &str,
+    ctx: &Context<'_>,
+) -> Result<Option<Value>, ArmError> {
+    let path = given.path("features");
+    let stored = old.and_then(|o| o.get("features"));
+    let Some(items) = given.objects("features")? else {
+        let default = old.is_none() && generation == "V2" && ctx.api_version.at_least(GEN2_DEFAULT);
+        let supported = json!([{"name": "SecurityType", "value": "TrustedLaunchSupported"}]);
+        return Ok(stored.cloned().or(default.then_some(supported)));
+    };
+    let mut features = Vec::new();
+    for item in items {
+        features.push(feature(&item, generation)?);
+    }
+    let features = Value::Array(features);
+    let may_change = ctx.api_version.at_least(FEATURES_UPDATABLE) && given.bool("allowUpdateImage")? == Some(true);
+    if old.is_some() && !may_change && stored.unwrap_or(&json!([])) != &features {
+        return Err(ArmError::property_change_not_allowed(&path));
+    }
+    Ok((features != json!([])).then_some(features))
+}
+
+fn feature(item: &Fields<'_>, generation: &str) -> Result<Value, ArmError> {
+    let name = item.required_str("name")?;
+    let mut value = item.required_str("value")?;
+    if name.eq_ignore_ascii_case("SecurityType") {
+        value = item.one_of("value", &SECURITY_TYPES)?.unwrap_or("Standard").to_owned();
+        if value != "Standard" && generation == "V1" {
+            return Err(ArmError::invalid_parameter(
+                &item.path("value"),
+                format!("The feature SecurityType={value} requires hyperVGeneration 'V2', but the image has 'V1'."),
+            ));
+        }
+    }
+    let mut shown = json!({"name": name, "value": value});
+    if let Some(from) = item.str("startsAtVersion")? {
+        from.parse::<super::image_version::VersionName>()?;
+        shown["startsAtVersion"] = from.into();
+    }
+    Ok(shown)
+}
+
+/// Must lie ahead when written (T4), but a stored date may be sent back after it has passed.
+pub(super) fn end_of_life(
+    given: &Fields<'_>,
+    old: Option<&Value>,
+    ctx: &Context<'_>,
+) -> Result<Option<String>, ArmError> {
+    let Some(text) = given.str("endOfLifeDate")? else { return Ok(None) };
+    let path = given.path("endOfLifeDate");
+    let below_root = path.split_once('.').map_or(path.as_str(), |(_, rest)| rest);
+    let time = parse_time(&text, below_root)?;
+    let shown = format_time(time);
+    let kept = old.is_some_and(|o| o["endOfLifeDate"] == shown.as_str());
+    if time <= ctx.now && !kept && !ctx.allow_past_end_of_life {
+        return Err(ArmError::invalid_parameter(&path, "EndOfLifeDate must be set to a future date."));
+    }
+    Ok(Some(shown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{context, id, version};
+    use super::*;
+
+    fn base() -> Value {
+        json!({"location": "eastus2", "tags": {}, "properties": {"osType": "linux", "osState": "Generalized",
+            "hyperVGeneration": "V1", "disallowed": {},
+            "identifier": {"publisher": "publisher1", "offer": "offer1", "sku": "sku1"}}})
+    }
+
+    fn with(pointer: &str, value: Value) -> Value {
+        let mut body = base();
+        body["properties"][pointer] = value;
+        body
+    }
+
+    #[test]
+    fn as_recorded() {
+        let api = version("2021-10-01");
+        let body = put(&id("galleries/g/images/image1"), &base(), None, &context(&api)).unwrap();
+        insta::assert_json_snapshot!(body, @r#"
+        {
+          "location": "eastus2",
+          "tags": {},
+          "properties": {
+            "hyperVGeneration": "V1",
+            "architecture": "x64",
+            "osType": "Linux",
+            "osState": "Generalized",
+            "identifier": {
+              "publisher": "publisher1",
+              "offer": "offer1",
+              "sku": "sku1"
+            }
+          }
+        }
+        "#);
+    }
+
+    #[test]
+    fn t8_defaults_by_api_version() {
+        let mut body = base();
+        body["properties"]["hyperVGeneration"] = Value::Null;
+        let id = id("galleries/g/images/i");
+        for (api, generation, features) in [
+            ("2019-12-01", "V1", Value::Null),
+            ("2024-03-03", "V1", Value::Null),
+            ("2025-03-03", "V2", json!([{"name": "SecurityType", "value": "TrustedLaunchSupported"}])),
+        ] {
+            let api = version(api);
+            let stored = put(&id, &body, None, &context(&api)).unwrap();
+            assert_eq!(stored["properties"]["hyperVGeneration"], generation, "{api}");
+            assert_eq!(stored["properties"]["features"], features, "{api}");
+        }
+    }
+
+    #[test]
+    fn immutable_properties() {
+        let api = version("2024-03-03");
+        let ctx = context(&api);
+        let id = id("galleries/g/images/i");
+        let mut first = base();
+        first["properties"]["eula"] = json!("e");
+        let old = put(&id, &first, None, &ctx).unwrap();
+        for (name, value) in [
+            ("osType", json!("Windows")),
+            ("osState", json!("Specialized")),
+            ("hyperVGeneration", json!("V2")),
+            ("architecture", json!("Arm64")),
+            ("identifier", json!({"publisher": "p", "offer": "o", "sku": "s"})),
+            ("eula", json!("other")),
+            ("privacyStatementUri", json!("https://x")),
+            ("purchasePlan", json!({"name": "n"})),
+            ("features", json!([{"name": "IsHibernateSupported", "value": "True"}])),
+        ] {
+            let error = put(&id, &with(name, value), Some(&old), &ctx).unwrap_err();
+            assert_eq!(
+                (error.status, error.message),
+                (409, format!("Changing property 'galleryImage.properties.{name}' is not allowed."))
+            );
+        }
+        let same = put(&id, &old, Some(&old), &ctx).unwrap();
+        assert_eq!(same, old);
+        let mut update =
+            with("features", json!([{"name": "IsHibernateSupported", "value": "True", "startsAtVersion": "1.0.0"}]));
+        update["properties"]["allowUpdateImage"] = json!(true);
+        assert_eq!(
+            put(&id, &update, Some(&old), &ctx).unwrap()["properties"]["features"][0]["startsAtVersion"],
+            "1.0.0"
+        );
+        let patched = patch(&id, &json!({"properties": {"description": "d"}}), &old, &ctx).unwrap();
+        assert_eq!((&patched["properties"]["description"], &patched["properties"]["eula"]), (&json!("d"), &json!("e")));
+    }
+
+    #[test]
+    fn refuses_bad_values() {
+        let api = version("2024-03-03");
+        let ctx = context(&api);
+        let id = id("galleries/g/images/i");
+        let identifier = |p: &str| json!({"publisher": p, "offer": "o", "sku": "s"});
+        for (name, value, text) in [
+            ("osType", Value::Null, "Required parameter 'galleryImage.properties.osType' is missing (null)."),
+            ("osState", Value::Null, "Required parameter 'galleryImage.properties.osState' is missing (null)."),
+            ("osType", json!("BeOS"), "The value 'BeOS' of parameter galleryImage.properties.osType is invalid."),
+            ("identifier", json!({}), "Required parameter 'galleryImage.properties.identifier' is missing (null)."),
+            ("identifier", identifier("p."), "Asset name galleryImage.properties.identifier.publisher is not valid."),
+            ("identifier", identifier("a b"), "Asset name galleryImage.properties.identifier.publisher is not valid."),
+            ("identifier", identifier(&"p".repeat(129)), "Asset name galleryImage.properties.identifier.publisher"),
+            (
+                "recommended",
+                json!({"memory": {"min": 8, "max": 4}}),
+                "The minimum value of galleryImage.properties.recommended.memory must not",
+            ),
+            ("endOfLifeDate", json!("2020-12-01"), "EndOfLifeDate must be set to a future date."),
+            (
+                "endOfLifeDate",
+                json!("soon"),
+                "Could not convert string to DateTimeOffset: soon. Path 'properties.endOfLifeDate'.",
+            ),
+            (
+                "features",
+                json!([{"name": "SecurityType", "value": "TrustedLaunch"}]),
+                "The feature SecurityType=TrustedLaunch requires",
+            ),
+        ] {
+            let error = put(&id, &with(name, value), None, &ctx).unwrap_err();
+            assert!(error.message.starts_with(text), "{}", error.message);
+        }
+        for bad in ["-a", "_a", "a-", "a.", "", "a b", "ä"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+        check_name("ubuntu_22-04.lts").unwrap();
+    }
+
+    #[test]
+    fn t4_a_passed_date_may_be_sent_back_and_a_switch_allows_it() {
+        let api = version("2024-03-03");
+        let id = id("galleries/g/images/i");
+        let mut lenient = context(&api);
+        lenient.allow_past_end_of_life = true;
+        let old = put(&id, &with("endOfLifeDate", json!("2020-12-01")), None, &lenient).unwrap();
+        assert_eq!(old["properties"]["endOfLifeDate"], "2020-12-01T00:00:00+00:00");
+        put(&id, &old, Some(&old), &context(&api)).unwrap();
+    }
+
+    #[test]
+    fn the_triple_ignores_case() {
+        let api = version("2024-03-03");
+        let body = put(&id("galleries/g/images/i"), &base(), None, &context(&api)).unwrap();
+        assert_eq!(identifier_key(&body), ("publisher1".into(), "offer1".into(), "sku1".into()));
+        assert!(
+            identifier_taken("i", &body)
+                .message
+                .contains("(publisher:publisher1, offer:offer1, sku:sku1) already exists")
+        );
+    }
+}

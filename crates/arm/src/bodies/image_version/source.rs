@@ -1,0 +1,264 @@
+//! `storageProfile`: the one source of an image version.
+//!
+//! ```text
+//! source.id                        managed image, VM or version   ┐
+//! source.virtualMachineId          VM (2023-07-03+)               │ exactly one
+//! source.communityGalleryImageId   community image                │ of these four
+//! osDiskImage, dataDiskImages      disks, snapshots or VHD blobs  ┘
+//! publishingProfile.source.managedImage.id   (2019-03-01) reads as source.id
+//! ```
+
+use super::super::Fields;
+use crate::{ArmError, ResourceId};
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+
+const CACHING: [&str; 3] = ["None", "ReadOnly", "ReadWrite"];
+const MAX_LUN: i64 = 63;
+
+/// Where a stored body's bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A managed image, a VM or another version.
+    Resource(ResourceId),
+    VirtualMachine(ResourceId),
+    Disks {
+        os: Option<DiskOrBlob>,
+        data: Vec<DataDisk>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskOrBlob {
+    Resource(ResourceId),
+    Blob { uri: String, storage_account: Option<String> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDisk {
+    pub lun: i64,
+    pub source: DiskOrBlob,
+}
+
+/// The source of a stored body. `None` only for bodies that [`super::put`] did not make.
+pub fn source(body: &Value) -> Option<Source> {
+    let profile = &body["properties"]["storageProfile"];
+    let id = |v: &Value| v.as_str().and_then(|s| s.parse::<ResourceId>().ok());
+    if let Some(id) = id(&profile["source"]["id"]) {
+        return Some(Source::Resource(id));
+    }
+    if let Some(id) = id(&profile["source"]["virtualMachineId"]) {
+        return Some(Source::VirtualMachine(id));
+    }
+    let disk = |v: &Value| {
+        let text = |name: &str| v["source"][name].as_str().map(str::to_owned);
+        id(&v["source"]["id"])
+            .map(DiskOrBlob::Resource)
+            .or_else(|| text("uri").map(|uri| DiskOrBlob::Blob { uri, storage_account: text("storageAccountId") }))
+    };
+    let data = profile["dataDiskImages"].as_array().into_iter().flatten();
+    let data: Vec<DataDisk> =
+        data.filter_map(|d| Some(DataDisk { lun: d["lun"].as_i64()?, source: disk(d)? })).collect();
+    let os = disk(&profile["osDiskImage"]);
+    (os.is_some() || !data.is_empty()).then_some(Source::Disks { os, data })
+}
+
+pub(super) fn storage_profile(properties: &Fields<'_>, old: Option<&Value>) -> Result<Value, ArmError> {
+    let given = properties.object("storageProfile")?;
+    let whole = whole_source(properties, &given)?;
+    match old.map(|o| &o["storageProfile"]) {
+        None => create(&given, whole),
+        Some(stored) => {
+            update(&given, whole.as_ref(), stored)?;
+            Ok(stored.clone())
+        }
+    }
+}
+
+/// `{"id": …}` or `{"virtualMachineId": …}`, checked; `None` when there is no source for the whole profile.
+fn whole_source(properties: &Fields<'_>, given: &Fields<'_>) -> Result<Option<Value>, ArmError> {
+    let source = given.object("source")?;
+    let legacy = properties.object("publishingProfile")?.object("source")?.object("managedImage")?.str("id")?;
+    let id = source.str("id")?.or(legacy);
+    let vm = source.str("virtualMachineId")?;
+    if source.str("communityGalleryImageId")?.is_some() {
+        return Err(super::not_offered(
+            &source.path("communityGalleryImageId"),
+            "this server has no community galleries yet",
+        ));
+    }
+    match (id, vm) {
+        (Some(_), Some(_)) => Err(one_source_only(given)),
+        (Some(id), None) => {
+            check_kind(
+                &id,
+                &[
+                    "microsoft.compute/images",
+                    "microsoft.compute/virtualmachines",
+                    "microsoft.compute/galleries/images/versions",
+                ],
+                "must either be a managed image, virtual machine or another gallery image version",
+                &source.path("id"),
+            )?;
+            Ok(Some(json!({"id": id})))
+        }
+        (None, Some(vm)) => {
+            let path = source.path("virtualMachineId");
+            check_kind(&vm, &["microsoft.compute/virtualmachines"], "must be a virtual machine", &path)?;
+            Ok(Some(json!({"virtualMachineId": vm})))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn check_kind(id: &str, kinds: &[&str], must: &str, path: &str) -> Result<(), ArmError> {
+    let kind = id.parse::<ResourceId>().ok().map(|id| id.resource_type().key());
+    if kind.is_some_and(|k| kinds.contains(&k.as_str())) {
+        return Ok(());
+    }
+    Err(ArmError::invalid_parameter(path, format!("The source id: {id} {must}.")))
+}
+
+fn one_source_only(given: &Fields<'_>) -> ArmError {
+    ArmError::invalid_parameter(
+        &given.path("source"),
+        "The gallery artifact version source can only be specified either directly under storageProfile or within \
+         individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual machine) can be \
+         provided.",
+    )
+}
+
+fn create(given: &Fields<'_>, whole: Option<Value>) -> Result<Value, ArmError> {
+    let os = given.object("osDiskImage")?;
+    let data = given.objects("dataDiskImages")?.unwrap_or_default();
+    let os_source = os.object("source")?;
+    let disks_have_source =
+        !os_source.is_empty() || data.iter().any(|d| d.object("source").is_ok_and(|s| !s.is_empty()));
+    if let Some(whole) = whole {
+        if disks_have_source {
+            return Err(one_source_only(given));
+        }
+        return Ok(json!({"source": whole}));
+    }
+    if !disks_have_source {
+        return Err(one_source_only(given));
+    }
+    let os_disk = disk(&os, "ReadWrite")?;
+    let os_place = place(&os_disk);
+    let mut profile = Map::new();
+    profile.insert("osDiskImage".into(), os_disk);
+    let (mut luns, mut places) = (HashSet::new(), HashSet::new());
+    let mut disks = Vec::new();
+    for item in &data {
+        let lun = item.int_within("lun", 0, MAX_LUN)?.ok_or_else(|| item.missing("lun"))?;
+        if !luns.insert(lun) {
+            return Err(ArmError::invalid_parameter(
+                &item.path("lun"),
+                "Duplicated lun numbers have been detected in the input data disks. Please verify all luns are different.",
+            ));
+        }
+        let disk = disk(item, "ReadOnly")?;
+        let place = place(&disk);
+        if place == os_place {
+            return Err(ArmError::invalid_parameter(
+                &item.path("source"),
+                format!("OSDiskImage and DataDiskImage cannot point to same blob {place}."),
+            ));
+        }
+        if !places.insert(place) {
+            return Err(ArmError::invalid_parameter(
+                &item.path("source"),
+                "Duplicated source ids are found in the input disks. Please verify all source ids are different.",
+            ));
+        }
+        let mut shown = Map::from_iter([("lun".to_owned(), lun.into())]);
+        shown.extend(disk.as_object().cloned().unwrap_or_default());
+        disks.push(Value::Object(shown));
+    }
+    if !disks.is_empty() {
+        profile.insert("dataDiskImages".into(), Value::Array(disks));
+    }
+    Ok(Value::Object(profile))
+}
+
+/// `{hostCaching, source}` of one disk.
+fn disk(item: &Fields<'_>, caching: &str) -> Result<Value, ArmError> {
+    let caching = item.one_of("hostCaching", &CACHING)?.unwrap_or(caching);
+    let source = item.object("source")?;
+    let (id, uri) = (source.str("id")?, source.str("uri")?);
+    let account = source.str("storageAccountId")?;
+    let source = match (id, uri) {
+        // Old clients name the storage account of a VHD in `id` (wire.md §3).
+        (Some(id), Some(uri)) if is_storage_account(&id) => json!({"uri": uri, "storageAccountId": id}),
+        (Some(_), Some(_)) => return Err(one_source_only(item)),
+        (Some(id), None) => {
+            check_kind(
+                &id,
+                &["microsoft.compute/disks", "microsoft.compute/snapshots"],
+                "must be a managed disk or snapshot",
+                &source.path("id"),
+            )?;
+            json!({"id": id})
+        }
+        (None, Some(uri)) => match account {
+            Some(account) => json!({"uri": uri, "storageAccountId": account}),
+            None => json!({"uri": uri}),
+        },
+        (None, None) => return Err(source.missing("id")),
+    };
+    Ok(json!({"hostCaching": caching, "source": source}))
+}
+
+fn is_storage_account(id: &str) -> bool {
+    id.parse::<ResourceId>().is_ok_and(|id| id.resource_type().key() == "microsoft.storage/storageaccounts")
+}
+
+fn place(disk: &Value) -> String {
+    let source = &disk["source"];
+    source["id"].as_str().or(source["uri"].as_str()).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// What an update gives must be what is stored (mission: version, "source id immutable", "adding data disks").
+fn update(given: &Fields<'_>, whole: Option<&Value>, stored: &Value) -> Result<(), ArmError> {
+    let equal = |a: &Value, b: &Value| match (a.as_str(), b.as_str()) {
+        (Some(a), Some(b)) => a.eq_ignore_ascii_case(b),
+        _ => false,
+    };
+    let refuse = |path: String| Err(ArmError::property_change_not_allowed(&path));
+    if let Some(whole) = whole {
+        let source = given.object("source")?;
+        for name in ["id", "virtualMachineId"] {
+            if whole.get(name).is_some() && !equal(&whole[name], &stored["source"][name]) {
+                return refuse(source.path(name));
+            }
+        }
+    }
+    update_disk(&given.object("osDiskImage")?, &stored["osDiskImage"])?;
+    let empty = vec![];
+    let stored_data = stored["dataDiskImages"].as_array().unwrap_or(&empty);
+    for item in given.objects("dataDiskImages")?.unwrap_or_default() {
+        let lun = item.int("lun")?;
+        let Some(old) = stored_data.iter().find(|d| lun.is_some() && d["lun"].as_i64() == lun) else {
+            return refuse(given.path("dataDiskImages"));
+        };
+        update_disk(&item, old)?;
+    }
+    Ok(())
+}
+
+fn update_disk(item: &Fields<'_>, stored: &Value) -> Result<(), ArmError> {
+    let source = item.object("source")?;
+    for name in ["id", "uri"] {
+        if let Some(text) = source.str(name)?
+            && stored["source"][name].as_str().is_none_or(|old| !old.eq_ignore_ascii_case(&text))
+        {
+            return Err(ArmError::property_change_not_allowed(&source.path(name)));
+        }
+    }
+    if let Some(caching) = item.one_of("hostCaching", &CACHING)?
+        && stored["hostCaching"].as_str().is_some_and(|old| old != caching)
+    {
+        return Err(ArmError::property_change_not_allowed(&item.path("hostCaching")));
+    }
+    Ok(())
+}

@@ -1,0 +1,371 @@
+//! Tables over the version's checks; texts as in the mission's catalogue.
+
+use super::super::testing::{context, id, version};
+use super::*;
+use proptest::prelude::*;
+
+const DISK: &str = "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Compute/disks/d1";
+const SNAPSHOT: &str = "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Compute/snapshots/s1";
+const IMAGE: &str = "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Compute/images/i1";
+const VM: &str = "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Compute/virtualMachines/vm1";
+
+fn body(publishing: Value, storage: Value) -> Value {
+    json!({"location": "eastus2", "tags": {}, "properties": {"publishingProfile": publishing, "storageProfile": storage}})
+}
+
+fn os_disk() -> Value {
+    json!({"osDiskImage": {"source": {"id": DISK}}})
+}
+
+fn create(new: &Value) -> Result<Value, ArmError> {
+    update(new, None)
+}
+
+fn update(new: &Value, old: Option<&Value>) -> Result<Value, ArmError> {
+    let api = version("2024-03-03");
+    put(&id("galleries/g/images/i/versions/1.0.0"), new, old, &context(&api))
+}
+
+#[test]
+fn as_recorded_from_snapshots() {
+    let storage = json!({"osDiskImage": {"source": {"id": DISK}},
+                         "dataDiskImages": [{"source": {"id": SNAPSHOT}, "lun": 2}]});
+    let stored = create(&body(json!({"targetRegions": [{"name": "eastus2"}]}), storage)).unwrap();
+    insta::assert_json_snapshot!(stored, @r#"
+    {
+      "location": "eastus2",
+      "tags": {},
+      "properties": {
+        "publishingProfile": {
+          "targetRegions": [
+            {
+              "name": "East US 2",
+              "regionalReplicaCount": 1,
+              "storageAccountType": "Standard_LRS"
+            }
+          ],
+          "replicaCount": 1,
+          "excludeFromLatest": false,
+          "publishedDate": "2026-01-02T03:04:05.1234567+00:00",
+          "storageAccountType": "Standard_LRS"
+        },
+        "storageProfile": {
+          "osDiskImage": {
+            "hostCaching": "ReadWrite",
+            "source": {
+              "id": "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Compute/disks/d1"
+            }
+          },
+          "dataDiskImages": [
+            {
+              "lun": 2,
+              "hostCaching": "ReadOnly",
+              "source": {
+                "id": "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Compute/snapshots/s1"
+              }
+            }
+          ]
+        },
+        "safetyProfile": {
+          "reportedForPolicyViolation": false,
+          "allowDeletionOfReplicatedLocations": false
+        }
+      }
+    }
+    "#);
+    let Some(Source::Disks { os: Some(DiskOrBlob::Resource(os)), data }) = source(&stored) else {
+        panic!("disks were expected");
+    };
+    assert_eq!((os.to_string().as_str(), data.len(), data[0].lun), (DISK, 1, 2));
+}
+
+#[test]
+fn rp1_rp4_rp6_regions_are_normalised() {
+    let publishing = json!({"replicaCount": 2, "targetRegions": [
+        {"name": "West US 2", "regionalReplicaCount": "1", "storageAccountType": "premium_lrs"},
+        {"name": "EASTUS2"}, {"name": "China North 2", "excludeFromLatest": true}]});
+    let stored = create(&body(publishing, os_disk())).unwrap();
+    let regions = target_regions(&stored);
+    let shown: Vec<_> =
+        regions.iter().map(|r| (r.name.as_str(), r.replica_count, r.storage_account_type.as_str())).collect();
+    assert_eq!(
+        shown,
+        [("westus2", 1, "Premium_LRS"), ("eastus2", 2, "Standard_LRS"), ("chinanorth2", 2, "Standard_LRS")]
+    );
+    assert!(is_latest_candidate(&stored, "eastus2"));
+    assert!(!is_latest_candidate(&stored, "chinanorth2") && !is_latest_candidate(&stored, "westus"));
+}
+
+#[test]
+fn iv16_regions_default_to_the_location() {
+    let stored = create(&json!({"location": "eastus2", "properties": {"storageProfile": os_disk()}})).unwrap();
+    assert_eq!(target_regions(&stored).iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["eastus2"]);
+}
+
+#[test]
+fn refuses_bad_regions() {
+    let path = "galleryImageVersion.properties.publishingProfile.";
+    for (publishing, text) in [
+        (
+            json!({"targetRegions": [{"name": "eastus2"}, {"name": "East US 2"}]}),
+            "Duplicate regions are not allowed in target publishing regions",
+        ),
+        (
+            json!({"targetRegions": [{"name": "westus"}]}),
+            "Gallery image version publishing profile regions West US must contain the location of image version eastus2",
+        ),
+        (
+            json!({"targetRegions": [{"name": "eastus2"}, {"name": "atlantis"}]}),
+            "The region 'atlantis' in target publishing regions is not",
+        ),
+        (
+            json!({"targetRegions": [{}]}),
+            "Required parameter 'galleryImageVersion.properties.publishingProfile.targetRegions.name' is missing (null).",
+        ),
+        (
+            json!({"targetRegions": [{"name": "eastus2", "regionalReplicaCount": 0}]}),
+            "The value 0 of parameter galleryImageVersion.properties.publishingProfile.targetRegions.regionalReplicaCount is out of range. The value must be between 1 and 100, inclusive",
+        ),
+        (
+            json!({"replicaCount": 101}),
+            "The value 101 of parameter galleryImageVersion.properties.publishingProfile.replicaCount is out of range",
+        ),
+        (
+            json!({"targetRegions": [{"name": "eastus2"}, {"name": "westus", "storageAccountType": "standard_zrs"}]}),
+            "The storage account type 'Standard_ZRS' is not supported in region West US",
+        ),
+        (
+            json!({"storageAccountType": "floppy"}),
+            "The value 'floppy' of parameter galleryImageVersion.properties.publishingProfile.storageAccountType is invalid.",
+        ),
+        (json!({"replicationMode": "Shallow", "replicaCount": 2}), "The value 2 of parameter"),
+        (json!({"endOfLifeDate": "2024-12-02T00:00:00Z"}), "EndOfLifeDate must be set to a future date."),
+        (
+            json!({"targetRegions": "eastus2"}),
+            "The value of parameter galleryImageVersion.properties.publishingProfile.targetRegions is invalid",
+        ),
+    ] {
+        let error = create(&body(publishing, os_disk())).unwrap_err();
+        assert!(error.message.starts_with(text), "{}", error.message);
+        assert!(error.target.as_deref().is_some_and(|t| t.starts_with(path)), "{:?}", error.target);
+        assert_eq!(error.status, 400);
+    }
+}
+
+#[test]
+fn iv4_exactly_one_source_kind() {
+    let one = "The gallery artifact version source can only be specified either directly";
+    for (storage, text) in [
+        (json!({}), one),
+        (json!({"source": {"id": IMAGE}, "osDiskImage": {"source": {"id": DISK}}}), one),
+        (json!({"source": {"id": IMAGE, "virtualMachineId": VM}}), one),
+        (json!({"source": {"id": DISK}}), "The source id: "),
+        (json!({"osDiskImage": {"source": {"id": IMAGE}}}), "The source id: "),
+        (json!({"source": {"id": "nonsense"}}), "The source id: nonsense must either be a managed image"),
+        (
+            json!({"osDiskImage": {"source": {"id": DISK}}, "dataDiskImages": [{"lun": 1, "source": {"id": DISK.to_uppercase()}}]}),
+            "OSDiskImage and DataDiskImage cannot point to same blob",
+        ),
+        (
+            json!({"osDiskImage": {"source": {"id": DISK}}, "dataDiskImages": [{"lun": 1, "source": {"id": SNAPSHOT}}, {"lun": 1, "source": {"id": IMAGE}}]}),
+            "Duplicated lun numbers",
+        ),
+        (
+            json!({"osDiskImage": {"source": {"id": DISK}}, "dataDiskImages": [{"lun": 1, "source": {"id": SNAPSHOT}}, {"lun": 2, "source": {"id": SNAPSHOT}}]}),
+            "Duplicated source ids",
+        ),
+        (
+            json!({"osDiskImage": {"source": {"id": DISK}}, "dataDiskImages": [{"source": {"id": SNAPSHOT}}]}),
+            "Required parameter",
+        ),
+        (
+            json!({"osDiskImage": {"source": {"id": DISK}}, "dataDiskImages": [{"lun": 64, "source": {"id": SNAPSHOT}}]}),
+            "The value 64 of parameter",
+        ),
+        (
+            json!({"dataDiskImages": [{"lun": 1, "source": {"id": SNAPSHOT}}]}),
+            "Required parameter 'galleryImageVersion.properties.storageProfile.osDiskImage.source.id' is missing",
+        ),
+    ] {
+        let error = create(&body(json!({}), storage)).unwrap_err();
+        assert!(error.message.starts_with(text), "{}", error.message);
+    }
+}
+
+#[test]
+fn iv5_sources_of_every_kind() {
+    let of = |storage: Value| source(&create(&body(json!({}), storage)).unwrap()).unwrap();
+    assert_eq!(of(json!({"source": {"id": VM}})), Source::Resource(VM.parse().unwrap()));
+    assert_eq!(of(json!({"source": {"virtualMachineId": VM}})), Source::VirtualMachine(VM.parse().unwrap()));
+    let account = "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Storage/storageAccounts/a";
+    for blob in [
+        json!({"uri": "https://a/vhds/os.vhd", "storageAccountId": account}),
+        json!({"uri": "https://a/vhds/os.vhd", "id": account}),
+    ] {
+        let Source::Disks { os: Some(DiskOrBlob::Blob { uri, storage_account }), .. } =
+            of(json!({"osDiskImage": {"source": blob}}))
+        else {
+            panic!("a blob was expected");
+        };
+        assert_eq!((uri.as_str(), storage_account.as_deref()), ("https://a/vhds/os.vhd", Some(account)));
+    }
+}
+
+#[test]
+fn the_source_of_2019_03_01() {
+    let api = version("2019-03-01");
+    let new = json!({"location": "eastus2", "properties": {"publishingProfile": {"source": {"managedImage": {"id": IMAGE}}}}});
+    let stored = put(&id("galleries/g/images/i/versions/1.0.0"), &new, None, &context(&api)).unwrap();
+    assert_eq!(stored["properties"]["storageProfile"], json!({"source": {"id": IMAGE}}));
+    assert_eq!(show(&stored, &api)["properties"]["publishingProfile"]["source"]["managedImage"]["id"], IMAGE);
+    assert_eq!(show(&stored, &version("2019-12-01")), stored);
+}
+
+#[test]
+fn updates_keep_what_they_do_not_say() {
+    let first = json!({"replicaCount": 1, "endOfLifeDate": "2027-01-01T00:00:00.000Z",
+                       "targetRegions": [{"name": "eastus2", "storageAccountType": "premium_lrs"}]});
+    let mut old = create(&body(first, os_disk())).unwrap();
+    old["properties"]["storageProfile"]["osDiskImage"]["sizeInGB"] = json!(2);
+
+    let mut untouched = update(&json!({"location": "eastus2", "tags": {}}), Some(&old)).unwrap();
+    assert_eq!(untouched, old);
+
+    // az sig image-version update: no source, no storage type of the region (az-cli.md §2.10).
+    let new = body(
+        json!({"excludeFromLatest": true, "endOfLifeDate": "2027-01-01T00:00:00+00:00", "replicaCount": 2,
+               "targetRegions": [{"name": "westus2", "regionalReplicaCount": 1}, {"name": "eastus2"}]}),
+        json!({"osDiskImage": {"hostCaching": "ReadWrite"}}),
+    );
+    untouched = update(&new, Some(&old)).unwrap();
+    let regions: Vec<_> =
+        target_regions(&untouched).into_iter().map(|r| (r.name, r.replica_count, r.storage_account_type)).collect();
+    assert_eq!(regions, [("westus2".into(), 1, "Standard_LRS".into()), ("eastus2".into(), 2, "Premium_LRS".into())]);
+    let properties = &untouched["properties"];
+    assert_eq!(properties["storageProfile"], old["properties"]["storageProfile"]);
+    assert_eq!(
+        properties["publishingProfile"]["publishedDate"],
+        old["properties"]["publishingProfile"]["publishedDate"]
+    );
+    assert_eq!(properties["publishingProfile"]["excludeFromLatest"], true);
+}
+
+#[test]
+fn immutable_properties() {
+    let old = create(&body(json!({"targetRegions": [{"name": "eastus2"}]}), os_disk())).unwrap();
+    let storage = "galleryImageVersion.properties.storageProfile.";
+    let publishing = "galleryImageVersion.properties.publishingProfile.";
+    for (new, path) in [
+        (
+            body(json!({}), json!({"osDiskImage": {"source": {"id": SNAPSHOT}}})),
+            format!("{storage}osDiskImage.source.id"),
+        ),
+        (body(json!({}), json!({"source": {"id": IMAGE}})), format!("{storage}source.id")),
+        (
+            body(json!({}), json!({"dataDiskImages": [{"lun": 0, "source": {"id": SNAPSHOT}}]})),
+            format!("{storage}dataDiskImages"),
+        ),
+        (body(json!({}), json!({"osDiskImage": {"hostCaching": "None"}})), format!("{storage}osDiskImage.hostCaching")),
+        (body(json!({"storageAccountType": "Premium_LRS"}), json!({})), format!("{publishing}storageAccountType")),
+        (body(json!({"replicationMode": "Shallow"}), json!({})), format!("{publishing}replicationMode")),
+        (
+            body(json!({"targetRegions": [{"name": "eastus2", "storageAccountType": "Premium_LRS"}]}), json!({})),
+            format!("{publishing}targetRegions.storageAccountType"),
+        ),
+    ] {
+        let error = update(&new, Some(&old)).unwrap_err();
+        assert_eq!((error.status, error.code.as_str()), (409, "PropertyChangeNotAllowed"), "{path}");
+        assert_eq!(error.message, format!("Changing property '{path}' is not allowed."));
+    }
+    let same =
+        body(json!({"replicationMode": "Full"}), json!({"osDiskImage": {"source": {"id": DISK.to_uppercase()}}}));
+    assert!(update(&same, Some(&old)).is_ok());
+    let error = update(&json!({"location": "westus"}), Some(&old)).unwrap_err();
+    assert_eq!(error.code, "InvalidResourceLocation");
+}
+
+#[test]
+fn iv12_block_deletion_before_end_of_life() {
+    let mut new = body(json!({"endOfLifeDate": "2027-01-01"}), os_disk());
+    new["properties"]["safetyProfile"] = json!({"blockDeletionBeforeEndOfLife": true});
+    let stored = create(&new).unwrap();
+    let error = check_delete(&stored, "2026-06-01T00:00:00Z".parse().unwrap()).unwrap_err();
+    assert_eq!((error.status, error.code.as_str()), (409, "DeleteGalleryImageVersionBlockedBeforeEndOfLife"));
+    check_delete(&stored, "2027-01-01T00:00:00Z".parse().unwrap()).unwrap();
+}
+
+#[test]
+fn gs13_facts_of_source_and_definition() {
+    let error = check_source_fact("/x", "OS state", Some("Specialized"), "Generalized").unwrap_err();
+    assert_eq!(
+        error.message,
+        "The resource with id '/x' has a different OS state ['Specialized'] than the parent gallery image OS state ['Generalized']."
+    );
+    check_source_fact("/x", "OS state", None, "Generalized").unwrap();
+    check_source_fact("/x", "Hypervisor generation", Some("v2"), "V2").unwrap();
+}
+
+fn spelling(name: &'static str) -> impl Strategy<Value = String> {
+    prop::collection::vec(any::<bool>(), name.len()).prop_map(move |upper| {
+        name.chars().zip(upper).map(|(c, u)| if u { c.to_ascii_uppercase() } else { c }).collect()
+    })
+}
+
+proptest! {
+    /// Whatever the spelling, a region is stored under one name, and storing it again changes nothing.
+    #[test]
+    fn normalising_is_stable(
+        home in prop_oneof![spelling("eastus2"), spelling("east us 2")],
+        other in prop_oneof![spelling("westus"), spelling("west us"), spelling("westus2")],
+        count in 1i64..=100,
+        storage in prop_oneof![spelling("standard_lrs"), spelling("premium_lrs")],
+    ) {
+        let publishing = json!({"targetRegions": [{"name": home, "regionalReplicaCount": count}, {"name": other, "storageAccountType": storage}]});
+        let stored = create(&body(publishing, os_disk())).unwrap();
+        let regions = target_regions(&stored);
+        prop_assert_eq!(&regions[0].name, "eastus2");
+        prop_assert_eq!(&regions[1].name, &other.replace(' ', "").to_ascii_lowercase());
+        prop_assert!(regions[1].storage_account_type.eq_ignore_ascii_case(&storage));
+        prop_assert_eq!(update(&stored, Some(&stored)).unwrap(), stored);
+    }
+
+    /// Hostile bodies are refused or stored, never a panic.
+    #[test]
+    fn never_panics(value in any_json()) {
+        let _ = create(&value);
+        let _ = create(&body(value.clone(), os_disk()));
+        let _ = create(&body(json!({"targetRegions": [value.clone()]}), os_disk()));
+        let _ = create(&body(json!({}), value.clone()));
+        let old = create(&body(json!({}), os_disk())).unwrap();
+        let _ = update(&body(value.clone(), value), Some(&old));
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        "name",
+        "id",
+        "source",
+        "lun",
+        "targetRegions",
+        "osDiskImage",
+        "dataDiskImages",
+        "location",
+        "properties",
+        "replicaCount"
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        Just(json!("eastus2")),
+    ];
+    leaf.prop_recursive(4, 32, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..4).prop_map(|m| Value::Object(m.into_iter().collect())),
+        ]
+    })
+}
