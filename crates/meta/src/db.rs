@@ -298,3 +298,20 @@ async fn listen(mut listener: PgListener, signals: Arc<Signals>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::DbUrl;
+
+    #[test]
+    fn urls_are_shown_without_their_secrets() {
+        let shown = |text: &str| text.parse::<DbUrl>().unwrap().to_string();
+        assert_eq!(shown("postgres://u:p@ss:w@h:1/d"), "postgres://u:***@h:1/d");
+        assert_eq!(shown("postgres://u@h/d?password=p&host=/x"), "postgres://u@h/d?password=***&host=/x");
+        assert_eq!(shown("postgresql:///d?host=/tmp/x&user=u"), "postgresql:///d?host=/tmp/x&user=u");
+        assert_eq!(shown("sqlite:///var/x.db"), "sqlite:/var/x.db");
+        assert_eq!(shown("sqlite:x.db"), "sqlite:x.db");
+        let refused = "mysql://u:secret@h/d".parse::<DbUrl>().unwrap_err();
+        assert!(!format!("{refused} {refused:?}").contains("secret"));
+    }
+}

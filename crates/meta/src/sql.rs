@@ -163,3 +163,23 @@ impl Row {
 fn parse(table: &'static str, text: &str) -> Result<Value, MetaError> {
     serde_json::from_str(text).map_err(|error| MetaError::Row { table, detail: format!("not JSON: {error}") })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Arg, Select};
+
+    #[test]
+    fn a_select_numbers_its_arguments() {
+        let mut select = Select::new("SELECT a FROM t");
+        select.and_text("a = ?", None);
+        select.and("(b < ? OR (b = ? AND c < ?))", [Arg::Int(1), Arg::Int(2), Arg::Int(3)]);
+        select.and_below("k > ? AND k < ?", Some(&"/x".to_owned()));
+        let sql = select.end("a", 9);
+        assert_eq!(
+            sql.text,
+            "SELECT a FROM t WHERE (b < $1 OR (b = $2 AND c < $3)) AND k > $4 AND k < $5 ORDER BY a LIMIT $6"
+        );
+        let text = |text: &str| Arg::Text(text.to_owned());
+        assert_eq!(sql.args, [Arg::Int(1), Arg::Int(2), Arg::Int(3), text("/x/"), text("/x0"), Arg::Int(9)]);
+    }
+}
