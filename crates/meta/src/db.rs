@@ -120,7 +120,6 @@ impl Db {
             Pools::Sqlite { .. } => None,
             Pools::Postgres(pool) => {
                 let mut listener = PgListener::connect_with(pool).await?;
-                // The pool may be closed while the task still waits on this connection of its own.
                 listener.listen(CHANNEL).await?;
                 Some(tokio::spawn(listen(listener, Arc::clone(&signals))).abort_handle())
             }

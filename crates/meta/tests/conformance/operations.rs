@@ -253,10 +253,12 @@ pub async fn watchers_are_woken(bench: Bench) {
         let mut changes = handle.watch_operations();
         bench.db.write(fenced(&claimed, [end(&id, OperationState::Canceled)])).await.unwrap();
         assert!(changes.wait(LONG).await);
-        let mut work = handle.watch_work();
-        assert!(!work.wait(Duration::ZERO).await);
     }
-    // A refused write wakes nobody.
+    if !bench.is_sqlite() {
+        // The server's echo of the above may come at any time.
+        return;
+    }
+    // A refused write wakes nobody, nor does what has been seen.
     let mut work = bench.db.watch_work();
     bench.refused([Change::StartOperation(operation("op0", "k"))]).await;
     assert!(!work.wait(Duration::ZERO).await);
