@@ -28,8 +28,17 @@
 mod actor;
 mod config;
 mod counters;
+mod dhcp;
+mod dns;
+mod egress;
 mod error;
+mod forward;
 mod link;
+mod packet;
+mod policy;
+mod relay;
+mod tcp;
+mod udp;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{GATEWAY_MAC, IMDS, NicConfig, PortRule, Protocol, PublicAddress, VnetConfig, WIRE_SERVER};
 pub use counters::{Counters, CountersSnapshot};
+pub use egress::{Egress, HostEgress};
 pub use error::NetError;
 
 /// The services behind the platform's addresses.
@@ -74,11 +84,16 @@ enum Command {
 impl Vnet {
     /// Starts the network. Must be called within a tokio runtime.
     pub fn start(config: VnetConfig, platform: Arc<dyn Platform>) -> Vnet {
+        Vnet::start_with_egress(config, platform, Arc::new(HostEgress))
+    }
+
+    /// Starts the network with another way out than plain sockets of this machine.
+    pub fn start_with_egress(config: VnetConfig, platform: Arc<dyn Platform>, egress: Arc<dyn Egress>) -> Vnet {
         let (commands, inbox) = mpsc::channel(16);
         let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
-        let actor = actor::Actor::new(config, platform, Arc::clone(&counters));
-        tokio::spawn(actor.run(inbox, stop.clone()));
+        let actor = actor::Actor::new(config, platform, egress, Arc::clone(&counters), inbox);
+        tokio::spawn(actor.run(stop.clone()));
         Vnet { commands, counters, stop }
     }
 
