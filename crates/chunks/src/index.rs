@@ -207,13 +207,7 @@ impl Index {
         std::fs::create_dir_all(dir).map_err(fail("create the folder of"))?;
         let lock =
             OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(fail("lock"))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|e| {
-            if e == rustix::io::Errno::WOULDBLOCK {
-                ChunkError::Locked { region: region.to_owned() }
-            } else {
-                ChunkError::index("lock", region, e.into())
-            }
-        })?;
+        take_lock(&lock, region)?;
         let mut table = Table::new();
         let opened = OpenOptions::new().read(true).write(true).open(dir.join(LOG));
         let (file, len, state) = match opened {
@@ -498,6 +492,23 @@ impl LogWriter {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes the writer's lock. A writer that is just ending (a read-ahead still running, a process being
+/// killed) is given a second.
+fn take_lock(file: &File, region: &str) -> Result<()> {
+    let mut attempts = 40;
+    loop {
+        match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if attempts > 0 => {
+                attempts -= 1;
+                std::thread::sleep(std::time::Duration::from_millis(25));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(ChunkError::Locked { region: region.to_owned() }),
+            Err(e) => return Err(ChunkError::index("lock", region, e.into())),
+        }
+    }
 }
 
 enum Loaded {
