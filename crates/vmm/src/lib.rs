@@ -14,5 +14,5 @@ pub mod provisioning;
 pub mod qmp;
 pub mod spec;
 
-pub use host::HostClient;
+pub use host::{BaseImages, Host, HostClient, HostConfig};
 pub use spec::{PowerState, ProvisioningState, VmSpec, VmStatus};

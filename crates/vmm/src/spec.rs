@@ -98,7 +98,7 @@ pub struct DiskSpec {
 /// The bytes an overlay starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseImage {
-    /// Opaque to this crate; given to `BaseImages::open`.
+    /// Opaque to this crate; given to [`BaseImages::open`](crate::host::BaseImages::open).
     pub source: String,
     pub size_bytes: u64,
 }

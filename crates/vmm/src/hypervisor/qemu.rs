@@ -266,6 +266,8 @@ impl Watch {
                     None => break,
                 },
                 _ = self.machine.process.ended() => break,
+                // Nobody watches any more: the host is stopping, and the next one needs the monitor.
+                () = self.sender.closed() => return,
             }
         }
         // Without a monitor nobody can control it: if it does not end by itself, it must.

@@ -1,0 +1,384 @@
+//! One machine's life: a task that carries out orders one after the other and notices what the machine does by itself.
+//! See [`PowerState`] for the diagram.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::exports::Exports;
+use super::store::Record;
+use super::{Env, HostError};
+use crate::hypervisor::{Exit, HypervisorError, Launch, MachineEvent, Running};
+use crate::overlay;
+use crate::provisioning::{Fabric, Reports, ovf};
+use crate::spec::{NicSpec, PowerState, ProvisioningState, VmStatus};
+
+/// The power button is pressed again after this long: a guest that is still booting does not see it.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
+
+/// What can be asked of a machine.
+#[derive(Debug)]
+pub enum Order {
+    Start,
+    PowerOff { skip_shutdown: bool },
+    Restart,
+    UpdateNetwork(Vec<NicSpec>),
+    Delete { remove: Vec<PathBuf> },
+}
+
+type Reply = oneshot::Sender<Result<(), HostError>>;
+
+/// The handle of a machine's task; the task ends with it (the machine does not).
+pub struct Guest {
+    shared: Arc<Shared>,
+    orders: mpsc::Sender<(Order, Reply)>,
+}
+
+struct Shared {
+    record: Arc<Record>,
+    exports: Mutex<Exports>,
+    /// Cancelled to cut a graceful power-off short; renewed after every order.
+    force: Mutex<CancellationToken>,
+}
+
+impl Shared {
+    fn force(&self) -> CancellationToken {
+        self.force.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_exports(&self, exports: Exports) {
+        *self.exports.lock().unwrap_or_else(PoisonError::into_inner) = exports;
+    }
+}
+
+impl Guest {
+    /// Takes charge of a machine that was just defined. Its base images are opened here.
+    pub async fn define(env: Arc<Env>, record: Arc<Record>) -> Result<Self, HostError> {
+        let exports = Exports::open(&record.spec(), &record.files, &*env.base_images).await?;
+        Ok(Self::spawn(env, record, exports, None))
+    }
+
+    /// Takes charge of a machine that an earlier host defined, running or not.
+    pub async fn resume(env: Arc<Env>, record: Arc<Record>) -> Result<Self, HostError> {
+        // The images first: a QEMU that waits for them may not answer.
+        let exports = Exports::resume(&record.spec(), &record.files, &env.base_images)?;
+        let fabric = fabric(&record);
+        let launch = launch(&record, &fabric, false);
+        let found = env.hypervisor.adopt(&launch).await;
+        let (running, power, error) = match found {
+            Ok(Some(running)) => (Some(running), PowerState::Running, None),
+            Ok(None) if record.wanted_on() => {
+                let error = "it was not running any more when the host process started".to_owned();
+                (None, PowerState::Crashed, Some(error))
+            }
+            Ok(None) => (None, PowerState::Stopped, None),
+            Err(e) => (None, PowerState::Crashed, Some(super::with_causes(&e))),
+        };
+        record.set_power(power, error);
+        Ok(Self::spawn(env, record, exports, running))
+    }
+
+    fn spawn(env: Arc<Env>, record: Arc<Record>, exports: Exports, running: Option<Running>) -> Self {
+        let (orders, inbox) = mpsc::channel(16);
+        let fabric = fabric(&record);
+        let shared = Arc::new(Shared { record, exports: Mutex::new(exports), force: Mutex::default() });
+        let actor = Actor { env, shared: Arc::clone(&shared), fabric, running };
+        tokio::spawn(actor.run(inbox));
+        Self { shared, orders }
+    }
+
+    pub fn record(&self) -> &Arc<Record> {
+        &self.shared.record
+    }
+
+    pub fn status(&self) -> VmStatus {
+        let reads = self.shared.exports.lock().unwrap_or_else(PoisonError::into_inner).reads();
+        self.shared.record.status(reads)
+    }
+
+    /// Returns when the order has been carried out, after those given before.
+    pub async fn order(&self, order: Order) -> Result<(), HostError> {
+        if matches!(order, Order::PowerOff { skip_shutdown: true } | Order::Delete { .. }) {
+            self.shared.force().cancel();
+        }
+        let (reply, answer) = oneshot::channel();
+        self.orders.send((order, reply)).await.map_err(|_| HostError::NotFound)?;
+        answer.await.map_err(|_| HostError::NotFound)?
+    }
+}
+
+fn fabric(record: &Arc<Record>) -> Arc<Fabric> {
+    Fabric::new(record.spec(), Arc::clone(record) as Arc<dyn Reports>)
+}
+
+fn launch(record: &Record, fabric: &Arc<Fabric>, provisioning_disc: bool) -> Launch {
+    Launch { spec: record.spec(), files: record.files.clone(), provisioning_disc, fabric: Arc::clone(fabric) }
+}
+
+struct Actor {
+    env: Arc<Env>,
+    shared: Arc<Shared>,
+    fabric: Arc<Fabric>,
+    running: Option<Running>,
+}
+
+impl Actor {
+    async fn run(mut self, mut inbox: mpsc::Receiver<(Order, Reply)>) {
+        if self.running.is_some() {
+            self.take_over().await;
+        }
+        loop {
+            tokio::select! {
+                order = inbox.recv() => {
+                    let Some((order, reply)) = order else { break };
+                    let last = matches!(order, Order::Delete { .. });
+                    let result = self.carry_out(order).await;
+                    *self.shared.force.lock().unwrap_or_else(PoisonError::into_inner) = CancellationToken::new();
+                    let deleted = last && result.is_ok();
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(result);
+                    if deleted {
+                        return;
+                    }
+                }
+                event = next_event(&mut self.running) => self.on_event(event).await,
+            }
+        }
+        // The host is stopping: the machine runs on, its network waits for the next host.
+        self.detach().await;
+    }
+
+    fn record(&self) -> &Arc<Record> {
+        &self.shared.record
+    }
+
+    /// After adoption: connects the machine again, and finishes a power-off that the earlier host had begun.
+    async fn take_over(&mut self) {
+        if let Err(e) = self.attach().await {
+            tracing::error!(vm.id = %self.record().id, error = %super::with_causes(&e), "an adopted machine has no network");
+            self.record().set_power(PowerState::Running, Some(super::with_causes(&e)));
+        }
+        if !self.record().wanted_on()
+            && let Err(e) = self.power_off(false).await
+        {
+            tracing::error!(vm.id = %self.record().id, error = %super::with_causes(&e), "cannot finish a power-off");
+        }
+    }
+
+    async fn carry_out(&mut self, order: Order) -> Result<(), HostError> {
+        match order {
+            Order::Start => self.start().await,
+            Order::PowerOff { skip_shutdown } => self.power_off(skip_shutdown).await,
+            Order::Restart => {
+                self.power_off(false).await?;
+                self.start().await
+            }
+            Order::UpdateNetwork(nics) => self.update_network(nics).await,
+            Order::Delete { remove } => self.delete(remove).await,
+        }
+    }
+
+    async fn on_event(&mut self, event: Option<MachineEvent>) {
+        match event {
+            Some(MachineEvent::Reset) => {
+                tracing::info!(vm.id = %self.record().id, "the guest restarted itself");
+            }
+            Some(MachineEvent::Exited(exit)) => self.ended(exit).await,
+            None => self.ended(Exit::Died { detail: "the hypervisor lost sight of it".into() }).await,
+        }
+    }
+
+    async fn start(&mut self) -> Result<(), HostError> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        self.record().want(true).map_err(HostError::store)?;
+        self.record().set_power(PowerState::Starting, None);
+        match self.try_start().await {
+            Ok(running) => {
+                self.running = Some(running);
+                self.record().set_power(PowerState::Running, None);
+                Ok(())
+            }
+            Err(e) => {
+                self.detach().await;
+                let power = match &e {
+                    HostError::Hypervisor(HypervisorError::NotEnoughMemory { .. }) => PowerState::Stopped,
+                    _ => PowerState::Crashed,
+                };
+                self.record().set_power(power, Some(super::with_causes(&e)));
+                self.record().want(false).map_err(HostError::store)?;
+                Err(e)
+            }
+        }
+    }
+
+    async fn try_start(&mut self) -> Result<Running, HostError> {
+        let record = Arc::clone(self.record());
+        let spec = record.spec();
+        for disk in spec.disks() {
+            overlay::create(disk, &record.files.base(&disk.label())).await?;
+        }
+        let disc = self.provisioning_disc().await?;
+        self.attach().await?;
+        let launch = launch(&record, &self.fabric, disc);
+        Ok(self.env.hypervisor.start(&launch).await?)
+    }
+
+    /// Writes the disc of a machine that has not reported yet; removes that of one that has, for the secrets on it.
+    async fn provisioning_disc(&self) -> Result<bool, HostError> {
+        let record = Arc::clone(self.record());
+        let path = record.files.provisioning_iso();
+        let wanted = record.provisioning() == ProvisioningState::Waiting;
+        let work = move || -> Result<bool, HostError> {
+            match (&record.spec().provisioning, wanted) {
+                (Some(provisioning), true) => {
+                    lazuli_disks::media::provisioning_iso(&ovf::ovf_env(provisioning), &path)?;
+                    Ok(true)
+                }
+                _ => match std::fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(HostError::store(e)),
+                    _ => Ok(false),
+                },
+            }
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| HostError::store(std::io::Error::other(e)))?
+    }
+
+    async fn attach(&self) -> Result<(), HostError> {
+        let record = self.record();
+        for (index, nic) in record.spec().nics.iter().enumerate() {
+            let attached = self.env.networks.attach(nic, record.files.nic(index), Arc::clone(&self.fabric)).await;
+            attached?;
+        }
+        Ok(())
+    }
+
+    async fn detach(&self) {
+        for nic in &self.record().spec().nics {
+            self.env.networks.detach(nic).await;
+        }
+    }
+
+    async fn power_off(&mut self, skip_shutdown: bool) -> Result<(), HostError> {
+        self.record().want(false).map_err(HostError::store)?;
+        if self.running.is_none() {
+            self.record().set_power(PowerState::Stopped, None);
+            return Ok(());
+        }
+        self.record().set_power(PowerState::Stopping, None);
+        if !skip_shutdown {
+            self.shut_down().await;
+        }
+        if let Some(running) = &self.running {
+            running.machine.kill().await?;
+        }
+        while self.running.is_some() {
+            let event = next_event(&mut self.running).await;
+            self.on_event(event).await;
+        }
+        // Asked for: whatever its end looked like, it is off.
+        self.record().set_power(PowerState::Stopped, None);
+        Ok(())
+    }
+
+    /// Presses the power button until the guest has switched itself off, time is up or somebody is impatient.
+    async fn shut_down(&mut self) {
+        let force = self.shared.force();
+        let deadline = tokio::time::sleep(self.env.shutdown_time);
+        tokio::pin!(deadline);
+        let mut press = tokio::time::interval(PRESS_AGAIN);
+        while let Some(running) = &self.running {
+            let machine = Arc::clone(&running.machine);
+            tokio::select! {
+                biased;
+                () = force.cancelled() => return,
+                event = next_event(&mut self.running) => self.on_event(event).await,
+                () = &mut deadline => {
+                    tracing::warn!(vm.id = %self.record().id, "the guest does not shut down; switching it off");
+                    return;
+                }
+                _ = press.tick() => if let Err(e) = machine.press_power_button().await {
+                    tracing::debug!(vm.id = %self.record().id, error = %e, "the power button cannot be pressed");
+                },
+            }
+        }
+    }
+
+    /// The machine is gone.
+    async fn ended(&mut self, exit: Exit) {
+        self.running = None;
+        self.detach().await;
+        let (power, error) = match exit {
+            Exit::PoweredOff | Exit::Killed => (PowerState::Stopped, None),
+            Exit::Died { detail } => (PowerState::Crashed, Some(detail)),
+        };
+        if power == PowerState::Stopped
+            && let Err(e) = self.record().want(false)
+        {
+            tracing::error!(vm.id = %self.record().id, error = %e, "cannot note that the machine is off");
+        }
+        self.record().set_power(power, error);
+    }
+
+    async fn update_network(&mut self, nics: Vec<NicSpec>) -> Result<(), HostError> {
+        let record = Arc::clone(self.record());
+        let mut spec = (*record.spec()).clone();
+        let fixed = |n: &NicSpec| (n.id.clone(), n.vnet_id.clone(), n.mac, n.address, n.prefix_len);
+        if spec.nics.iter().map(fixed).ne(nics.iter().map(fixed)) {
+            return Err(HostError::Conflict("interfaces cannot be added, removed or moved while defined".into()));
+        }
+        if self.running.is_some() {
+            for (index, nic) in nics.iter().enumerate() {
+                self.env.networks.update(nic, record.files.nic(index)).await?;
+            }
+        }
+        spec.nics = nics;
+        spec.check()?;
+        record.set_spec(spec).map_err(HostError::store)?;
+        self.fabric.set_spec(record.spec());
+        Ok(())
+    }
+
+    async fn delete(&mut self, remove: Vec<PathBuf>) -> Result<(), HostError> {
+        let record = Arc::clone(self.record());
+        let spec = record.spec();
+        if let Some(stranger) = remove.iter().find(|path| !spec.disks().any(|d| d.overlay == **path)) {
+            let message = format!("{} is no disk of this machine", stranger.display());
+            return Err(HostError::Invalid(message));
+        }
+        self.power_off(true).await?;
+        self.shared.set_exports(Exports::default());
+        let work = move || {
+            // The definition last: as long as it is there, the deletion can be asked for again.
+            for path in &remove {
+                absent(std::fs::remove_file(path))?;
+            }
+            absent(std::fs::remove_dir_all(&record.files.run))?;
+            absent(std::fs::remove_file(record.files.provisioning_iso()))?;
+            absent(std::fs::remove_file(record.files.dir.join("vm.json")))?;
+            absent(std::fs::remove_dir_all(&record.files.dir))
+        };
+        let done = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other);
+        done.and_then(|result| result).map_err(HostError::store)
+    }
+}
+
+/// What was to be removed may be gone already.
+fn absent(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// The next event of a running machine; never of one that is off.
+async fn next_event(running: &mut Option<Running>) -> Option<MachineEvent> {
+    match running {
+        Some(running) => running.events.recv().await,
+        None => std::future::pending().await,
+    }
+}

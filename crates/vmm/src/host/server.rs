@@ -1,0 +1,196 @@
+//! The host's end of the socket; see [`api`](super::api) for the requests.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixListener;
+use uuid::Uuid;
+
+use super::api::{DeleteRequest, ErrorBody, HostInfo};
+use super::guest::{Guest, Order};
+use super::{Host, HostError, store, with_causes};
+use crate::provisioning::parse_query;
+use crate::spec::{NicSpec, VmSpec, VmStatus};
+
+const MAX_BODY: usize = 16 << 20;
+const MAX_CONSOLE: u64 = 4 << 20;
+/// The longest long poll.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// Serves until the host is stopping.
+pub async fn serve(host: &Arc<Host>, listener: UnixListener) {
+    loop {
+        let stream = tokio::select! {
+            () = host.stopping.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot accept a client");
+                    // Out of file descriptors, most likely: others must close some first.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let host = Arc::clone(host);
+        tokio::spawn(async move {
+            let stopping = host.stopping.clone();
+            let service = service_fn(move |request| {
+                let host = Arc::clone(&host);
+                // A task of its own: a client that goes away does not stop half-way what it asked for.
+                async move { Ok::<_, Infallible>(answer(host, request).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            if let Some(Err(e)) = stopping.run_until_cancelled(connection).await {
+                tracing::debug!(error = %e, "connection of a client ended");
+            }
+        });
+    }
+}
+
+type Reply = Response<Full<Bytes>>;
+
+async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Reply {
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(e) => return failure(&HostError::Invalid(format!("the request cannot be read: {e}"))),
+    };
+    let call = Call {
+        method: parts.method,
+        path: parts.uri.path().trim_matches('/').to_owned(),
+        query: parse_query(parts.uri.query().unwrap_or_default()),
+        body,
+    };
+    // In a task of its own: what a client asked for is not left half-done because the client went away.
+    match tokio::spawn(async move { dispatch(&host, &call).await }).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(e)) => {
+            tracing::info!(error = %with_causes(&e), "a request was refused or failed");
+            failure(&e)
+        }
+        Err(e) => {
+            tracing::error!(error = %e, "a request was not carried out");
+            failure(&HostError::Store(std::io::Error::other(e)))
+        }
+    }
+}
+
+struct Call {
+    method: Method,
+    path: String,
+    query: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl Call {
+    fn body<T: DeserializeOwned>(&self) -> Result<T, HostError> {
+        serde_json::from_slice(&self.body).map_err(|e| HostError::Invalid(format!("the request's body: {e}")))
+    }
+
+    fn number(&self, name: &str) -> Result<u64, HostError> {
+        let value = self.query.iter().find(|(n, _)| n == name).map(|(_, v)| v.parse());
+        value.unwrap_or(Ok(0)).map_err(|e| HostError::Invalid(format!("{name}: {e}")))
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.query.iter().any(|(n, v)| n == name && v == "true")
+    }
+}
+
+async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
+    let path: Vec<&str> = call.path.split('/').collect();
+    let id = |text: &str| text.parse::<Uuid>().map_err(|_| HostError::NotFound);
+    match (&call.method, path.as_slice()) {
+        (&Method::GET, [""]) => json(&info(host)),
+        (&Method::GET, ["vms"]) => {
+            let statuses: Vec<VmStatus> = host.list().await.iter().map(|g| g.status()).collect();
+            json(&statuses)
+        }
+        (&Method::PUT, ["vms", vm]) => {
+            let spec: VmSpec = call.body()?;
+            if spec.id != id(vm)? {
+                return Err(HostError::Invalid("the definition is of another machine".into()));
+            }
+            let guest = host.define(spec).await?;
+            ordered(&guest, Order::Start).await
+        }
+        (&Method::GET, ["vms", vm]) => json(&host.guest(id(vm)?).await?.status()),
+        (&Method::DELETE, ["vms", vm]) => {
+            let DeleteRequest { remove } = if call.body.is_empty() { DeleteRequest::default() } else { call.body()? };
+            host.delete(id(vm)?, remove).await?;
+            Ok(reply(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
+        }
+        (&Method::GET, ["vms", vm, "changes"]) => {
+            let wait = Duration::from_millis(call.number("timeout_ms")?).min(MAX_WAIT);
+            changes(host, &*host.guest(id(vm)?).await?, call.number("since")?, wait).await
+        }
+        (&Method::GET, ["vms", vm, "console"]) => {
+            let max = call.number("max")?.min(MAX_CONSOLE);
+            let path = host.guest(id(vm)?).await?.record().files.console_log();
+            let bytes = store::tail(&path, max).map_err(HostError::Store)?;
+            Ok(reply(StatusCode::OK, "application/octet-stream", bytes.into()))
+        }
+        (&Method::POST, ["vms", vm, "start"]) => ordered(&*host.guest(id(vm)?).await?, Order::Start).await,
+        (&Method::POST, ["vms", vm, "restart"]) => ordered(&*host.guest(id(vm)?).await?, Order::Restart).await,
+        (&Method::POST, ["vms", vm, "power-off"]) => {
+            let order = Order::PowerOff { skip_shutdown: call.flag("skip_shutdown") };
+            ordered(&*host.guest(id(vm)?).await?, order).await
+        }
+        (&Method::PUT, ["vms", vm, "network"]) => {
+            let nics: Vec<NicSpec> = call.body()?;
+            ordered(&*host.guest(id(vm)?).await?, Order::UpdateNetwork(nics)).await
+        }
+        _ => Err(HostError::NotFound),
+    }
+}
+
+fn info(host: &Host) -> HostInfo {
+    HostInfo {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        hypervisor: host.env.hypervisor.describe(),
+    }
+}
+
+async fn ordered(guest: &Guest, order: Order) -> Result<Reply, HostError> {
+    guest.order(order).await?;
+    json(&guest.status())
+}
+
+async fn changes(host: &Host, guest: &Guest, since: u64, wait: Duration) -> Result<Reply, HostError> {
+    let mut counter = guest.record().changes();
+    let changed = counter.wait_for(|now| *now != since);
+    // However the wait ends, the answer is how it is now.
+    let _ = tokio::time::timeout(wait, host.stopping.run_until_cancelled(changed)).await;
+    json(&guest.status())
+}
+
+fn json(value: &impl Serialize) -> Result<Reply, HostError> {
+    let bytes = serde_json::to_vec(value).map_err(|e| HostError::Store(e.into()))?;
+    Ok(reply(StatusCode::OK, "application/json", bytes.into()))
+}
+
+fn failure(error: &HostError) -> Reply {
+    let code = error.code();
+    let body = ErrorBody { code, message: with_causes(error) };
+    let bytes = serde_json::to_vec(&body).unwrap_or_default();
+    reply(code.status(), "application/json", bytes.into())
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let value = http::HeaderValue::from_static(content_type);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+    response
+}
