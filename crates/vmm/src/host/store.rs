@@ -99,10 +99,6 @@ impl Record {
         Ok(())
     }
 
-    pub fn power(&self) -> PowerState {
-        self.state().power
-    }
-
     pub fn provisioning(&self) -> ProvisioningState {
         self.state().saved.provisioning.clone()
     }

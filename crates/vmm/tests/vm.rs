@@ -1,0 +1,187 @@
+//! Real machines: QEMU runs the tiny guest. Slow (a boot takes seconds under emulation) and hungry, so one at a time.
+
+mod support;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use lazuli_vmm::host::{Host, HostClient, HostConfig};
+use lazuli_vmm::hypervisor::{Qemu, QemuConfig};
+use lazuli_vmm::spec::{Generation, PowerState, VmSpec};
+use support::{Files, TestHost, conformance, is_ready, machine, short_dir, status_is, tiny_guest, until, with_ssh};
+use tokio_util::sync::CancellationToken;
+
+/// Guests do not compete for the processor.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// An address of the loopback that no other run of the tests uses.
+fn public_address(number: u8) -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 + number, high, low.max(1))
+}
+
+struct Keys {
+    private: PathBuf,
+    public: String,
+}
+
+fn keys(dir: &Path) -> Keys {
+    let private = dir.join("key");
+    let status = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&private).status();
+    assert!(status.expect("ssh-keygen is missing: install the package openssh-client").success());
+    Keys { public: std::fs::read_to_string(private.with_extension("pub")).expect("a public key"), private }
+}
+
+/// Runs a command in the guest with the system's own ssh.
+fn ssh(address: Ipv4Addr, keys: &Keys, command: &str) -> Result<String, String> {
+    let output = Command::new("ssh")
+        .args(["-q", "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
+        .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20", "-i"])
+        .arg(&keys.private)
+        .args([&format!("azureuser@{address}"), command])
+        .stdin(Stdio::null())
+        .output()
+        .expect("ssh is missing: install the package openssh-client");
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// Ready does not mean that ssh answers yet, here as on Azure.
+async fn ssh_in_the_end(address: Ipv4Addr, keys: &Keys, command: &str) -> String {
+    until(&format!("ssh to {address} runs '{command}'"), async || {
+        tokio::task::block_in_place(|| ssh(address, keys, command).ok())
+    })
+    .await
+}
+
+async fn qemu(host_dir: &Path) -> Arc<Qemu> {
+    Arc::new(Qemu::find(QemuConfig::default(), host_dir).await.expect("QEMU"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_qemu_does_what_every_hypervisor_must() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let dir = short_dir();
+    let host_dir = dir.path().join("host");
+    let host = TestHost::start(&host_dir, qemu(&host_dir).await).await;
+    conformance(&host.client, machine(dir.path(), &tiny_guest(), 4)).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_gen2_boots_and_answers_ssh() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let dir = short_dir();
+    let host_dir = dir.path().join("host");
+    let host = TestHost::start(&host_dir, qemu(&host_dir).await).await;
+    let keys = keys(dir.path());
+    let address = public_address(2);
+    let mut spec = machine(dir.path(), &tiny_guest(), 5);
+    spec.generation = Generation::V2;
+    with_ssh(&mut spec, address, &keys.public);
+    host.client.define_and_start(&spec).await.expect("it starts");
+    status_is(&host.client, spec.id, "it is ready", is_ready).await;
+    assert_eq!(ssh_in_the_end(address, &keys, "hostname").await, spec.name);
+    assert_eq!(ssh_in_the_end(address, &keys, "ls -d /sys/firmware/efi").await, "/sys/firmware/efi");
+    let uuid = ssh_in_the_end(address, &keys, "sudo cat /sys/class/dmi/id/product_uuid").await;
+    assert_eq!(uuid.to_lowercase(), spec.id.to_string());
+    host.client.delete(spec.id, &[spec.os_disk.overlay.clone()]).await.expect("it is deleted");
+    host.stop().await;
+}
+
+/// A host in a process of its own, that can be killed.
+struct HostProcess(Child);
+
+impl HostProcess {
+    async fn start(host_dir: &Path) -> (Self, HostClient) {
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "host_process", "--ignored", "--nocapture"])
+            .env("LAZULI_TEST_HOST_DIR", host_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("this program can be run again");
+        let client = HostClient::new(HostConfig::socket(host_dir));
+        let pid = child.id();
+        until("the host process answers", async || client.info().await.ok().filter(|i| i.pid == pid)).await;
+        (Self(child), client)
+    }
+
+    /// SIGKILL.
+    fn kill(mut self) {
+        self.0.kill().expect("it can be killed");
+        self.0.wait().expect("it ends");
+    }
+}
+
+/// Not a test: the program of [`HostProcess`].
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by other tests as a process of its own"]
+async fn host_process() {
+    let Some(dir) = std::env::var_os("LAZULI_TEST_HOST_DIR") else { return };
+    let dir = PathBuf::from(dir);
+    let config = HostConfig::new(&dir, Arc::new(Files), qemu(&dir).await);
+    Host::run(config, CancellationToken::new()).await.expect("the host runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_survives_the_death_of_its_host() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let dir = short_dir();
+    let host_dir = dir.path().join("host");
+    let keys = keys(dir.path());
+    let address = public_address(1);
+    let mut spec = machine(dir.path(), &tiny_guest(), 4);
+    with_ssh(&mut spec, address, &keys.public);
+    let (host, client) = HostProcess::start(&host_dir).await;
+    client.define_and_start(&spec).await.expect("it starts");
+    status_is(&client, spec.id, "it is ready", is_ready).await;
+    assert_eq!(ssh_in_the_end(address, &keys, "hostname").await, spec.name);
+    // A process of the guest that lives through everything that follows, until the restart.
+    ssh_in_the_end(address, &keys, "(sleep 100000 >/dev/null 2>&1 </dev/null & echo $! >/tmp/alive)").await;
+    let boot = ssh_in_the_end(address, &keys, "cat /proc/sys/kernel/random/boot_id").await;
+
+    host.kill();
+    assert!(client.info().await.is_err());
+    let (host, client) = HostProcess::start(&host_dir).await;
+    let adopted = client.status(spec.id).await.expect("the next host knows it");
+    assert_eq!(adopted.power, PowerState::Running);
+    assert!(is_ready(&adopted));
+    let alive = "kill -0 $(cat /tmp/alive) && cat /proc/sys/kernel/random/boot_id";
+    assert_eq!(ssh_in_the_end(address, &keys, alive).await, boot, "the same boot");
+    // Reads of the image go on: the whole disk is more than the guest has cached.
+    let before = client.status(spec.id).await.expect("a status").nbd;
+    ssh_in_the_end(address, &keys, "sudo sh -c 'echo 3 >/proc/sys/vm/drop_caches; cat /dev/vda >/dev/null'").await;
+    let after = client.status(spec.id).await.expect("a status").nbd;
+    assert!(after.bytes > before.bytes + (1 << 20), "{before:?} {after:?}");
+
+    restarted_and_off(&client, &spec, address, &keys, &boot).await;
+    client.delete(spec.id, &[spec.os_disk.overlay.clone()]).await.expect("it is deleted");
+    host.kill();
+}
+
+/// A restart is a new boot of the same machine; the power button ends it in good order.
+async fn restarted_and_off(client: &HostClient, spec: &VmSpec, address: Ipv4Addr, keys: &Keys, boot: &str) {
+    ssh_in_the_end(address, keys, "sudo sh -c 'echo kept >/var/kept; sync'").await;
+    assert_eq!(client.restart(spec.id).await.expect("it restarts").power, PowerState::Running);
+    assert_eq!(ssh_in_the_end(address, keys, "cat /var/kept").await, "kept");
+    assert_ne!(ssh_in_the_end(address, keys, "cat /proc/sys/kernel/random/boot_id").await, boot);
+
+    // The guest's own reset is not the end of it, its own shutdown is.
+    let boot = ssh_in_the_end(address, keys, "cat /proc/sys/kernel/random/boot_id").await;
+    let _ = ssh(address, keys, "sudo reboot");
+    until("it has rebooted", async || {
+        let now = tokio::task::block_in_place(|| ssh(address, keys, "cat /proc/sys/kernel/random/boot_id"));
+        now.ok().filter(|now| *now != boot)
+    })
+    .await;
+    assert_eq!(client.status(spec.id).await.expect("a status").power, PowerState::Running);
+    let _ = ssh(address, keys, "sudo poweroff");
+    let off = status_is(client, spec.id, "it is off", |s| s.power == PowerState::Stopped).await;
+    assert_eq!(off.error, None);
+}
