@@ -5,6 +5,8 @@
 pub mod api_version;
 pub mod bodies;
 pub mod error;
+pub mod lenient_json;
+pub mod locations;
 pub mod resource_id;
 
 pub use api_version::ApiVersion;
