@@ -1,0 +1,137 @@
+//! Azure Resource Manager's front: a path becomes a resource id, a method becomes a call, a result becomes the status
+//! and headers that clients expect of that type ([`lro`]).
+//!
+//! Nothing here knows what a resource means.
+
+mod catalogue;
+pub(crate) mod lro;
+mod operations;
+mod writes;
+
+use crate::app::{App, method_not_allowed, no_route};
+use crate::context::Context;
+use crate::respond::{self, Reply};
+use http::{HeaderName, Method, StatusCode, header};
+use lazuli_arm::{ApiVersion, ArmError, ResourceId, ResourceType, Target, parse_target};
+use lazuli_engine::call::{Call, Caller, Listing, Urls};
+use serde_json::{Value, json};
+
+/// Everything that the answer to one management request needs.
+pub(crate) struct Arm<'a> {
+    pub app: &'a App,
+    pub context: &'a Context,
+    pub call: Call,
+    pub body: &'a [u8],
+}
+
+/// Answers an authenticated management request.
+pub(crate) async fn handle(app: &App, context: &Context, caller: Caller, body: &[u8]) -> Result<Reply, ArmError> {
+    let arm = Arm { app, context, call: call(context, caller)?, body };
+    if let Some(reply) = catalogue::handle(&arm).await? {
+        return Ok(reply);
+    }
+    if let Some(reply) = operations::handle(&arm).await? {
+        return Ok(reply);
+    }
+    if let Some((parent, collection)) = generic_list(context) {
+        return arm.list(&parent, &collection).await;
+    }
+    match parse_target(&context.path).map_err(|e| no_route(context).caused_by(e))? {
+        Target::Resource(id) => arm.resource(&id).await,
+        Target::Collection { parent, collection } => arm.collection(&parent, &collection).await,
+    }
+}
+
+fn call(context: &Context, caller: Caller) -> Result<Call, ArmError> {
+    let condition = |name: HeaderName| context.header(name.as_str()).map(|v| bare_etag(&v));
+    Ok(Call {
+        caller,
+        urls: Urls { arm: context.base.clone(), blob_suffix: context.blob_suffix() },
+        api_version: ApiVersion::parse(context.query.get("api-version").map(String::as_str))?,
+        correlation_id: context.correlation_id.clone(),
+        query: context.query.clone(),
+        if_match: condition(header::IF_MATCH),
+        if_none_match: condition(header::IF_NONE_MATCH),
+    })
+}
+
+/// `W/"x"` and `"x"` are `x`; `*` stays.
+fn bare_etag(value: &str) -> String {
+    value.trim().trim_start_matches("W/").trim_matches('"').to_owned()
+}
+
+/// `{subscription or group}/resources`: the generic list, which has no namespace in its path.
+fn generic_list(context: &Context) -> Option<(ResourceId, ResourceType)> {
+    let segments = context.segments();
+    let is = |i: usize, word: &str| segments[i].eq_ignore_ascii_case(word);
+    let parent = match segments.len() {
+        3 if is(0, "subscriptions") && is(2, "resources") => ResourceId::subscription(segments[1]),
+        5 if is(0, "subscriptions") && is(2, "resourceGroups") && is(4, "resources") => {
+            ResourceId::group(segments[1], segments[3])
+        }
+        _ => return None,
+    };
+    let collection = ResourceType { namespace: "Microsoft.Resources".into(), types: vec!["resources".into()] };
+    Some((parent, collection))
+}
+
+impl Arm<'_> {
+    async fn resource(&self, id: &ResourceId) -> Result<Reply, ArmError> {
+        match self.context.method {
+            Method::GET => self.get(id).await,
+            Method::HEAD => self.app.backend.get(&self.call, id).await.map(|_| respond::empty(StatusCode::NO_CONTENT)),
+            Method::PUT => self.put(id).await,
+            Method::PATCH => self.patch(id).await,
+            Method::DELETE => self.delete(id).await,
+            _ => Err(method_not_allowed(self.context)),
+        }
+    }
+
+    async fn collection(&self, parent: &ResourceId, collection: &ResourceType) -> Result<Reply, ArmError> {
+        match self.context.method {
+            Method::GET => self.list(parent, collection).await,
+            Method::HEAD => self.list(parent, collection).await.map(|_| respond::empty(StatusCode::NO_CONTENT)),
+            Method::POST => self.action(parent, collection).await,
+            _ => Err(method_not_allowed(self.context)),
+        }
+    }
+
+    async fn get(&self, id: &ResourceId) -> Result<Reply, ArmError> {
+        let value = self.app.backend.get(&self.call, id).await?;
+        let mut response = respond::json(StatusCode::OK, &value);
+        if let Some(etag) = value.get("etag").and_then(Value::as_str) {
+            set_etag(&mut response, etag);
+        }
+        Ok(response)
+    }
+
+    async fn list(&self, parent: &ResourceId, collection: &ResourceType) -> Result<Reply, ArmError> {
+        let Listing { items, next } = self.app.backend.list(&self.call, parent, collection).await?;
+        if is_bare_list(collection) {
+            return Ok(respond::json(StatusCode::OK, &Value::from(items)));
+        }
+        let mut page = json!({"value": items});
+        if let Some(token) = next {
+            page["nextLink"] = Value::from(self.next_link(&token));
+        }
+        Ok(respond::json(StatusCode::OK, &page))
+    }
+
+    /// The same request with another `$skiptoken`.
+    fn next_link(&self, token: &str) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(self.context.query.iter().filter(|(name, _)| name.as_str() != "$skiptoken"));
+        query.append_pair("$skiptoken", token);
+        format!("{}{}?{}", self.context.base, self.context.raw_path, query.finish())
+    }
+}
+
+pub(crate) fn set_etag(response: &mut Reply, etag: &str) {
+    respond::set(response.headers_mut(), header::ETAG, &format!("\"{}\"", etag.trim_matches('"')));
+}
+
+/// Lists of platform images are arrays without an envelope (wire.md §2).
+fn is_bare_list(collection: &ResourceType) -> bool {
+    let key = collection.key();
+    key.starts_with("microsoft.compute/locations/publishers")
+}

@@ -1,0 +1,113 @@
+//! The check of the bearer token that every management request must carry.
+
+use crate::app::App;
+use crate::context::Context;
+use crate::identity;
+use crate::respond::{self, Reply};
+use http::header;
+use lazuli_arm::ArmError;
+use lazuli_authz::{Claims, TokenError, Validation};
+use lazuli_engine::call::Caller;
+
+/// The caller of a management request, or the answer that refuses it.
+pub(crate) async fn authenticate(app: &App, context: &Context) -> Result<Caller, ArmError> {
+    let token = bearer(context)?;
+    let bases = app.own.bases();
+    let audiences = identity::arm_audiences(&bases, context);
+    let claims = validate(app, context, &token, &audiences, &bases)?;
+    let caller = app.backend.caller(&claims.tid, &claims.oid).await?;
+    caller.ok_or_else(|| {
+        refused("InvalidAuthenticationToken", "The access token is invalid: its principal does not exist any more.")
+    })
+}
+
+fn validate(
+    app: &App,
+    context: &Context,
+    token: &str,
+    audiences: &[String],
+    bases: &[String],
+) -> Result<Claims, ArmError> {
+    let authorities = identity::authorities(bases, context);
+    let wanted = Validation { audiences, authorities: &authorities, now: identity::now_seconds() };
+    app.tokens.key.validate(token, &wanted).map_err(|e| explain(&e, audiences, &context.authority()).caused_by(e))
+}
+
+fn bearer(context: &Context) -> Result<String, ArmError> {
+    let Some(value) = context.headers.get(header::AUTHORIZATION) else {
+        return Err(refused("AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing."));
+    };
+    let token = value.to_str().ok().and_then(|v| v.split_once(' '));
+    match token {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
+            Ok(token.trim().to_owned())
+        }
+        _ => Err(refused(
+            "AuthenticationFailedInvalidHeader",
+            "Authentication failed. The 'Authorization' header is provided in an invalid format.",
+        )),
+    }
+}
+
+fn refused(code: &str, message: impl Into<String>) -> ArmError {
+    ArmError::new(401, code, message)
+}
+
+fn explain(error: &TokenError, audiences: &[String], authority: &str) -> ArmError {
+    let time = |seconds: u64| {
+        let at = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+        at.map_or_else(|| seconds.to_string(), |t| t.strftime("%-m/%-d/%Y %-I:%M:%S %p").to_string())
+    };
+    match error {
+        TokenError::Malformed => refused("InvalidAuthenticationToken", "The access token is invalid."),
+        TokenError::ForeignKey => refused(
+            "InvalidAuthenticationToken",
+            format!(
+                "The access token is signed with a key that this server does not know. Sign in again at '{authority}'."
+            ),
+        ),
+        TokenError::BadSignature => {
+            refused("InvalidAuthenticationToken", "The access token is invalid: its signature does not match.")
+        }
+        TokenError::WrongIssuer { issuer } => refused(
+            "InvalidAuthenticationTokenTenant",
+            format!(
+                "The access token is from the wrong issuer '{issuer}'. Please use the authority (URL) '{authority}' to \
+                 get the token."
+            ),
+        ),
+        TokenError::WrongAudience { audience } => refused(
+            "InvalidAuthenticationTokenAudience",
+            format!(
+                "The access token has been obtained for wrong audience or resource '{audience}'. It should exactly \
+                 match with one of the allowed audiences '{}'.",
+                audiences.join("','")
+            ),
+        ),
+        TokenError::Expired { at, now } => refused(
+            "ExpiredAuthenticationToken",
+            format!(
+                "The access token expiry UTC time '{}' is earlier than current UTC time '{}'.",
+                time(*at),
+                time(*now)
+            ),
+        ),
+        TokenError::NotYetValid { at } => refused(
+            "InvalidAuthenticationToken",
+            format!("The access token is not valid before UTC time '{}'.", time(*at)),
+        ),
+    }
+}
+
+/// A 401 tells where to sign in; some clients learn the tenant from it.
+pub(crate) fn challenge(app: &App, context: &Context, error: &ArmError) -> Reply {
+    let tenant = app.tokens.home_tenant.as_deref().unwrap_or("common");
+    let mut value = format!("Bearer authorization_uri=\"{}/{tenant}\"", context.authority());
+    if error.code != "AuthenticationFailed" {
+        let text = error.message.replace(['"', '\\'], "'");
+        value.push_str(&format!(", error=\"invalid_token\", error_description=\"{text}\""));
+    }
+    let mut response = respond::error(error);
+    respond::set(response.headers_mut(), header::WWW_AUTHENTICATE, &value);
+    response
+}

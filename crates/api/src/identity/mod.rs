@@ -1,0 +1,81 @@
+//! Who is asking: metadata of the cloud, OpenID discovery, token endpoints, and the check of bearer tokens.
+//!
+//! Shapes follow Microsoft's identity platform, v1 and v2 (az-cli.md §1). A token is issued only after the engine has
+//! confirmed tenant, application and secret.
+
+pub(crate) mod bearer;
+pub(crate) mod metadata;
+pub(crate) mod openid;
+pub(crate) mod token;
+
+use crate::context::Context;
+use lazuli_authz::SigningKey;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What signs and checks tokens.
+#[derive(Debug)]
+pub struct TokenConfig {
+    pub key: SigningKey,
+    pub lifetime: Duration,
+    /// The tenant meant by addresses that name none (`/adfs`, `/common`).
+    pub home_tenant: Option<String>,
+}
+
+pub(crate) fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Audiences of the management endpoint: Azure's own, and this server's.
+const ARM_AUDIENCES: &[&str] = &[
+    "https://management.azure.com/",
+    "https://management.core.windows.net/",
+    "https://management.chinacloudapi.cn/",
+    "https://management.core.chinacloudapi.cn/",
+];
+
+/// Other resources that clients ask tokens for; none of these opens the management endpoint.
+const OTHER_AUDIENCES: &[&str] = &[
+    "https://storage.azure.com/",
+    "https://disk.azure.com/",
+    "https://graph.microsoft.com/",
+    "https://graph.windows.net/",
+    "https://microsoftgraph.chinacloudapi.cn/",
+    "https://graph.chinacloudapi.cn/",
+    "https://vault.azure.net/",
+    "https://vault.azure.cn/",
+];
+
+/// What a token for the management endpoint may be issued for.
+pub(crate) fn arm_audiences(own_bases: &[String], context: &Context) -> Vec<String> {
+    let mut all: Vec<String> = ARM_AUDIENCES.iter().map(|a| (*a).to_owned()).collect();
+    all.extend_from_slice(own_bases);
+    // The port may have been mapped on the way; the name has been checked already.
+    if context.service == crate::net::hosts::Service::Own {
+        all.push(context.base.clone());
+    }
+    all
+}
+
+/// Whether tokens are issued for this resource at all.
+pub(crate) fn is_known_resource(resource: &str, arm: &[String]) -> bool {
+    let known = arm.iter().map(String::as_str).chain(OTHER_AUDIENCES.iter().copied());
+    known.into_iter().any(|a| lazuli_authz::token::same_resource(a, resource)) || is_account_url(resource)
+}
+
+/// `https://account.blob.core.windows.net`, as azcopy and some SDKs ask for.
+fn is_account_url(resource: &str) -> bool {
+    let host = resource.strip_prefix("https://").map(|h| h.trim_end_matches('/'));
+    host.and_then(crate::net::hosts::azure_service)
+        .is_some_and(|s| matches!(s, crate::net::hosts::Service::Blob { .. }))
+}
+
+/// Every authority whose tokens count: each name by which this server can be asked to sign somebody in.
+pub(crate) fn authorities(own_bases: &[String], context: &Context) -> Vec<String> {
+    let mut all: Vec<String> =
+        ["https://login.microsoftonline.com", "https://login.chinacloudapi.cn"].map(str::to_owned).to_vec();
+    all.extend_from_slice(own_bases);
+    if context.service == crate::net::hosts::Service::Own {
+        all.push(context.base.clone());
+    }
+    all
+}
