@@ -112,7 +112,7 @@ static LOCATIONS: &[Location] = &[
     row("japaneast", "Japan East", JAPAN, "japanwest", "Tokyo, Saitama", (35.68, 139.77), true),
     row("japanwest", "Japan West", JAPAN, "japaneast", "Osaka", (34.69, 135.50), true),
     row("koreacentral", "Korea Central", KOREA, "koreasouth", "Seoul", (37.57, 126.98), true),
-    row("malaysiawest", "Malaysia West", MALAYSIA, "", "Kuala Lumpur", (3.14, 101.69), true),
+    row("malaysiawest", "Malaysia West", MALAYSIA, "", "Kuala Lumpur", (3.16, 101.69), true),
     row("newzealandnorth", "New Zealand North", NEW_ZEALAND, "", "Auckland", (-36.85, 174.76), true),
     row("canadacentral", "Canada Central", CANADA, "canadaeast", "Toronto", (43.65, -79.38), true),
     row("austriaeast", "Austria East", AUSTRIA, "", "Vienna", (48.21, 16.37), true),
