@@ -503,6 +503,7 @@ fn take_lock(file: &File, region: &str) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) if attempts > 0 => {
                 attempts -= 1;
+                #[expect(clippy::disallowed_methods, reason = "flock has no wait with a deadline")]
                 std::thread::sleep(std::time::Duration::from_millis(25));
             }
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(ChunkError::Locked { region: region.to_owned() }),
