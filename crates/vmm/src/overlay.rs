@@ -59,6 +59,8 @@ pub async fn create(disk: &DiskSpec, base_socket: &Path) -> Result<bool, Overlay
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(OverlayError::Tool { path, message });
     }
+    // A disk is full of secrets; qemu-img would let everybody read it.
+    tokio::fs::set_permissions(&part, std::os::unix::fs::PermissionsExt::from_mode(0o600)).await.map_err(failed)?;
     tokio::fs::rename(&part, &path).await.map_err(failed)?;
     Ok(true)
 }
@@ -94,6 +96,8 @@ mod tests {
         let info = info(&disk.overlay).await;
         assert_eq!(info[0]["virtual-size"], 64 << 20);
         assert_eq!(info[0].get("backing-filename"), None);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&disk.overlay).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[tokio::test]

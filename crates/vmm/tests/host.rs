@@ -98,6 +98,20 @@ async fn what_guests_do_by_themselves_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_space_says_so_until_it_goes_on() {
+    let fixture = Fixture::new(Behaviour::Silent);
+    let host = fixture.host().await;
+    let spec = fixture.machine(4);
+    host.client.define_and_start(&spec).await.unwrap();
+    fixture.fake.stall(spec.id, Some("no space"));
+    let stalled = status_is(&host.client, spec.id, "it stands still", |s| s.error.is_some()).await;
+    assert_eq!((stalled.power, stalled.error.as_deref()), (PowerState::Running, Some("no space")));
+    fixture.fake.stall(spec.id, None);
+    status_is(&host.client, spec.id, "it goes on", |s| s.error.is_none()).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deaf_guest_is_switched_off_when_somebody_insists() {
     let fixture = Fixture::new(Behaviour::Silent);
     let host = fixture.host().await;

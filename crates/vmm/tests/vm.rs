@@ -90,7 +90,7 @@ async fn vm_gen2_boots_and_answers_ssh() {
     assert_eq!(ssh_in_the_end(address, &keys, "ls -d /sys/firmware/efi").await, "/sys/firmware/efi");
     let uuid = ssh_in_the_end(address, &keys, "sudo cat /sys/class/dmi/id/product_uuid").await;
     assert_eq!(uuid.to_lowercase(), spec.id.to_string());
-    host.client.delete(spec.id, &[spec.os_disk.overlay.clone()]).await.expect("it is deleted");
+    host.client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
     host.stop().await;
 }
 
@@ -161,7 +161,7 @@ async fn vm_survives_the_death_of_its_host() {
     assert!(after.bytes > before.bytes + (1 << 20), "{before:?} {after:?}");
 
     restarted_and_off(&client, &spec, address, &keys, &boot).await;
-    client.delete(spec.id, &[spec.os_disk.overlay.clone()]).await.expect("it is deleted");
+    client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
     host.kill();
 }
 
@@ -184,4 +184,33 @@ async fn restarted_and_off(client: &HostClient, spec: &VmSpec, address: Ipv4Addr
     let _ = ssh(address, keys, "sudo poweroff");
     let off = status_is(client, spec.id, "it is off", |s| s.power == PowerState::Stopped).await;
     assert_eq!(off.error, None);
+}
+
+/// A whole Debian with the unmodified agents; `LAZULI_DEBIAN_GUEST` is what `scripts/guest/debian` makes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes under emulation; run with LAZULI_DEBIAN_GUEST set"]
+async fn vm_debian_provisions_itself() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let image = PathBuf::from(std::env::var_os("LAZULI_DEBIAN_GUEST").expect("LAZULI_DEBIAN_GUEST is set"));
+    let dir = short_dir();
+    let host_dir = dir.path().join("host");
+    let host = TestHost::start(&host_dir, qemu(&host_dir).await).await;
+    let keys = keys(dir.path());
+    let address = public_address(3);
+    let mut spec = machine(dir.path(), &image, 6);
+    spec.cpus = 2;
+    spec.memory_mib = 1024;
+    with_ssh(&mut spec, address, &keys.public);
+    host.client.define_and_start(&spec).await.expect("it starts");
+    let ready = status_is(&host.client, spec.id, "it is ready", is_ready).await;
+    eprintln!("{:?}, {:?}", ready.provisioning, ready.nbd);
+    assert_eq!(ssh_in_the_end(address, &keys, "hostname").await, spec.name);
+    assert_eq!(ssh_in_the_end(address, &keys, "systemd-detect-virt").await, "microsoft");
+    assert_eq!(ssh_in_the_end(address, &keys, "sudo -n id -u").await, "0");
+    let status = host.client.status(spec.id).await.expect("a status");
+    eprintln!("{:?}, agent {:?}", status.nbd, status.agent.map(|a| (a.version, a.status, a.os_version)));
+    let off = host.client.power_off(spec.id, false).await.expect("it obeys the power button");
+    assert_eq!(off.power, PowerState::Stopped);
+    host.client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
+    host.stop().await;
 }

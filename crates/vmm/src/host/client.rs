@@ -71,6 +71,9 @@ impl HostClient {
 
     /// Defines the machine, creates missing overlays and switches it on. Asked again with the same spec it does what
     /// is still to be done; with another spec it is refused with `Conflict`. Returns once the guest's processors run.
+    ///
+    /// A machine that was defined but could not be started stays defined, off; delete it or start it later. One whose
+    /// image cannot be opened is not even defined.
     pub async fn define_and_start(&self, spec: &VmSpec) -> Result<VmStatus, ClientError> {
         self.json(Method::PUT, &format!("/vms/{}", spec.id), Some(spec)).await
     }

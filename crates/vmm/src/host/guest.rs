@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::exports::Exports;
-use super::store::Record;
+use super::store::{self, Record};
 use super::{Env, HostError};
 use crate::hypervisor::{Exit, HypervisorError, Launch, MachineEvent, Running};
 use crate::overlay;
@@ -18,6 +18,8 @@ use crate::spec::{NicSpec, PowerState, ProvisioningState, VmStatus};
 
 /// The power button is pressed again after this long: a guest that is still booting does not see it.
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
+/// How often a running machine's logs are looked at.
+const TRIM_LOGS: Duration = Duration::from_secs(30);
 
 /// What can be asked of a machine.
 #[derive(Debug)]
@@ -130,6 +132,7 @@ impl Actor {
         if self.running.is_some() {
             self.take_over().await;
         }
+        let mut trim = tokio::time::interval(TRIM_LOGS);
         loop {
             tokio::select! {
                 order = inbox.recv() => {
@@ -145,6 +148,7 @@ impl Actor {
                     }
                 }
                 event = next_event(&mut self.running) => self.on_event(event).await,
+                _ = trim.tick(), if self.running.is_some() => store::trim_logs(&self.record().files),
             }
         }
         // The host is stopping: the machine runs on, its network waits for the next host.
@@ -186,6 +190,14 @@ impl Actor {
             Some(MachineEvent::Reset) => {
                 tracing::info!(vm.id = %self.record().id, "the guest restarted itself");
             }
+            // While it is being stopped that matters more.
+            Some(MachineEvent::Stalled { detail }) if self.record().wanted_on() => {
+                self.record().set_power(PowerState::Running, Some(detail));
+            }
+            Some(MachineEvent::Resumed) if self.record().wanted_on() => {
+                self.record().set_power(PowerState::Running, None);
+            }
+            Some(MachineEvent::Stalled { .. } | MachineEvent::Resumed) => {}
             Some(MachineEvent::Exited(exit)) => self.ended(exit).await,
             None => self.ended(Exit::Died { detail: "the hypervisor lost sight of it".into() }).await,
         }

@@ -151,6 +151,8 @@ pub struct Host {
     dir: PathBuf,
     env: Arc<Env>,
     guests: Mutex<BTreeMap<Uuid, Arc<Guest>>>,
+    /// Held while a machine is defined, which may take as long as its images take to open.
+    defining: Mutex<()>,
     stopping: CancellationToken,
 }
 
@@ -168,7 +170,13 @@ impl Host {
         }
         let _lock = lock(&dir)?;
         let env = Env { base_images, hypervisor, networks: Networks::default(), shutdown_time };
-        let host = Self { dir, env: Arc::new(env), guests: Mutex::default(), stopping: shutdown.clone() };
+        let host = Self {
+            dir,
+            env: Arc::new(env),
+            guests: Mutex::default(),
+            defining: Mutex::default(),
+            stopping: shutdown.clone(),
+        };
         let host = Arc::new(host);
         host.resume().await?;
         let listener = listen(&HostConfig::socket(&host.dir)).map_err(HostError::Store)?;
@@ -206,22 +214,21 @@ impl Host {
     async fn define(&self, spec: VmSpec) -> Result<Arc<Guest>, HostError> {
         spec.check()?;
         let id = spec.id;
-        // Held throughout: two definitions of one machine must not race.
-        let mut guests = self.guests.lock().await;
-        if let Some(guest) = guests.get(&id) {
+        let _alone = self.defining.lock().await;
+        if let Some(guest) = self.guests.lock().await.get(&id) {
             if *guest.record().spec() == spec {
                 return Ok(Arc::clone(guest));
             }
             return Err(HostError::Conflict("the machine exists with another definition".into()));
         }
-        for other in guests.values() {
+        for other in self.list().await {
             check_apart(&spec, &other.record().spec())?;
         }
         let record = Arc::new(Record::create(&self.dir, spec).map_err(HostError::Store)?);
         match Guest::define(Arc::clone(&self.env), Arc::clone(&record)).await {
             Ok(guest) => {
                 let guest = Arc::new(guest);
-                guests.insert(id, Arc::clone(&guest));
+                self.guests.lock().await.insert(id, Arc::clone(&guest));
                 Ok(guest)
             }
             Err(e) => {

@@ -244,6 +244,33 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Guests must not fill the host's disk through their console: a log that is larger than this...
+const LOG_LIMIT: u64 = 8 << 20;
+/// ...is cut down to this much.
+const LOG_KEPT: u64 = 1 << 20;
+
+/// Cuts logs that have grown too large. Their writers append, so what they write next follows what was kept; what they
+/// write at this very moment may be lost.
+pub fn trim_logs(files: &VmFiles) {
+    for path in [files.console_log(), files.hypervisor_log()] {
+        if let Err(e) = trim(&path) {
+            tracing::warn!(path = %path.display(), error = %e, "a log cannot be cut");
+        }
+    }
+}
+
+fn trim(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.len() > LOG_LIMIT => {}
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => return Ok(()),
+    }
+    let kept = tail(path, LOG_KEPT)?;
+    let mut file = File::options().append(true).open(path)?;
+    file.set_len(0)?;
+    file.write_all(&kept)
+}
+
 /// The last `max` bytes of a file; nothing of one that is not there.
 pub fn tail(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let mut file = match File::open(path) {
@@ -339,6 +366,20 @@ mod tests {
         assert_eq!(counter("Ready"), first);
         assert_ne!(counter("NotReady"), first);
         assert!(record.status(DiskReads::default()).agent.unwrap().received_ms > 0);
+    }
+
+    #[test]
+    fn a_log_that_grew_is_cut_under_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = VmFiles::new(dir.path(), Uuid::nil());
+        std::fs::create_dir_all(&files.dir).unwrap();
+        let mut writer = File::options().append(true).create(true).open(files.console_log()).unwrap();
+        writer.write_all(&vec![b'x'; 9 << 20]).unwrap();
+        writer.write_all(b"before").unwrap();
+        trim_logs(&files);
+        writer.write_all(b" after").unwrap();
+        assert_eq!(std::fs::metadata(files.console_log()).unwrap().len(), LOG_KEPT + 6);
+        assert_eq!(tail(&files.console_log(), 12).unwrap(), b"before after");
     }
 
     #[test]

@@ -108,6 +108,17 @@ impl Fake {
         }
     }
 
+    /// The machine stands still (`Some`, with the reason) or goes on.
+    pub fn stall(&self, id: Uuid, detail: Option<&str>) {
+        if let Some(guest) = self.inner.state().machines.get(&id) {
+            let event = match detail {
+                Some(detail) => MachineEvent::Stalled { detail: detail.to_owned() },
+                None => MachineEvent::Resumed,
+            };
+            let _ = guest.events.send(event);
+        }
+    }
+
     /// The machine dies under the guest.
     pub fn crash(&self, id: Uuid) {
         self.inner.end(id, Exit::Died { detail: "the fake machine was told to crash".into() });

@@ -127,6 +127,11 @@ pub enum Exit {
 pub enum MachineEvent {
     /// The guest restarted itself.
     Reset,
+    /// It stands still because one of its disks cannot be written, most likely for want of space. The hypervisor tries
+    /// again by itself.
+    Stalled { detail: String },
+    /// It goes on.
+    Resumed,
     /// It is gone. Always the last event.
     Exited(Exit),
 }

@@ -31,6 +31,8 @@ use crate::spec::Generation;
 const START_TIME: Duration = Duration::from_secs(90);
 /// How long QEMU may take to quit, flushing its disks, before it is killed.
 const QUIT_TIME: Duration = Duration::from_secs(5);
+/// How often a machine that stands still for want of space is told to go on.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// Memory QEMU takes beside the guest's.
 const OVERHEAD_MIB: u64 = 96;
 /// What must stay free for everything else on the machine.
@@ -113,12 +115,18 @@ impl Qemu {
 
     /// Watches over a QEMU that answers.
     fn supervise(&self, launch: &Launch, qemu: Connected) -> Running {
-        let Connected { qmp, events, process, child, powered_off } = qemu;
+        let Connected { qmp, events, process, child, powered_off, stalled } = qemu;
         self.promise(launch.spec.id, launch.spec.memory_mib, &process);
         let machine = Arc::new(QemuMachine { qmp: Arc::new(qmp), process, killed: AtomicBool::new(false) });
         let (sender, receiver) = mpsc::unbounded_channel();
-        let watch =
-            Watch { machine: Arc::clone(&machine), child, powered_off, log: launch.files.hypervisor_log(), sender };
+        let watch = Watch {
+            machine: Arc::clone(&machine),
+            child,
+            powered_off,
+            stalled,
+            log: launch.files.hypervisor_log(),
+            sender,
+        };
         tokio::spawn(watch.run(events));
         Running { machine, events: receiver }
     }
@@ -133,6 +141,8 @@ struct Connected {
     child: Option<Child>,
     /// The guest has switched itself off already.
     powered_off: bool,
+    /// It stands still for want of space.
+    stalled: bool,
 }
 
 #[async_trait]
@@ -178,9 +188,10 @@ impl Hypervisor for Qemu {
             (Err(_), _) => Err(format!("its monitor did not answer within {} s", START_TIME.as_secs())),
         };
         match started {
-            Ok((qmp, events, process)) => {
-                Ok(self.supervise(launch, Connected { qmp, events, process, child: Some(child), powered_off: false }))
-            }
+            Ok((qmp, events, process)) => Ok(self.supervise(
+                launch,
+                Connected { qmp, events, process, child: Some(child), powered_off: false, stalled: false },
+            )),
             Err(why) => {
                 // Already gone, or must go.
                 let _ = child.kill().await;
@@ -205,8 +216,9 @@ impl Hypervisor for Qemu {
         let pid = qmp.peer_pid().ok_or_else(|| HypervisorError::Start("its process is not known".into()))?;
         let process = Process::open(pid).map_err(|e| io_error("cannot watch the machine's process", e))?;
         let powered_off = status["status"] == "shutdown";
+        let stalled = status["status"] == "io-error";
         let process = Arc::new(process);
-        Ok(Some(self.supervise(launch, Connected { qmp, events, process, child: None, powered_off })))
+        Ok(Some(self.supervise(launch, Connected { qmp, events, process, child: None, powered_off, stalled })))
     }
 }
 
@@ -250,6 +262,8 @@ struct Watch {
     machine: Arc<QemuMachine>,
     child: Option<Child>,
     powered_off: bool,
+    /// QEMU stopped the guest because a disk could not be written.
+    stalled: bool,
     log: PathBuf,
     sender: mpsc::UnboundedSender<MachineEvent>,
 }
@@ -259,6 +273,12 @@ impl Watch {
         if self.powered_off {
             self.collect().await;
         }
+        if self.stalled {
+            let detail = "the machine stands still: a disk cannot be written".to_owned();
+            let _ = self.sender.send(MachineEvent::Stalled { detail });
+        }
+        let mut again = tokio::time::interval(TRY_AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -266,6 +286,7 @@ impl Watch {
                     None => break,
                 },
                 _ = self.machine.process.ended() => break,
+                _ = again.tick(), if self.stalled => self.go_on().await,
                 // Nobody watches any more: the host is stopping, and the next one needs the monitor.
                 () = self.sender.closed() => return,
             }
@@ -303,7 +324,31 @@ impl Watch {
             "RESET" if by_guest => {
                 let _ = self.sender.send(MachineEvent::Reset);
             }
+            "BLOCK_IO_ERROR" => self.on_disk_error(&event.data),
+            "RESUME" if self.stalled => {
+                self.stalled = false;
+                let _ = self.sender.send(MachineEvent::Resumed);
+            }
             _ => {}
+        }
+    }
+
+    /// QEMU reports errors to the guest, except a lack of space: then it stops the guest until told to go on.
+    fn on_disk_error(&mut self, data: &Value) {
+        let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
+        let (disk, operation, reason) = (text("node-name"), text("operation"), text("reason"));
+        tracing::warn!(disk, operation, reason, action = text("action"), "a disk of a machine fails");
+        if data["action"] == "stop" {
+            self.stalled = true;
+            let space = if data["nospace"] == true { "; free some space and it goes on" } else { "" };
+            let detail = format!("the machine stands still: {operation} of disk '{disk}' fails: {reason}{space}");
+            let _ = self.sender.send(MachineEvent::Stalled { detail });
+        }
+    }
+
+    async fn go_on(&self) {
+        if let Err(e) = self.machine.qmp.execute("cont", Value::Null).await {
+            tracing::debug!(error = %e, "a stalled machine does not go on");
         }
     }
 
@@ -386,7 +431,10 @@ fn copy_once(from: &Path, to: &Path) -> Result<(), HypervisorError> {
 }
 
 fn private_file(path: &Path) -> io::Result<File> {
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+    // For appending, so that it can be cut while QEMU writes to it.
+    let file = File::options().append(true).create(true).mode(0o600).open(path)?;
+    file.set_len(0)?;
+    Ok(file)
 }
 
 fn io_error(what: &str, source: io::Error) -> HypervisorError {

@@ -216,7 +216,7 @@ pub async fn conformance(client: &HostClient, spec: VmSpec) {
     let refused = client.delete(id, std::slice::from_ref(&stranger)).await.expect_err("not its disk");
     assert_eq!(refused.code(), Some(lazuli_vmm::host::HostErrorCode::Invalid));
     assert!(stranger.exists());
-    client.delete(id, &[spec.os_disk.overlay.clone()]).await.expect("it is deleted");
+    client.delete(id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
     client.delete(id, &[]).await.expect("deleted stays deleted");
     assert!(!spec.os_disk.overlay.exists());
     assert!(matches!(client.status(id).await, Err(ClientError::Refused { .. })));
