@@ -69,7 +69,8 @@ async fn answer(app: Arc<App>, context: Arc<Context>, request: Request<Body>) ->
                 return blob::no_such_account(&context.request_id);
             };
             let (base, request_id) = (context.base.clone(), context.request_id.clone());
-            plane.handle(BlobRequest { account, path, path_style, base, request_id, request }).await
+            let bearer = bearer::storage(&app, &context).await;
+            plane.handle(BlobRequest { account, path, path_style, base, request_id, bearer, request }).await
         }
         route => {
             let (parts, body) = request.into_parts();

@@ -1,12 +1,14 @@
 //! The blob data plane: requests for storage accounts and for the disks' SAS URLs.
 //!
 //! The edge finds the account (host label or first path segment) and hands the request over as it is, body unread.
-//! Bearer tokens, shared keys and SAS are the data plane's own matter.
+//! Bearer tokens are checked here; shared keys and SAS are the data plane's own matter.
 
 use crate::respond::{Reply, empty};
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{HeaderValue, Request, StatusCode, header};
+use lazuli_arm::ArmError;
+use lazuli_engine::call::Caller;
 
 /// A request to a storage account.
 #[derive(Debug)]
@@ -21,7 +23,19 @@ pub struct BlobRequest {
     pub base: String,
     /// For logs and `x-ms-request-id`.
     pub request_id: String,
+    pub bearer: Bearer,
     pub request: Request<Body>,
+}
+
+/// What the request's bearer token says.
+#[derive(Debug)]
+pub enum Bearer {
+    /// There is none: a SAS, a shared key, or nobody.
+    Absent,
+    /// A token for storage, of a principal that exists.
+    Caller(Caller),
+    /// To be answered with 401.
+    Refused(ArmError),
 }
 
 /// Serves storage accounts.

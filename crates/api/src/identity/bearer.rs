@@ -1,8 +1,10 @@
 //! The check of the bearer token that every management request must carry.
 
 use crate::app::App;
+use crate::blob::Bearer;
 use crate::context::Context;
 use crate::identity;
+use crate::net::hosts::Service;
 use crate::respond::{self, Reply};
 use http::header;
 use lazuli_arm::ArmError;
@@ -14,7 +16,34 @@ pub(crate) async fn authenticate(app: &App, context: &Context) -> Result<Caller,
     let token = bearer(context)?;
     let bases = app.own.bases();
     let audiences = identity::arm_audiences(&bases, context);
-    let claims = validate(app, context, &token, &audiences, &bases)?;
+    principal(app, context, &token, &audiences, &bases).await
+}
+
+/// The caller of a data-plane request, if it brings a bearer token at all.
+pub(crate) async fn storage(app: &App, context: &Context) -> Bearer {
+    let scheme = context.header("authorization").and_then(|v| v.split(' ').next().map(str::to_ascii_lowercase));
+    if scheme.as_deref() != Some("bearer") {
+        return Bearer::Absent;
+    }
+    let mut audiences: Vec<String> = identity::STORAGE_AUDIENCES.iter().map(|a| (*a).to_owned()).collect();
+    if let Service::Blob { cloud: Some(_), .. } = context.service {
+        audiences.push(context.base.clone());
+    }
+    let checked = match bearer(context) {
+        Ok(token) => principal(app, context, &token, &audiences, &app.own.bases()).await,
+        Err(error) => Err(error),
+    };
+    checked.map_or_else(Bearer::Refused, Bearer::Caller)
+}
+
+async fn principal(
+    app: &App,
+    context: &Context,
+    token: &str,
+    audiences: &[String],
+    bases: &[String],
+) -> Result<Caller, ArmError> {
+    let claims = validate(app, context, token, audiences, bases)?;
     let caller = app.backend.caller(&claims.tid, &claims.oid).await?;
     caller.ok_or_else(|| {
         refused("InvalidAuthenticationToken", "The access token is invalid: its principal does not exist any more.")

@@ -33,10 +33,8 @@ const ARM_AUDIENCES: &[&str] = &[
     "https://management.core.chinacloudapi.cn/",
 ];
 
-/// Other resources that clients ask tokens for; none of these opens the management endpoint.
+/// Other resources that clients ask tokens for; none of these opens anything here.
 const OTHER_AUDIENCES: &[&str] = &[
-    "https://storage.azure.com/",
-    "https://disk.azure.com/",
     "https://graph.microsoft.com/",
     "https://graph.windows.net/",
     "https://microsoftgraph.chinacloudapi.cn/",
@@ -44,6 +42,9 @@ const OTHER_AUDIENCES: &[&str] = &[
     "https://vault.azure.net/",
     "https://vault.azure.cn/",
 ];
+
+/// What a token for the blob data plane may be issued for, besides the account's own URL.
+pub(crate) const STORAGE_AUDIENCES: &[&str] = &["https://storage.azure.com/", "https://disk.azure.com/"];
 
 /// What a token for the management endpoint may be issued for.
 pub(crate) fn arm_audiences(own_bases: &[String], context: &Context) -> Vec<String> {
@@ -58,8 +59,9 @@ pub(crate) fn arm_audiences(own_bases: &[String], context: &Context) -> Vec<Stri
 
 /// Whether tokens are issued for this resource at all.
 pub(crate) fn is_known_resource(resource: &str, arm: &[String]) -> bool {
-    let known = arm.iter().map(String::as_str).chain(OTHER_AUDIENCES.iter().copied());
-    known.into_iter().any(|a| lazuli_authz::token::same_resource(a, resource)) || is_account_url(resource)
+    let others = STORAGE_AUDIENCES.iter().chain(OTHER_AUDIENCES).copied();
+    arm.iter().map(String::as_str).chain(others).any(|a| lazuli_authz::token::same_resource(a, resource))
+        || is_account_url(resource)
 }
 
 /// `https://account.blob.core.windows.net`, as azcopy and some SDKs ask for.

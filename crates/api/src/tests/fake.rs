@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
 
 pub const TENANT: &str = "11111111-1111-1111-1111-111111111111";
 pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
@@ -20,6 +21,10 @@ pub struct Fake {
     state: Mutex<State>,
     /// The principal was deleted.
     pub gone: AtomicBool,
+    /// A PUT with `properties.wait` says that it has begun, waits to be released, and says when it is done.
+    pub begun: Notify,
+    pub release: Notify,
+    pub done: Notify,
 }
 
 #[derive(Default)]
@@ -107,7 +112,16 @@ impl State {
 #[async_trait]
 impl ArmBackend for Fake {
     async fn put(&self, call: &Call, id: &ResourceId, body: Value) -> Result<Written, ArmError> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner()).write(call, id, body)
+        let waits = body["properties"]["wait"].is_boolean();
+        if waits {
+            self.begun.notify_one();
+            self.release.notified().await;
+        }
+        let written = self.state.lock().unwrap_or_else(|e| e.into_inner()).write(call, id, body);
+        if waits {
+            self.done.notify_one();
+        }
+        written
     }
 
     async fn patch(&self, call: &Call, id: &ResourceId, body: Value) -> Result<Written, ArmError> {

@@ -1,6 +1,7 @@
 //! The edge through its public door: a real TLS listener, a real client, a small product in memory.
 
 mod fake;
+mod life;
 mod management;
 mod proxy;
 mod sign_in;
@@ -19,7 +20,8 @@ pub struct Server {
     pub backend: Arc<Fake>,
     pub client: reqwest::Client,
     pub dir: TempDir,
-    _stop: DropGuard,
+    pub stop: CancellationToken,
+    _guard: DropGuard,
 }
 
 impl Server {
@@ -37,7 +39,7 @@ impl Server {
         let stop = CancellationToken::new();
         let running = serve(config, stop.clone()).await.unwrap();
         let client = client(&running.ca_file).build().unwrap();
-        Self { running, backend, client, dir, _stop: stop.drop_guard() }
+        Self { running, backend, client, dir, _guard: stop.clone().drop_guard(), stop }
     }
 
     pub fn url(&self, path: &str) -> String {
