@@ -28,6 +28,11 @@ impl ApiVersion {
         ))
     }
 
+    /// Newer than any: what the server uses on its own account.
+    pub fn latest() -> Self {
+        Self("9999-12-31".to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -115,3 +115,23 @@ pub struct ProviderInfo {
     /// Types below the namespace, e.g. `galleries/images`.
     pub types: Vec<String>,
 }
+
+impl Call {
+    /// The server itself, for what it does on its own account.
+    pub(crate) fn system(subscription: &str) -> Self {
+        Self {
+            caller: Caller {
+                tenant: String::new(),
+                principal: String::new(),
+                app_id: String::new(),
+                display_name: format!("lazuli for {subscription}"),
+            },
+            urls: Urls { arm: String::new(), blob_suffix: None },
+            api_version: ApiVersion::latest(),
+            correlation_id: String::new(),
+            query: BTreeMap::new(),
+            if_match: None,
+            if_none_match: None,
+        }
+    }
+}

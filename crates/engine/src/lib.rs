@@ -1,6 +1,177 @@
 //! The product: resource providers, long-running operations, reconcilers.
 //!
 //! `api` calls [`Engine`]; here the pieces (metadata, content store, virtual machines) meet. The engine knows resources and
-//! rules, never HTTP.
+//! rules, never HTTP. A write is decided by a provider (pure as far as it can be) and committed by `write.rs` as one
+//! transaction: the row, its operation, its audit record.
 
+pub mod base_images;
 pub mod call;
+mod authorization;
+mod identity;
+pub mod operation;
+mod operations;
+pub mod provider;
+mod providers;
+mod read;
+pub mod stored;
+pub mod regions;
+mod write;
+
+pub use identity::{Bootstrap, SignInError};
+pub use lazuli_meta::model::{Subscription, Tenant};
+
+use lazuli_arm::{ArmError, ResourceId, ResourceType};
+use lazuli_meta::Db;
+use lazuli_vmm::HostClient;
+use operation::Operation;
+use provider::Provider;
+use regions::Regions;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Where the engine keeps what, and what it may use.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Folder of everything that is local: regions, uploads, disks, the host's folder.
+    pub data_dir: PathBuf,
+    /// `sqlite:PATH` or `postgres://…`.
+    pub database: String,
+    /// Accept what Azure refuses but its printed samples need (mission.md T4: end-of-life dates in the past).
+    pub lenient: bool,
+}
+
+impl EngineConfig {
+    /// Everything below one folder, SQLite.
+    pub fn local(data_dir: &Path) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            database: format!("sqlite:{}", data_dir.join("lazuli.db").display()),
+            lenient: false,
+        }
+    }
+}
+
+/// The whole product behind its HTTP edge. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    config: EngineConfig,
+    db: Db,
+    regions: Regions,
+    host: HostClient,
+    providers: HashMap<String, Arc<dyn Provider>>,
+    operations: HashMap<&'static str, Arc<dyn Operation>>,
+}
+
+impl Engine {
+    /// Opens the database and knows every provider; nothing runs until [`Engine::run`].
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn open(config: EngineConfig) -> Result<Self, lazuli_meta::MetaError> {
+        let db = Db::open(&config.database).await?;
+        let regions = Regions::new(config.data_dir.join("regions"));
+        let host = HostClient::new(config.data_dir.join("host").join("host.sock"));
+        let providers = providers::all().into_iter().map(|p| (p.resource_type().to_ascii_lowercase(), p)).collect();
+        let operations = operations::all().into_iter().map(|o| (o.kind(), o)).collect();
+        Ok(Self(Arc::new(Inner { config, db, regions, host, providers, operations })))
+    }
+
+    /// Runs operations and reconcilers until `shutdown` fires.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        operation::run_worker(self.clone(), shutdown).await;
+    }
+
+    pub fn config(&self) -> &EngineConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    pub fn regions(&self) -> &Regions {
+        &self.0.regions
+    }
+
+    pub(crate) fn host(&self) -> &HostClient {
+        &self.0.host
+    }
+
+    pub(crate) fn operation_code(&self, kind: &str) -> Option<Arc<dyn Operation>> {
+        self.0.operations.get(kind).cloned()
+    }
+
+    pub(crate) fn provider(&self, resource_type: &ResourceType) -> Result<&Arc<dyn Provider>, ArmError> {
+        if let Some(provider) = self.0.providers.get(&resource_type.key()) {
+            return Ok(provider);
+        }
+        let namespace = &resource_type.namespace;
+        let prefix = format!("{}/", namespace.to_ascii_lowercase());
+        if self.0.providers.keys().any(|k| k.starts_with(&prefix)) {
+            let types = resource_type.types.join("/");
+            return Err(ArmError::new(
+                404,
+                "InvalidResourceType",
+                format!("The resource type '{types}' could not be found in the namespace '{namespace}'."),
+            ));
+        }
+        Err(ArmError::new(
+            404,
+            "InvalidResourceNamespace",
+            format!("The resource namespace '{namespace}' is invalid or not offered by this server."),
+        ))
+    }
+
+    pub(crate) fn provider_of(&self, id: &ResourceId) -> Result<&Arc<dyn Provider>, ArmError> {
+        self.provider(&id.resource_type())
+    }
+
+    /// Provider of a stored row.
+    pub(crate) fn provider_of_kind(&self, kind: &str) -> Option<&Arc<dyn Provider>> {
+        self.0.providers.get(kind)
+    }
+
+    /// Namespaces and their types, sorted.
+    pub fn providers(&self) -> Vec<call::ProviderInfo> {
+        let mut by_namespace: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+        for provider in self.0.providers.values() {
+            if let Some((namespace, types)) = provider.resource_type().split_once('/') {
+                by_namespace.entry(namespace).or_default().push(types.to_owned());
+            }
+        }
+        let info = |(namespace, mut types): (&str, Vec<String>)| {
+            types.sort();
+            call::ProviderInfo { namespace: namespace.to_owned(), types }
+        };
+        by_namespace.into_iter().map(info).collect()
+    }
+}
+
+/// Opaque, new with every write.
+pub(crate) fn new_etag() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// `2026-03-01T12:00:00.123+00:00`, as Azure writes times.
+pub(crate) fn time_text(ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    time.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
+}
+
+/// What every database failure looks like to a client; the cause goes to the log.
+pub(crate) fn db_error(error: lazuli_meta::MetaError) -> ArmError {
+    if error.is_transient() {
+        return ArmError::new(503, "ServiceUnavailable", "The metadata store cannot be reached. Please retry the request.")
+            .caused_by(error);
+    }
+    ArmError::internal(error)
+}

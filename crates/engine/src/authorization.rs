@@ -1,0 +1,27 @@
+//! Asks `authz` whether the caller may do what it asks for; every read and write of the engine passes here.
+
+use crate::Engine;
+use crate::call::Caller;
+use lazuli_arm::ArmError;
+use lazuli_authz::rbac;
+
+impl Engine {
+    /// `scope` is a lower-case id, `action` e.g. `Microsoft.Compute/disks/write`.
+    pub(crate) async fn authorize(&self, caller: &Caller, scope: &str, action: &str) -> Result<(), ArmError> {
+        let assignments = self.db().role_assignments(Some(&caller.principal), None).await.map_err(crate::db_error)?;
+        let assignments: Vec<rbac::Assignment> =
+            assignments.into_iter().map(|a| rbac::Assignment { scope: a.scope, role: a.role }).collect();
+        if rbac::allowed(&assignments, scope, action) {
+            return Ok(());
+        }
+        Err(ArmError::new(
+            403,
+            "AuthorizationFailed",
+            format!(
+                "The client '{}' with object id '{}' does not have authorization to perform action '{action}' over scope \
+                 '{scope}' or the scope is invalid. If access was recently granted, please refresh your credentials.",
+                caller.app_id, caller.principal
+            ),
+        ))
+    }
+}

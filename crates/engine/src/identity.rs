@@ -1,0 +1,172 @@
+//! Tenants, subscriptions and the principals that sign in. (Users, groups and managed identities come with the directory.)
+
+use crate::call::Caller;
+use crate::{Engine, db_error};
+use lazuli_arm::ArmError;
+use lazuli_meta::model::{Principal, RoleAssignment, Subscription, Tenant};
+use uuid::Uuid;
+
+/// Why a client did not get a token; the edge answers in the token endpoint's own words.
+#[derive(Debug, thiserror::Error)]
+pub enum SignInError {
+    #[error("there is no tenant '{0}'")]
+    UnknownTenant(String),
+    #[error("there is no application '{0}' in the tenant")]
+    UnknownClient(String),
+    #[error("the client secret is wrong")]
+    WrongSecret,
+    #[error("the directory cannot be read")]
+    Directory(#[source] ArmError),
+}
+
+/// The first tenant, subscription and owner. Whoever keeps the credentials writes them down before they take effect, so that a
+/// start that was cut short can be begun again with the same ones.
+#[derive(Debug, Clone)]
+pub struct Bootstrap {
+    pub tenant_id: String,
+    pub subscription_id: String,
+    pub object_id: String,
+    pub client_id: String,
+    pub client_secret: String,
+}
+
+const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
+const BOOTSTRAPPED: &str = "bootstrapped";
+
+impl Bootstrap {
+    pub fn generate() -> Self {
+        let id = || Uuid::new_v4().to_string();
+        Self {
+            tenant_id: id(),
+            subscription_id: id(),
+            object_id: id(),
+            client_id: id(),
+            client_secret: lazuli_authz::secret::generate(),
+        }
+    }
+}
+
+impl Engine {
+    /// Whether the first tenant was made.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn is_bootstrapped(&self) -> Result<bool, ArmError> {
+        Ok(self.db().setting(BOOTSTRAPPED).await.map_err(db_error)?.is_some())
+    }
+
+    /// Makes the first tenant, its subscription and an owner service principal.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn bootstrap(&self, new: &Bootstrap) -> Result<(), ArmError> {
+        let db = self.db();
+        let tenant = Tenant { id: new.tenant_id.clone(), display_name: "Lazuli".into() };
+        db.put_tenant(&tenant).await.map_err(db_error)?;
+        let subscription = Subscription {
+            id: new.subscription_id.clone(),
+            tenant: new.tenant_id.clone(),
+            display_name: "Lazuli".into(),
+            state: "Enabled".into(),
+        };
+        db.put_subscription(&subscription).await.map_err(db_error)?;
+        let owner = Principal {
+            id: new.object_id.clone(),
+            tenant: new.tenant_id.clone(),
+            app_id: new.client_id.clone(),
+            display_name: "lazuli-owner".into(),
+            kind: "ServicePrincipal".into(),
+            secret_hash: lazuli_authz::secret::hash(&new.client_secret),
+        };
+        db.put_principal(&owner).await.map_err(db_error)?;
+        let scope = format!("/subscriptions/{}", new.subscription_id);
+        if db.role_assignments(Some(&new.object_id), Some(&scope)).await.map_err(db_error)?.is_empty() {
+            let assignment = RoleAssignment {
+                id: Uuid::new_v4().to_string(),
+                scope,
+                role: OWNER.into(),
+                principal: new.object_id.clone(),
+            };
+            db.put_role_assignment(&assignment).await.map_err(ArmError::internal)?;
+        }
+        db.put_setting(BOOTSTRAPPED, &new.tenant_id, true).await.map_err(db_error)?;
+        Ok(())
+    }
+
+    /// Who signs in with this secret.
+    ///
+    /// # Errors
+    /// [`SignInError`].
+    pub async fn sign_in_client(&self, tenant: &str, client_id: &str, secret: &str) -> Result<Caller, SignInError> {
+        let directory = |e| SignInError::Directory(db_error(e));
+        let tenants = self.db().tenants().await.map_err(directory)?;
+        let Some(tenant) = tenants.iter().find(|t| t.id.eq_ignore_ascii_case(tenant)) else {
+            return Err(SignInError::UnknownTenant(tenant.to_owned()));
+        };
+        let client_id = client_id.to_ascii_lowercase();
+        let Some(principal) = self.db().principal_by_app(&tenant.id, &client_id).await.map_err(directory)? else {
+            return Err(SignInError::UnknownClient(client_id));
+        };
+        if !lazuli_authz::secret::verify(secret, &principal.secret_hash) {
+            return Err(SignInError::WrongSecret);
+        }
+        Ok(caller_of(principal))
+    }
+
+    /// The principal a token speaks of, if it still exists.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError> {
+        let principal = self.db().principal(object_id).await.map_err(db_error)?;
+        Ok(principal.filter(|p| p.tenant.eq_ignore_ascii_case(tenant)).map(caller_of))
+    }
+
+    /// The tenants the caller belongs to.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, ArmError> {
+        let tenants = self.db().tenants().await.map_err(db_error)?;
+        Ok(tenants.into_iter().filter(|t| t.id == caller.tenant).collect())
+    }
+
+    /// Every tenant of this server: what the sign-in pages may name.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn all_tenants(&self) -> Result<Vec<Tenant>, ArmError> {
+        self.db().tenants().await.map_err(db_error)
+    }
+
+    /// The subscriptions on which (or below which) the caller has a role.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn subscriptions(&self, caller: &Caller) -> Result<Vec<Subscription>, ArmError> {
+        let all = self.db().subscriptions(&caller.tenant).await.map_err(db_error)?;
+        let roles = self.db().role_assignments(Some(&caller.principal), None).await.map_err(db_error)?;
+        let reaches = |s: &Subscription| {
+            let scope = format!("/subscriptions/{}", s.id.to_ascii_lowercase());
+            roles.iter().any(|r| r.scope == "/" || r.scope == scope || r.scope.starts_with(&format!("{scope}/")))
+        };
+        Ok(all.into_iter().filter(reaches).collect())
+    }
+
+    /// The subscription, if the caller may know of it.
+    pub(crate) async fn require_subscription(&self, caller: &Caller, id: &str) -> Result<Subscription, ArmError> {
+        let found = self.subscriptions(caller).await?.into_iter().find(|s| s.id.eq_ignore_ascii_case(id));
+        found.ok_or_else(|| {
+            ArmError::new(404, "SubscriptionNotFound", format!("The subscription '{id}' could not be found."))
+        })
+    }
+}
+
+fn caller_of(principal: Principal) -> Caller {
+    Caller {
+        tenant: principal.tenant,
+        principal: principal.id,
+        app_id: principal.app_id,
+        display_name: principal.display_name,
+    }
+}

@@ -1,0 +1,184 @@
+//! What a resource type says about itself.
+//!
+//! A type is one file in `providers/`. It decides (what a body becomes, which operation a write starts, what a read shows); it
+//! never writes: the engine commits the row, its operation and its audit record in one transaction (`write.rs`).
+
+use crate::Engine;
+use crate::call::Call;
+use async_trait::async_trait;
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::{Change, Resource};
+use serde_json::Value;
+use std::cmp::Ordering;
+
+/// What a provider may look at while it decides.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub engine: &'a Engine,
+    pub call: &'a Call,
+    /// Milliseconds since the Unix epoch; one instant for the whole decision.
+    pub now_ms: i64,
+}
+
+/// The operation that a write starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    /// Name of an [`crate::operation::Operation`].
+    pub kind: &'static str,
+    pub params: Value,
+}
+
+/// What a PUT or PATCH makes of a resource.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// `{location, tags, properties, …}` without id, name, type and provisioningState.
+    pub body: Value,
+    pub internal: Value,
+    /// `None`: the write is complete when it is committed.
+    pub start: Option<Start>,
+    /// Committed in the same transaction (children, content references, grants).
+    pub changes: Vec<Change>,
+}
+
+/// What a DELETE does. The row is removed at once unless an operation is started, which then removes it.
+#[derive(Debug, Clone, Default)]
+pub struct DeletePlan {
+    pub start: Option<Start>,
+    pub changes: Vec<Change>,
+}
+
+/// What a POST action does.
+#[derive(Debug, Clone)]
+pub enum ActionPlan {
+    /// Starts an operation; the row (if given) is replaced in the same transaction.
+    Start { start: Start, resource: Option<Resource>, changes: Vec<Change> },
+    /// Already done.
+    Done { reply: Option<Value>, resource: Option<Resource>, changes: Vec<Change> },
+}
+
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// As shown: `Microsoft.Compute/galleries/images`.
+    fn resource_type(&self) -> &'static str;
+
+    /// Checks a new body against the old one and normalises it.
+    async fn put(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        body: Value,
+        old: Option<&Resource>,
+    ) -> Result<Plan, ArmError>;
+
+    /// By default RFC 7396 merge on the stored body, then [`Provider::put`].
+    async fn patch(&self, cx: Context<'_>, id: &ResourceId, patch: Value, old: &Resource) -> Result<Plan, ArmError> {
+        let mut body = old.body.clone();
+        merge_patch(&mut body, &patch);
+        self.put(cx, id, body, Some(old)).await
+    }
+
+    async fn delete(&self, _cx: Context<'_>, _old: &Resource) -> Result<DeletePlan, ArmError> {
+        Ok(DeletePlan::default())
+    }
+
+    /// What a GET shows. By default the stored body with id, name, type and provisioningState.
+    async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        Ok(standard_view(self.resource_type(), row))
+    }
+
+    async fn action(
+        &self,
+        _cx: Context<'_>,
+        row: &Resource,
+        action: &str,
+        _body: Value,
+    ) -> Result<ActionPlan, ArmError> {
+        Err(unknown_action(&row.id, action))
+    }
+
+    /// Sub-resource GETs such as `…/instanceView`; `None` where there is no such view.
+    async fn view(&self, _cx: Context<'_>, _row: &Resource, _name: &str) -> Result<Option<Value>, ArmError> {
+        Ok(None)
+    }
+
+    /// Order of a list.
+    fn order(&self, a: &Resource, b: &Resource) -> Ordering {
+        a.key.cmp(&b.key)
+    }
+
+    /// A group's resources are deleted in growing rank: users before what they use.
+    fn delete_rank(&self) -> u8 {
+        100
+    }
+
+    /// Whether a PUT or PATCH may come while an operation on the resource is running.
+    fn writable_while_running(&self) -> bool {
+        false
+    }
+}
+
+/// The stored body, framed by id, name, type and with `properties.provisioningState`.
+pub fn standard_view(resource_type: &str, row: &Resource) -> Value {
+    let mut view = serde_json::Map::new();
+    view.insert("name".into(), row.name.clone().into());
+    view.insert("id".into(), row.id.clone().into());
+    view.insert("type".into(), resource_type.into());
+    if let Value::Object(body) = &row.body {
+        for (name, value) in body {
+            view.insert(name.clone(), value.clone());
+        }
+    }
+    let properties = view.entry("properties").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    if let Value::Object(properties) = properties {
+        properties.insert("provisioningState".into(), row.provisioning_state.clone().into());
+    }
+    Value::Object(view)
+}
+
+pub fn unknown_action(id: &str, action: &str) -> ArmError {
+    ArmError::new(404, "InvalidResourceAction", format!("The resource '{id}' has no action '{action}'."))
+}
+
+/// RFC 7396: objects merge, `null` removes, everything else replaces.
+pub fn merge_patch(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    if let Value::Object(target) = target {
+        for (name, value) in patch {
+            if value.is_null() {
+                target.remove(name);
+            } else {
+                merge_patch(target.entry(name.clone()).or_insert(Value::Null), value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The examples of RFC 7396, appendix A.
+    #[test]
+    fn merge_patch_follows_the_rfc() {
+        let cases = [
+            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
+            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
+            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (json!(["a","b"]), json!(["c","d"]), json!(["c","d"])),
+            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+        ];
+        for (mut target, patch, expected) in cases {
+            merge_patch(&mut target, &patch);
+            assert_eq!(target, expected);
+        }
+    }
+}

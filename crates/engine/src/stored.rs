@@ -1,0 +1,83 @@
+//! What rows keep in `internal`: where the bytes of disks and image versions are.
+//!
+//! These are the engine's own words, never shown to clients. Manifests are named by their hex id; a row that names one
+//! has a content reference to it in that region, so that garbage collection leaves it alone.
+
+use crate::EngineConfig;
+use lazuli_arm::ArmError;
+use lazuli_meta::model::Resource;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A disk's bytes in the content store of a region that the owner knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stored {
+    pub manifest: String,
+    pub size_bytes: u64,
+}
+
+/// `internal` of a managed disk. Its bytes are, from the bottom: zeros, `base`, the overlay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DiskInternal {
+    /// `properties.uniqueId`; names the disk's local files.
+    pub unique_id: String,
+    /// What a guest sees; 0 as long as an upload is not finished.
+    pub size_bytes: u64,
+    /// In the region of the disk. `None`: zeros.
+    pub base: Option<Stored>,
+    /// A virtual machine has run on it: the overlay may hold newer bytes than `base`.
+    pub written: bool,
+    /// The staging file of an upload exists (until the upload is finished or the disk deleted).
+    pub uploading: bool,
+}
+
+/// `internal` of an image version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImageVersionInternal {
+    /// Known once the source was read.
+    pub os_disk: Option<Stored>,
+    /// By canonical region name.
+    pub regions: BTreeMap<String, RegionState>,
+}
+
+/// How far a region of an image version is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegionState {
+    /// `Unknown`, `Replicating`, `Completed`, `Failed`. `Completed` only once the region serves every byte (RP-8).
+    pub state: String,
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+    pub details: String,
+}
+
+/// Reads a row's `internal`.
+///
+/// # Errors
+/// An internal error if the row was written by something else.
+pub fn internal<T: serde::de::DeserializeOwned>(row: &Resource) -> Result<T, ArmError> {
+    serde_json::from_value(row.internal.clone()).map_err(ArmError::internal)
+}
+
+/// Turns the engine's own words into a row's `internal`.
+pub fn to_internal<T: Serialize>(value: &T) -> Value {
+    // These types have string keys and no failing serializers.
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+impl DiskInternal {
+    /// The qcow2 file of what guests wrote.
+    pub fn overlay_path(&self, config: &EngineConfig) -> PathBuf {
+        config.data_dir.join("disks").join(format!("{}.qcow2", self.unique_id))
+    }
+
+    /// The sparse file that an upload fills: the whole VHD with its footer.
+    pub fn upload_path(&self, config: &EngineConfig) -> PathBuf {
+        config.data_dir.join("uploads").join(format!("{}.vhd", self.unique_id))
+    }
+}

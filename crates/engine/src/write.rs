@@ -1,0 +1,467 @@
+//! PUT, PATCH, DELETE and POST: what every type has in common.
+//!
+//! ```text
+//! authorize → read the row → check conditions and parents → provider decides → one transaction → wake a worker
+//!                  ^                                                 │
+//!                  └────────── another writer was faster ────────────┘
+//! ```
+
+use crate::call::{ActionReply, Call, Deleted, Written};
+use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start};
+use crate::{Engine, db_error, new_etag, now_ms};
+use lazuli_arm::{ArmError, ResourceId, locations};
+use lazuli_meta::WriteError;
+use lazuli_meta::model::{
+    Audit, Change, Conflict, Expect, NewOperation, OperationQuery, OperationState, Resource, Write,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// How often a write is decided anew because another writer was faster.
+const ATTEMPTS: usize = 16;
+
+enum Verb {
+    Put(Value),
+    Patch(Value),
+}
+
+impl Engine {
+    /// Creates or replaces.
+    ///
+    /// # Errors
+    /// Azure's own where the catalogue has one.
+    pub async fn put(&self, call: &Call, id: &ResourceId, body: Value) -> Result<Written, ArmError> {
+        self.write_resource(call, id, &Verb::Put(body)).await
+    }
+
+    /// Changes what is given.
+    ///
+    /// # Errors
+    /// 404 where there is nothing to change, else as [`Engine::put`].
+    pub async fn patch(&self, call: &Call, id: &ResourceId, body: Value) -> Result<Written, ArmError> {
+        self.write_resource(call, id, &Verb::Patch(body)).await
+    }
+
+    async fn write_resource(&self, call: &Call, id: &ResourceId, verb: &Verb) -> Result<Written, ArmError> {
+        let provider = self.provider_of(id)?.clone();
+        self.require_subscription(&call.caller, &id.subscription).await?;
+        self.authorize(&call.caller, &id.key(), &format!("{}/write", provider.resource_type())).await?;
+        for _ in 0..ATTEMPTS {
+            let old = self.db().resource(&id.key()).await.map_err(db_error)?;
+            if let Some(written) = self.try_write(call, id, verb, &provider, old).await? {
+                return Ok(written);
+            }
+        }
+        Err(too_busy(id))
+    }
+
+    /// `None`: another writer was faster.
+    async fn try_write(
+        &self,
+        call: &Call,
+        id: &ResourceId,
+        verb: &Verb,
+        provider: &Arc<dyn Provider>,
+        old: Option<Resource>,
+    ) -> Result<Option<Written>, ArmError> {
+        check_conditions(call, old.as_ref())?;
+        let parent = self.require_parent(id).await?;
+        if let Some(old) = &old {
+            self.check_writable(provider.as_ref(), old).await?;
+        }
+        let cx = Context { engine: self, call, now_ms: now_ms() };
+        let plan = match (verb, &old) {
+            (Verb::Put(body), _) => {
+                check_location(body, id, provider.resource_type(), old.as_ref())?;
+                provider.put(cx, id, body.clone(), old.as_ref()).await?
+            }
+            (Verb::Patch(body), Some(old)) => provider.patch(cx, id, body.clone(), old).await?,
+            (Verb::Patch(_), None) => return Err(not_found(provider.resource_type(), id)),
+        };
+        let created = old.is_none();
+        let row = row_of(id, provider.as_ref(), &plan, old.as_ref(), parent.as_deref(), cx.now_ms);
+        let operation = operation_of(plan.start.clone(), &row, "write");
+        let operation_id = operation.id.clone();
+        let mut changes = Vec::new();
+        changes.extend(parent.map(|key| Change::RequireResource { key }));
+        let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag));
+        changes.push(Change::PutResource { resource: row.clone(), expect });
+        changes.push(Change::StartOperation(operation));
+        changes.push(audit(call, &row.key, &id.subscription, &format!("{}/write", provider.resource_type())));
+        changes.extend(plan.changes);
+        match self.db().write(Write { fence: None, changes }).await {
+            Ok(()) => {}
+            Err(WriteError::Conflict(Conflict::Missing { key } | Conflict::Deleting { key })) => {
+                return Err(missing(id, &key));
+            }
+            Err(WriteError::Conflict(Conflict::Etag { .. } | Conflict::Exists { .. })) => return Ok(None),
+            Err(WriteError::Conflict(conflict)) => return Err(ArmError::internal(conflict)),
+            Err(WriteError::Db(e)) => return Err(db_error(e)),
+        }
+        let resource = provider.show(cx, &row).await?;
+        Ok(Some(Written { resource, created, operation: Some(operation_id), etag: row.etag }))
+    }
+
+    /// The parent's key, if the parent is a row; error where it must be there and is not.
+    async fn require_parent(&self, id: &ResourceId) -> Result<Option<String>, ArmError> {
+        let Some(parent) = id.parent().filter(|p| p.resource_group.is_some()) else {
+            return Ok(None);
+        };
+        // A parent type that nobody provides (a namespace-less scope) is not looked for.
+        let key = parent.key();
+        match self.db().resource(&key).await.map_err(db_error)? {
+            Some(row) if row.provisioning_state == "Deleting" => Err(missing(id, &key)),
+            Some(_) => Ok(Some(key)),
+            None if parent.is_group() => Err(ArmError::group_not_found(parent.name())),
+            None => {
+                let group = ResourceId::group(&parent.subscription, parent.resource_group.as_deref().unwrap_or_default());
+                if self.db().resource(&group.key()).await.map_err(db_error)?.is_none() {
+                    return Err(ArmError::group_not_found(group.name()));
+                }
+                let names: Vec<&str> = parent.segments.iter().map(|(_, n)| n.as_str()).collect();
+                Err(ArmError::parent_not_found(&names.join("/")))
+            }
+        }
+    }
+
+    /// Refuses writes to what is being deleted or worked on.
+    async fn check_writable(&self, provider: &dyn Provider, old: &Resource) -> Result<(), ArmError> {
+        if old.provisioning_state == "Deleting" {
+            return Err(ArmError::conflict(
+                "OperationNotAllowed",
+                format!(
+                    "Operation 'Update' is not allowed on '{}' since it is marked for deletion. You can only retry the \
+                     Delete operation (or wait for an ongoing one to complete).",
+                    old.name
+                ),
+            ));
+        }
+        if provider.writable_while_running() || !is_busy(old) {
+            return Ok(());
+        }
+        Err(ArmError::conflict(
+            "AnotherOperationInProgress",
+            format!("Another operation on '{}' is in progress. Wait until it ends, then retry the request.", old.name),
+        ))
+    }
+
+    /// Removes a resource; what it contains must be gone before (a resource group takes its contents along).
+    ///
+    /// # Errors
+    /// `CannotDeleteResource` with children, 412 on a failed condition, else what the provider says.
+    pub async fn delete(&self, call: &Call, id: &ResourceId) -> Result<Deleted, ArmError> {
+        let provider = self.provider_of(id)?.clone();
+        self.require_subscription(&call.caller, &id.subscription).await?;
+        self.authorize(&call.caller, &id.key(), &format!("{}/delete", provider.resource_type())).await?;
+        for _ in 0..ATTEMPTS {
+            let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
+                return Ok(Deleted::Absent);
+            };
+            check_conditions(call, Some(&old))?;
+            if let Some(deleted) = self.try_delete(call, &provider, old).await? {
+                return Ok(deleted);
+            }
+        }
+        Err(too_busy(id))
+    }
+
+    async fn running_delete(&self, key: &str) -> Result<Option<String>, ArmError> {
+        let query = OperationQuery {
+            resource_key: Some(key.to_owned()),
+            state: Some(OperationState::Running),
+            ..OperationQuery::default()
+        };
+        let running = self.db().operations(&query).await.map_err(db_error)?;
+        Ok(running.into_iter().find(|o| o.kind.ends_with(".delete")).map(|o| o.id))
+    }
+
+    /// Deletes a row that was just read, or joins the deletion that is under way. `None`: another writer was faster.
+    pub(crate) async fn try_delete(
+        &self,
+        call: &Call,
+        provider: &Arc<dyn Provider>,
+        old: Resource,
+    ) -> Result<Option<Deleted>, ArmError> {
+        if old.provisioning_state == "Deleting"
+            && let Some(operation) = self.running_delete(&old.key).await?
+        {
+            return Ok(Some(Deleted::Started { operation }));
+        }
+        let cx = Context { engine: self, call, now_ms: now_ms() };
+        let DeletePlan { start, changes: more } = provider.delete(cx, &old).await?;
+        let mut changes = Vec::new();
+        if old.kind != "microsoft.resources/resourcegroups" {
+            changes.push(Change::RequireNoChildren { key: old.key.clone() });
+        }
+        let operation = operation_of(start.clone(), &old, "delete");
+        let operation_id = operation.id.clone();
+        let expect = Expect::Etag(old.etag.clone());
+        if start.is_some() {
+            // Whatever still runs on it is told to stop; the delete waits for it.
+            let marked =
+                Resource { provisioning_state: "Deleting".into(), etag: new_etag(), changed_ms: cx.now_ms, ..old.clone() };
+            changes.push(Change::PutResource { resource: marked, expect });
+        } else {
+            changes.push(Change::DeleteContentRefs { resource_key: old.key.clone() });
+            changes.push(Change::DeleteGrantsOf { resource_key: old.key.clone() });
+            changes.push(Change::DeleteResource { key: old.key.clone(), expect });
+        }
+        changes.push(Change::StartOperation(operation));
+        changes.push(audit(call, &old.key, &old.subscription, &format!("{}/delete", provider.resource_type())));
+        changes.extend(more);
+        match self.db().write(Write { fence: None, changes }).await {
+            Ok(()) => {}
+            Err(WriteError::Conflict(Conflict::HasChildren { children, .. })) => return Err(has_children(&children)),
+            Err(WriteError::Conflict(Conflict::Etag { .. } | Conflict::Missing { .. })) => return Ok(None),
+            Err(WriteError::Conflict(conflict)) => return Err(ArmError::internal(conflict)),
+            Err(WriteError::Db(e)) => return Err(db_error(e)),
+        }
+        if start.is_some() {
+            self.cancel_others(&old.key, &operation_id).await?;
+            return Ok(Some(Deleted::Started { operation: operation_id }));
+        }
+        Ok(Some(Deleted::Done { operation: operation_id }))
+    }
+
+    async fn cancel_others(&self, key: &str, except: &str) -> Result<(), ArmError> {
+        let query = OperationQuery {
+            resource_key: Some(key.to_owned()),
+            state: Some(OperationState::Running),
+            ..OperationQuery::default()
+        };
+        for operation in self.db().operations(&query).await.map_err(db_error)? {
+            if operation.id != except {
+                self.db().request_cancel(&operation.id).await.map_err(db_error)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A POST action such as `beginGetAccess`.
+    ///
+    /// # Errors
+    /// What the provider says.
+    pub async fn action(&self, call: &Call, id: &ResourceId, action: &str, body: Value) -> Result<ActionReply, ArmError> {
+        let provider = self.provider_of(id)?.clone();
+        self.require_subscription(&call.caller, &id.subscription).await?;
+        let right = format!("{}/{action}/action", provider.resource_type());
+        self.authorize(&call.caller, &id.key(), &right).await?;
+        for _ in 0..ATTEMPTS {
+            let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
+                return Err(not_found(provider.resource_type(), id));
+            };
+            self.check_writable(provider.as_ref(), &old).await?;
+            let cx = Context { engine: self, call, now_ms: now_ms() };
+            let plan = provider.action(cx, &old, action, body.clone()).await?;
+            if let Some(reply) = self.commit_action(call, &old, &right, plan).await? {
+                return Ok(reply);
+            }
+        }
+        Err(too_busy(id))
+    }
+
+    async fn commit_action(
+        &self,
+        call: &Call,
+        old: &Resource,
+        right: &str,
+        plan: ActionPlan,
+    ) -> Result<Option<ActionReply>, ArmError> {
+        let (start, reply, resource, more) = match plan {
+            ActionPlan::Start { start, resource, changes } => (Some(start), None, resource, changes),
+            ActionPlan::Done { reply, resource, changes } => (None, reply, resource, changes),
+        };
+        let mut changes = Vec::new();
+        // Even an action that leaves the row alone must not pass a concurrent writer unseen.
+        let mut row = resource.unwrap_or_else(|| old.clone());
+        row.etag = new_etag();
+        row.changed_ms = now_ms();
+        changes.push(Change::PutResource { resource: row.clone(), expect: Expect::Etag(old.etag.clone()) });
+        let operation = start.map(|s| operation_of(Some(s), &row, "action"));
+        let operation_id = operation.as_ref().map(|o| o.id.clone());
+        changes.extend(operation.map(Change::StartOperation));
+        changes.push(audit(call, &row.key, &row.subscription, right));
+        changes.extend(more);
+        match self.db().write(Write { fence: None, changes }).await {
+            Ok(()) => {}
+            Err(WriteError::Conflict(Conflict::Etag { .. } | Conflict::Missing { .. })) => return Ok(None),
+            Err(WriteError::Conflict(conflict)) => return Err(ArmError::internal(conflict)),
+            Err(WriteError::Db(e)) => return Err(db_error(e)),
+        }
+        Ok(Some(match operation_id {
+            Some(operation) => ActionReply::Started { operation },
+            None => ActionReply::Done(reply),
+        }))
+    }
+}
+
+/// Whether an operation that the row's state tells of is under way.
+pub(crate) fn is_busy(row: &Resource) -> bool {
+    matches!(row.provisioning_state.as_str(), "Creating" | "Updating" | "Migrating")
+}
+
+fn check_conditions(call: &Call, old: Option<&Resource>) -> Result<(), ArmError> {
+    let precondition = |message: &str| Err(ArmError::new(412, "PreconditionFailed", message));
+    let matches = |wanted: &str, etag: &str| {
+        wanted.split(',').map(|w| w.trim().trim_start_matches("W/").trim_matches('"')).any(|w| w == "*" || w == etag)
+    };
+    match (&call.if_match, old) {
+        (Some(_), None) => return precondition("If-Match was given, but the resource does not exist."),
+        (Some(wanted), Some(old)) if !matches(wanted, &old.etag) => {
+            return precondition("The resource was changed by another writer: read it again, then retry with its new etag.");
+        }
+        _ => {}
+    }
+    match (&call.if_none_match, old) {
+        (Some(unwanted), Some(old)) if matches(unwanted, &old.etag) => {
+            precondition("If-None-Match was given, but the resource exists.")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A resource never moves: 409 `InvalidResourceLocation`. Unknown regions are refused here for all types.
+fn check_location(body: &Value, id: &ResourceId, resource_type: &str, old: Option<&Resource>) -> Result<(), ArmError> {
+    let Some(location) = body.get("location").and_then(Value::as_str).filter(|l| !l.is_empty()) else {
+        return Ok(());
+    };
+    let Some(known) = locations::normalize(location) else {
+        return Err(ArmError::bad_request(
+            "LocationNotAvailableForResourceType",
+            format!("The provided location '{location}' is not available for resource type '{resource_type}'."),
+        ));
+    };
+    match old {
+        Some(old) if !old.location.is_empty() && old.location != known.name => {
+            let group = id.resource_group.as_deref().unwrap_or_default();
+            Err(ArmError::conflict(
+                "InvalidResourceLocation",
+                format!(
+                    "The resource '{}' already exists in location '{}' in resource group '{group}'. A resource with the \
+                     same name cannot be created in location '{}'. Please select a new resource name.",
+                    id.name(),
+                    old.location,
+                    known.name
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn row_of(
+    id: &ResourceId,
+    provider: &dyn Provider,
+    plan: &Plan,
+    old: Option<&Resource>,
+    parent: Option<&str>,
+    now_ms: i64,
+) -> Resource {
+    let location = plan.body.get("location").and_then(Value::as_str).unwrap_or_default();
+    let state = match (&plan.start, old) {
+        (None, _) => "Succeeded",
+        (Some(_), None) => "Creating",
+        (Some(_), Some(_)) => "Updating",
+    };
+    // The id keeps the spelling under which the resource was made.
+    let shown = old.map_or_else(|| canonical(id, provider.resource_type()), |o| o.id.clone());
+    Resource {
+        key: id.key(),
+        name: shown.rsplit('/').next().unwrap_or_default().to_owned(),
+        id: shown,
+        kind: provider.resource_type().to_ascii_lowercase(),
+        subscription: id.subscription.to_ascii_lowercase(),
+        resource_group: id.resource_group.as_deref().unwrap_or_default().to_ascii_lowercase(),
+        parent: parent.map(str::to_owned),
+        location: locations::normalize(location).map_or_else(|| location.to_owned(), |l| l.name.to_owned()),
+        body: plan.body.clone(),
+        internal: plan.internal.clone(),
+        provisioning_state: state.to_owned(),
+        etag: new_etag(),
+        created_ms: old.map_or(now_ms, |o| o.created_ms),
+        changed_ms: now_ms,
+    }
+}
+
+/// The id with namespace and types spelled as the provider spells them.
+pub(crate) fn canonical(id: &ResourceId, resource_type: &str) -> String {
+    let mut spelled = id.clone();
+    let mut words = resource_type.split('/');
+    if !spelled.segments.is_empty() {
+        spelled.namespace = words.next().unwrap_or_default().to_owned();
+        for ((kind, _), word) in spelled.segments.iter_mut().zip(words) {
+            word.clone_into(kind);
+        }
+    }
+    spelled.to_string()
+}
+
+/// The operation a write starts, or the record of one that is done with the write itself.
+pub(crate) fn operation_of(start: Option<Start>, row: &Resource, verb: &str) -> NewOperation {
+    let state = if start.is_some() { OperationState::Running } else { OperationState::Succeeded };
+    let (kind, params) = start.map_or_else(|| (format!("{}.{verb}", row.kind), json!({})), |s| (s.kind.to_owned(), s.params));
+    NewOperation {
+        id: Uuid::new_v4().to_string(),
+        kind,
+        resource_key: row.key.clone(),
+        subscription: row.subscription.clone(),
+        location: row.location.clone(),
+        params,
+        state,
+        output: None,
+    }
+}
+
+fn audit(call: &Call, key: &str, subscription: &str, action: &str) -> Change {
+    Change::Audit(Audit {
+        id: Uuid::new_v4().to_string(),
+        time_ms: now_ms(),
+        correlation_id: call.correlation_id.clone(),
+        tenant: call.caller.tenant.clone(),
+        principal: call.caller.principal.clone(),
+        subscription: subscription.to_ascii_lowercase(),
+        resource_key: key.to_owned(),
+        action: action.to_owned(),
+        status: "Accepted".into(),
+        detail: json!({}),
+    })
+}
+
+pub(crate) fn not_found(resource_type: &str, id: &ResourceId) -> ArmError {
+    if id.is_group() {
+        return ArmError::group_not_found(id.name());
+    }
+    let names: Vec<&str> = id.segments.iter().map(|(_, n)| n.as_str()).collect();
+    ArmError::resource_not_found(resource_type, &names.join("/"), id.resource_group.as_deref().unwrap_or_default())
+}
+
+/// The parent was there when the request came and is not any more.
+fn missing(id: &ResourceId, key: &str) -> ArmError {
+    match id.parent() {
+        Some(parent) if parent.is_group() => ArmError::conflict(
+            "ResourceGroupBeingDeleted",
+            format!("The resource group '{}' is in deprovisioning state and cannot perform this operation.", parent.name()),
+        ),
+        _ => ArmError::parent_not_found(key.rsplit('/').next().unwrap_or(key)),
+    }
+}
+
+fn has_children(children: &[String]) -> ArmError {
+    let shown: Vec<String> = children.iter().map(|c| format!("'{c}'")).collect();
+    ArmError::conflict(
+        "CannotDeleteResource",
+        format!(
+            "Cannot delete resource while nested resources exist. Some existing nested resource IDs include: {}. Please \
+             delete all nested resources before deleting this resource.",
+            shown.join(", ")
+        ),
+    )
+}
+
+fn too_busy(id: &ResourceId) -> ArmError {
+    ArmError::conflict(
+        "Conflict",
+        format!("'{}' is being changed by too many writers at once. Please retry the request.", id.name()),
+    )
+}
