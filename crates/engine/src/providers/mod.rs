@@ -1,11 +1,71 @@
-//! One file a resource type; here is the list of all of them.
+//! One file a resource type; here is the list of all of them, and what several of them need.
 
+mod network_interface;
+mod network_security_group;
+mod public_ip_address;
 mod resource_group;
+mod virtual_network;
 
-use crate::provider::Provider;
+use crate::provider::{Context, Provider};
+use crate::{db_error, new_etag};
+use lazuli_arm::{ArmError, ResourceId, bodies};
+use lazuli_meta::model::Resource;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Every type this server provides.
 pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
-    vec![Arc::new(resource_group::ResourceGroup)]
+    vec![
+        Arc::new(network_interface::NetworkInterface),
+        Arc::new(network_security_group::NetworkSecurityGroup),
+        Arc::new(network_security_group::SecurityRule),
+        Arc::new(public_ip_address::PublicIpAddress),
+        Arc::new(resource_group::ResourceGroup),
+        Arc::new(virtual_network::Subnet),
+        Arc::new(virtual_network::VirtualNetwork),
+    ]
+}
+
+/// What the checks of bodies need besides the bodies.
+pub(crate) fn arm_context<'a>(cx: Context<'a>) -> bodies::Context<'a> {
+    bodies::Context {
+        api_version: &cx.call.api_version,
+        regions: &lazuli_arm::locations::Catalogue,
+        now: jiff::Timestamp::from_millisecond(cx.now_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+        new_id: uuid::Uuid::new_v4(),
+        allow_past_end_of_life: cx.engine.config().lenient,
+    }
+}
+
+/// Names and bodies of a resource's children.
+async fn named_children(cx: Context<'_>, key: &str) -> Result<Vec<(String, Value)>, ArmError> {
+    let rows = cx.engine.db().children(key, 1000).await.map_err(db_error)?;
+    Ok(rows.into_iter().map(|r| (r.name, r.body)).collect())
+}
+
+/// Row of a child that its parent's body brought along.
+fn child_row(
+    id: &ResourceId,
+    resource_type: &str,
+    parent: &str,
+    body: Value,
+    old: Option<&Resource>,
+    now_ms: i64,
+) -> Resource {
+    Resource {
+        key: id.key(),
+        id: old.map_or_else(|| crate::write::canonical(id, resource_type), |o| o.id.clone()),
+        kind: resource_type.to_ascii_lowercase(),
+        subscription: id.subscription.to_ascii_lowercase(),
+        resource_group: id.resource_group.as_deref().unwrap_or_default().to_ascii_lowercase(),
+        parent: Some(parent.to_owned()),
+        name: old.map_or_else(|| id.name().to_owned(), |o| o.name.clone()),
+        location: String::new(),
+        body,
+        internal: old.map_or_else(|| json!({}), |o| o.internal.clone()),
+        provisioning_state: "Succeeded".into(),
+        etag: new_etag(),
+        created_ms: old.map_or(now_ms, |o| o.created_ms),
+        changed_ms: now_ms,
+    }
 }

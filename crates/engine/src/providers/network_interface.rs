@@ -1,0 +1,268 @@
+//! `Microsoft.Network/networkInterfaces`: takes an address out of its subnet and a public address along.
+//!
+//! The subnet's row holds who has which address (`internal.allocations`); it is written in the same transaction, so that two
+//! interfaces never get one address.
+
+use super::arm_context;
+use super::public_ip_address::PublicIpInternal;
+use super::virtual_network::allocations;
+use crate::provider::{Context, DeletePlan, Plan, Provider, standard_view};
+use crate::stored::{internal, to_internal};
+use crate::{db_error, new_etag};
+use async_trait::async_trait;
+use lazuli_arm::bodies::network_interface as body;
+use lazuli_arm::bodies::virtual_network::prefix_of;
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::{Change, Expect, Resource};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use uuid::Uuid;
+
+const KIND: &str = "Microsoft.Network/networkInterfaces";
+
+pub(crate) struct NetworkInterface;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NicInternal {
+    pub guid: Uuid,
+    /// `00-0D-3A-…`, Azure's prefix.
+    pub mac: String,
+    pub address: Ipv4Addr,
+    /// Key of the subnet the address is from.
+    pub subnet: String,
+    /// Key of the public address.
+    #[serde(default)]
+    pub public: Option<String>,
+    /// Id of the virtual machine it belongs to.
+    #[serde(default)]
+    pub machine: Option<String>,
+}
+
+#[async_trait]
+impl Provider for NetworkInterface {
+    fn resource_type(&self) -> &'static str {
+        KIND
+    }
+
+    async fn put(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        new: Value,
+        old: Option<&Resource>,
+    ) -> Result<Plan, ArmError> {
+        let body = body::put(id, &new, old.map(|o| &o.body), &arm_context(cx))?;
+        let before: Option<NicInternal> = old.map(internal).transpose()?;
+        let configuration = &body["properties"]["ipConfigurations"][0];
+        let owner = format!("{id}/ipConfigurations/{}", configuration["name"].as_str().unwrap_or_default());
+        let subnet_id = link(configuration, "subnet").unwrap_or_default();
+        let subnet = require(cx, &subnet_id).await?;
+        let wanted = configuration["properties"]["privateIPAddress"].as_str();
+        let address = choose_address(&subnet, &owner, wanted, before.as_ref())?;
+        let mut changes = Vec::new();
+        changes.extend(allocate(&subnet, &owner, Some(address)));
+        if let Some(before) = &before
+            && before.subnet != subnet.key
+        {
+            if before.machine.is_some() {
+                return Err(ArmError::conflict(
+                    "NicInUse",
+                    format!("Network interface {id} is used by a virtual machine: its subnet cannot be changed."),
+                ));
+            }
+            if let Some(row) = cx.engine.db().resource(&before.subnet).await.map_err(db_error)? {
+                changes.extend(allocate(&row, &owner, None));
+            }
+        }
+        let public = link(configuration, "publicIPAddress");
+        changes.extend(take_public(cx, public.as_deref(), before.as_ref(), &owner).await?);
+        if let Some(nsg) = body["properties"]["networkSecurityGroup"]["id"].as_str() {
+            require(cx, nsg).await?;
+        }
+        let guid = before.as_ref().map_or_else(Uuid::new_v4, |b| b.guid);
+        let state = NicInternal {
+            guid,
+            mac: before.as_ref().map_or_else(|| mac_of(guid), |b| b.mac.clone()),
+            address,
+            subnet: subnet.key,
+            public: public.map(|p| p.to_ascii_lowercase()),
+            machine: before.and_then(|b| b.machine),
+        };
+        Ok(Plan { body, internal: to_internal(&state), start: None, changes })
+    }
+
+    async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+        let state: NicInternal = internal(old)?;
+        if let Some(machine) = &state.machine {
+            return Err(ArmError::bad_request(
+                "NicInUse",
+                format!(
+                    "Network Interface {} is used by existing resource {machine}. In order to delete the network interface, \
+                     it must be dissociated from the resource.",
+                    old.id
+                ),
+            ));
+        }
+        let owner = owner_of(old);
+        let mut changes = Vec::new();
+        if let Some(subnet) = cx.engine.db().resource(&state.subnet).await.map_err(db_error)? {
+            changes.extend(allocate(&subnet, &owner, None));
+        }
+        changes.extend(take_public(cx, None, Some(&state), &owner).await?);
+        Ok(DeletePlan { start: None, changes })
+    }
+
+    async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        let state: NicInternal = internal(row)?;
+        let mut view = standard_view(KIND, row);
+        let etag = format!("W/\"{}\"", row.etag);
+        view["etag"] = json!(etag);
+        view["kind"] = json!("Regular");
+        let properties = &mut view["properties"];
+        properties["resourceGuid"] = json!(state.guid);
+        properties["macAddress"] = json!(state.mac);
+        let configuration = &mut properties["ipConfigurations"][0];
+        configuration["id"] = json!(owner_of(row));
+        configuration["type"] = json!("Microsoft.Network/networkInterfaces/ipConfigurations");
+        configuration["etag"] = json!(etag);
+        configuration["properties"]["provisioningState"] = json!("Succeeded");
+        configuration["properties"]["privateIPAddress"] = json!(state.address);
+        let suffix = network_of(cx, &state).await?.map(|n| n.internal["dnsSuffix"].clone());
+        properties["dnsSettings"] = json!({"dnsServers": [], "appliedDnsServers": [], "internalDomainNameSuffix": suffix});
+        properties["nicType"] = json!("Standard");
+        properties["tapConfigurations"] = json!([]);
+        properties["hostedWorkloads"] = json!([]);
+        if let Some(machine) = state.machine {
+            properties["virtualMachine"] = json!({"id": machine});
+            properties["primary"] = json!(true);
+        }
+        Ok(view)
+    }
+
+    fn delete_rank(&self) -> u8 {
+        40
+    }
+}
+
+/// The virtual network of an interface.
+pub(crate) async fn network_of(cx: Context<'_>, nic: &NicInternal) -> Result<Option<Resource>, ArmError> {
+    let subnet: Option<ResourceId> = nic.subnet.parse().ok();
+    let Some(network) = subnet.and_then(|s| s.parent()) else { return Ok(None) };
+    cx.engine.db().resource(&network.key()).await.map_err(db_error)
+}
+
+fn owner_of(row: &Resource) -> String {
+    let name = row.body["properties"]["ipConfigurations"][0]["name"].as_str().unwrap_or_default();
+    format!("{}/ipConfigurations/{name}", row.id)
+}
+
+fn link(configuration: &Value, name: &str) -> Option<String> {
+    configuration["properties"][name]["id"].as_str().map(str::to_owned)
+}
+
+/// A resource that a body refers to.
+async fn require(cx: Context<'_>, id: &str) -> Result<Resource, ArmError> {
+    let row = cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)?;
+    row.ok_or_else(|| {
+        ArmError::bad_request(
+            "InvalidResourceReference",
+            format!("Resource {id} referenced by resource was not found. Please make sure that the referenced resource exists."),
+        )
+    })
+}
+
+/// What was asked for if it is free, else what it had, else the first free one.
+fn choose_address(
+    subnet: &Resource,
+    owner: &str,
+    wanted: Option<&str>,
+    before: Option<&NicInternal>,
+) -> Result<Ipv4Addr, ArmError> {
+    let taken = allocations(subnet);
+    let free = |a: &Ipv4Addr| taken.get(&a.to_string()).is_none_or(|o| o == owner);
+    let prefix = prefix_of(&subnet.body).ok_or_else(|| ArmError::internal("a stored subnet has no prefix"))?;
+    if let Some(wanted) = wanted {
+        let address: Ipv4Addr = wanted.parse().map_err(ArmError::internal)?;
+        if !prefix.hosts().any(|h| h == address) {
+            return Err(ArmError::bad_request(
+                "PrivateIPAddressNotInSubnet",
+                format!("Private static IP address {address} does not belong to the range of subnet prefix {prefix}."),
+            ));
+        }
+        if !free(&address) {
+            return Err(ArmError::bad_request(
+                "PrivateIPAddressIsAllocated",
+                format!("IP configuration {owner} is using the private IP address {address} which is already allocated."),
+            ));
+        }
+        return Ok(address);
+    }
+    if let Some(before) = before.filter(|b| b.subnet == subnet.key && free(&b.address)) {
+        return Ok(before.address);
+    }
+    prefix.hosts().find(free).ok_or_else(|| {
+        ArmError::bad_request("SubnetIsFull", format!("Subnet {} with address prefix {prefix} does not have enough capacity for 1 IP addresses.", subnet.name))
+    })
+}
+
+/// The subnet's row with `owner` holding exactly this address; nothing if it is so already.
+fn allocate(subnet: &Resource, owner: &str, address: Option<Ipv4Addr>) -> Option<Change> {
+    let before = allocations(subnet);
+    let mut after = before.clone();
+    after.retain(|_, o| o != owner);
+    if let Some(address) = address {
+        after.insert(address.to_string(), owner.into());
+    }
+    if before == after {
+        return None;
+    }
+    let mut row = subnet.clone();
+    row.internal["allocations"] = after.into();
+    row.etag = new_etag();
+    Some(Change::PutResource { resource: row, expect: Expect::Etag(subnet.etag.clone()) })
+}
+
+/// Moves the public addresses' ownership.
+async fn take_public(
+    cx: Context<'_>,
+    wanted: Option<&str>,
+    before: Option<&NicInternal>,
+    owner: &str,
+) -> Result<Vec<Change>, ArmError> {
+    let mut changes = Vec::new();
+    let old = before.and_then(|b| b.public.as_deref());
+    if let Some(old) = old.filter(|o| wanted.is_none_or(|w| !w.eq_ignore_ascii_case(o)))
+        && let Some(row) = cx.engine.db().resource(old).await.map_err(db_error)?
+    {
+        changes.push(own(row, None)?);
+    }
+    if let Some(wanted) = wanted {
+        let row = require(cx, wanted).await?;
+        let state: PublicIpInternal = internal(&row)?;
+        match state.owner {
+            Some(other) if other != owner => {
+                return Err(ArmError::bad_request(
+                    "PublicIPAddressInUse",
+                    format!("Resource {owner} is referencing public IP address {wanted} that is already allocated to resource {other}."),
+                ));
+            }
+            Some(_) => {}
+            None => changes.push(own(row, Some(owner))?),
+        }
+    }
+    Ok(changes)
+}
+
+fn own(row: Resource, owner: Option<&str>) -> Result<Change, ArmError> {
+    let mut state: PublicIpInternal = internal(&row)?;
+    state.owner = owner.map(str::to_owned);
+    let expect = Expect::Etag(row.etag.clone());
+    Ok(Change::PutResource { resource: Resource { internal: to_internal(&state), etag: new_etag(), ..row }, expect })
+}
+
+fn mac_of(guid: Uuid) -> String {
+    let b = guid.as_bytes();
+    format!("00-0D-3A-{:02X}-{:02X}-{:02X}", b[0], b[1], b[2])
+}

@@ -1,0 +1,134 @@
+//! `Microsoft.Network/networkSecurityGroups` and their rules. Rules named inline are children of their own.
+//! A changed rule reaches running guests at once: the interfaces that use the group are told to the host.
+
+use super::{arm_context, child_row, named_children};
+use crate::provider::{Context, DeletePlan, Plan, Provider, standard_view};
+use crate::{db_error, new_etag};
+use async_trait::async_trait;
+use lazuli_arm::bodies::network_security_group as body;
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::{Change, Expect, Resource};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const RULE: &str = "Microsoft.Network/networkSecurityGroups/securityRules";
+
+pub(crate) struct NetworkSecurityGroup;
+
+#[async_trait]
+impl Provider for NetworkSecurityGroup {
+    fn resource_type(&self) -> &'static str {
+        "Microsoft.Network/networkSecurityGroups"
+    }
+
+    async fn put(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        new: Value,
+        old: Option<&Resource>,
+    ) -> Result<Plan, ArmError> {
+        let (body, rules) = body::put(id, &new, old.map(|o| &o.body), &arm_context(cx))?;
+        let internal = old.map_or_else(|| json!({"resourceGuid": Uuid::new_v4()}), |o| o.internal.clone());
+        let mut changes = Vec::new();
+        if let Some(rules) = rules {
+            let existing = cx.engine.db().children(&id.key(), 1000).await.map_err(db_error)?;
+            for gone in existing.iter().filter(|e| !rules.iter().any(|(n, _)| n.eq_ignore_ascii_case(&e.name))) {
+                changes.push(Change::DeleteResource { key: gone.key.clone(), expect: Expect::Etag(gone.etag.clone()) });
+            }
+            for (name, rule) in rules {
+                let old = existing.iter().find(|e| e.name.eq_ignore_ascii_case(&name));
+                let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag.clone()));
+                let resource = child_row(&id.child("securityRules", &name), RULE, &id.key(), rule, old, cx.now_ms);
+                changes.push(Change::PutResource { resource, expect });
+            }
+        }
+        Ok(Plan { body, internal, start: None, changes })
+    }
+
+    async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+        let rules = cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?;
+        let delete = |r: Resource| Change::DeleteResource { key: r.key, expect: Expect::Etag(r.etag) };
+        Ok(DeletePlan { start: None, changes: rules.into_iter().map(delete).collect() })
+    }
+
+    async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        let mut view = standard_view(self.resource_type(), row);
+        view["etag"] = json!(format!("W/\"{}\"", row.etag));
+        view["properties"]["resourceGuid"] = row.internal["resourceGuid"].clone();
+        let rules = cx.engine.db().children(&row.key, 1000).await.map_err(db_error)?;
+        view["properties"]["securityRules"] = rules.iter().map(show_rule).collect();
+        view["properties"]["defaultSecurityRules"] = default_rules(&row.id);
+        Ok(view)
+    }
+
+    fn delete_rank(&self) -> u8 {
+        60
+    }
+}
+
+pub(crate) struct SecurityRule;
+
+#[async_trait]
+impl Provider for SecurityRule {
+    fn resource_type(&self) -> &'static str {
+        RULE
+    }
+
+    async fn put(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        new: Value,
+        _old: Option<&Resource>,
+    ) -> Result<Plan, ArmError> {
+        let group = id.parent().unwrap_or_else(|| id.clone());
+        let others = named_children(cx, &group.key()).await?;
+        let body = body::put_rule(id.name(), &new, &others)?;
+        let mut changes = Vec::new();
+        if let Some(row) = cx.engine.db().resource(&group.key()).await.map_err(db_error)? {
+            // Two rules that are put at once must see each other.
+            let expect = Expect::Etag(row.etag.clone());
+            changes.push(Change::PutResource { resource: Resource { etag: new_etag(), ..row }, expect });
+        }
+        Ok(Plan { body, internal: json!({}), start: None, changes })
+    }
+
+    async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        Ok(show_rule(row))
+    }
+
+    fn delete_rank(&self) -> u8 {
+        55
+    }
+}
+
+fn show_rule(row: &Resource) -> Value {
+    let mut view = standard_view(RULE, row);
+    view["etag"] = json!(format!("W/\"{}\"", row.etag));
+    view
+}
+
+/// The six rules every group ends with, as Azure shows them.
+fn default_rules(group: &str) -> Value {
+    let rule = |name: &str, priority: i64, direction: &str, access: &str, from: &str, to: &str| {
+        json!({
+            "name": name,
+            "id": format!("{group}/defaultSecurityRules/{name}"),
+            "type": "Microsoft.Network/networkSecurityGroups/defaultSecurityRules",
+            "properties": {
+                "provisioningState": "Succeeded", "protocol": "*", "sourcePortRange": "*", "destinationPortRange": "*",
+                "sourceAddressPrefix": from, "destinationAddressPrefix": to, "access": access, "priority": priority,
+                "direction": direction,
+            }
+        })
+    };
+    json!([
+        rule("AllowVnetInBound", 65000, "Inbound", "Allow", "VirtualNetwork", "VirtualNetwork"),
+        rule("AllowAzureLoadBalancerInBound", 65001, "Inbound", "Allow", "AzureLoadBalancer", "*"),
+        rule("DenyAllInBound", 65500, "Inbound", "Deny", "*", "*"),
+        rule("AllowVnetOutBound", 65000, "Outbound", "Allow", "VirtualNetwork", "VirtualNetwork"),
+        rule("AllowInternetOutBound", 65001, "Outbound", "Allow", "*", "Internet"),
+        rule("DenyAllOutBound", 65500, "Outbound", "Deny", "*", "*"),
+    ])
+}

@@ -1,0 +1,164 @@
+//! `Microsoft.Network/virtualNetworks` and their subnets. Subnets named inline are children of their own (az-cli.md §7).
+
+use super::{arm_context, child_row, named_children};
+use crate::provider::{Context, DeletePlan, Plan, Provider, standard_view};
+use crate::{db_error, new_etag};
+use async_trait::async_trait;
+use lazuli_arm::bodies::virtual_network as body;
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::{Change, Expect, Resource};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const SUBNET: &str = "Microsoft.Network/virtualNetworks/subnets";
+
+pub(crate) struct VirtualNetwork;
+
+#[async_trait]
+impl Provider for VirtualNetwork {
+    fn resource_type(&self) -> &'static str {
+        "Microsoft.Network/virtualNetworks"
+    }
+
+    async fn put(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        new: Value,
+        old: Option<&Resource>,
+    ) -> Result<Plan, ArmError> {
+        let checked = body::put(id, &new, old.map(|o| &o.body), &arm_context(cx))?;
+        let internal = old.map_or_else(
+            || json!({"resourceGuid": Uuid::new_v4(), "dnsSuffix": dns_suffix()}),
+            |o| o.internal.clone(),
+        );
+        let mut changes = Vec::new();
+        if let Some(subnets) = checked.subnets {
+            let existing = cx.engine.db().children(&id.key(), 1000).await.map_err(db_error)?;
+            for gone in existing.iter().filter(|e| !subnets.iter().any(|(n, _)| n.eq_ignore_ascii_case(&e.name))) {
+                require_unused(gone)?;
+                changes.push(Change::DeleteResource { key: gone.key.clone(), expect: Expect::Etag(gone.etag.clone()) });
+            }
+            for (name, subnet) in subnets {
+                let old = existing.iter().find(|e| e.name.eq_ignore_ascii_case(&name));
+                let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag.clone()));
+                let resource = child_row(&id.child("subnets", &name), SUBNET, &id.key(), subnet, old, cx.now_ms);
+                changes.push(Change::PutResource { resource, expect });
+            }
+        }
+        Ok(Plan { body: checked.body, internal, start: None, changes })
+    }
+
+    async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+        let subnets = cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?;
+        let mut changes = Vec::new();
+        for subnet in subnets {
+            require_unused(&subnet)?;
+            changes.push(Change::DeleteResource { key: subnet.key, expect: Expect::Etag(subnet.etag) });
+        }
+        Ok(DeletePlan { start: None, changes })
+    }
+
+    async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        let mut view = standard_view(self.resource_type(), row);
+        view["etag"] = json!(format!("W/\"{}\"", row.etag));
+        view["properties"]["resourceGuid"] = row.internal["resourceGuid"].clone();
+        let subnets = cx.engine.db().children(&row.key, 1000).await.map_err(db_error)?;
+        view["properties"]["subnets"] = subnets.iter().map(show_subnet).collect();
+        view["properties"]["virtualNetworkPeerings"] = json!([]);
+        Ok(view)
+    }
+
+    fn delete_rank(&self) -> u8 {
+        60
+    }
+}
+
+pub(crate) struct Subnet;
+
+#[async_trait]
+impl Provider for Subnet {
+    fn resource_type(&self) -> &'static str {
+        SUBNET
+    }
+
+    async fn put(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        new: Value,
+        old: Option<&Resource>,
+    ) -> Result<Plan, ArmError> {
+        let network = id.parent().unwrap_or_else(|| id.clone());
+        let Some(network) = cx.engine.db().resource(&network.key()).await.map_err(db_error)? else {
+            return Err(ArmError::parent_not_found(network.name()));
+        };
+        let others = named_children(cx, &network.key).await?;
+        let checked = body::put_subnet(id.name(), &new, &network.body, &others)?;
+        if let Some(old) = old
+            && !allocations(old).is_empty()
+            && old.body["properties"]["addressPrefix"] != checked["properties"]["addressPrefix"]
+        {
+            return Err(in_use(old));
+        }
+        let internal = old.map_or_else(|| json!({}), |o| o.internal.clone());
+        // Two subnets that are put at once must see each other.
+        let mut touched = network.clone();
+        touched.etag = new_etag();
+        let changes = vec![Change::PutResource { resource: touched, expect: Expect::Etag(network.etag) }];
+        Ok(Plan { body: checked, internal, start: None, changes })
+    }
+
+    async fn delete(&self, _cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+        require_unused(old)?;
+        Ok(DeletePlan::default())
+    }
+
+    async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        Ok(show_subnet(row))
+    }
+
+    fn delete_rank(&self) -> u8 {
+        55
+    }
+}
+
+fn show_subnet(row: &Resource) -> Value {
+    let mut view = standard_view(SUBNET, row);
+    view["etag"] = json!(format!("W/\"{}\"", row.etag));
+    let used: Vec<Value> = allocations(row)
+        .into_iter()
+        .filter_map(|(_, owner)| owner.as_str().map(|o| json!({"id": o})))
+        .collect();
+    if !used.is_empty() {
+        view["properties"]["ipConfigurations"] = used.into();
+    }
+    view
+}
+
+/// `internal.allocations` of a subnet: address → id of the IP configuration.
+pub(super) fn allocations(subnet: &Resource) -> serde_json::Map<String, Value> {
+    subnet.internal["allocations"].as_object().cloned().unwrap_or_default()
+}
+
+fn require_unused(subnet: &Resource) -> Result<(), ArmError> {
+    if allocations(subnet).is_empty() { Ok(()) } else { Err(in_use(subnet)) }
+}
+
+fn in_use(subnet: &Resource) -> ArmError {
+    let users: Vec<String> = allocations(subnet).values().filter_map(Value::as_str).map(str::to_owned).collect();
+    ArmError::bad_request(
+        "InUseSubnetCannotBeDeleted",
+        format!(
+            "Subnet {} is in use by {} and cannot be deleted or moved. In order to delete the subnet, delete all the resources \
+             within the subnet.",
+            subnet.name,
+            users.join(", ")
+        ),
+    )
+}
+
+fn dns_suffix() -> String {
+    let random: String = Uuid::new_v4().simple().to_string().chars().take(26).collect();
+    format!("{random}.bx.internal.cloudapp.net")
+}
