@@ -1,9 +1,10 @@
 //! One file a resource type; here is the list of all of them, and what several of them need.
 
-mod network_interface;
+pub(crate) mod network_interface;
 mod network_security_group;
-mod public_ip_address;
+pub(crate) mod public_ip_address;
 mod resource_group;
+pub(crate) mod virtual_machine;
 mod virtual_network;
 
 use crate::provider::{Context, Provider};
@@ -21,6 +22,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(network_security_group::SecurityRule),
         Arc::new(public_ip_address::PublicIpAddress),
         Arc::new(resource_group::ResourceGroup),
+        Arc::new(virtual_machine::VirtualMachine),
         Arc::new(virtual_network::Subnet),
         Arc::new(virtual_network::VirtualNetwork),
     ]

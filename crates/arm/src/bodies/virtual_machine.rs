@@ -1,0 +1,353 @@
+//! `Microsoft.Compute/virtualMachines`: what a machine's PUT may say, and the catalogue of sizes.
+
+use super::{Context, Fields, Head, unchanged};
+use crate::{ArmError, ResourceId};
+use base64_check::is_base64;
+use serde_json::{Map, Value, json};
+
+const ROOT: &str = "virtualMachine";
+
+/// `(name, vCPUs, MiB)`: sizes in the words of Azure's catalogue.
+pub const SIZES: [(&str, u32, u64); 30] = [
+    ("Standard_A1_v2", 1, 2048),
+    ("Standard_A2_v2", 2, 4096),
+    ("Standard_B1ls", 1, 512),
+    ("Standard_B1s", 1, 1024),
+    ("Standard_B1ms", 1, 2048),
+    ("Standard_B2s", 2, 4096),
+    ("Standard_B2ms", 2, 8192),
+    ("Standard_B4ms", 4, 16_384),
+    ("Standard_B2s_v2", 2, 8192),
+    ("Standard_B2ts_v2", 2, 1024),
+    ("Standard_B2ls_v2", 2, 4096),
+    ("Standard_D1_v2", 1, 3584),
+    ("Standard_D2_v2", 2, 7168),
+    ("Standard_DS1_v2", 1, 3584),
+    ("Standard_DS2_v2", 2, 7168),
+    ("Standard_DS3_v2", 4, 14_336),
+    ("Standard_D2s_v3", 2, 8192),
+    ("Standard_D4s_v3", 4, 16_384),
+    ("Standard_D2s_v4", 2, 8192),
+    ("Standard_D2ds_v4", 2, 8192),
+    ("Standard_D4ds_v4", 4, 16_384),
+    ("Standard_D2s_v5", 2, 8192),
+    ("Standard_D2ds_v5", 2, 8192),
+    ("Standard_D4s_v5", 4, 16_384),
+    ("Standard_D8s_v5", 8, 32_768),
+    ("Standard_E2s_v5", 2, 16_384),
+    ("Standard_E4s_v5", 4, 32_768),
+    ("Standard_F2s_v2", 2, 4096),
+    ("Standard_F4s_v2", 4, 8192),
+    ("Standard_F8s_v2", 8, 16_384),
+];
+
+/// vCPUs and MiB of a size, its name in any letter case.
+pub fn size(name: &str) -> Option<(&'static str, u32, u64)> {
+    SIZES.iter().find(|(n, _, _)| n.eq_ignore_ascii_case(name)).copied()
+}
+
+/// Checks a new machine's body and fills in defaults. What it refers to (image, disks, interfaces) is checked by the engine.
+///
+/// # Errors
+/// `InvalidParameter` and the catalogue's texts.
+pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, ArmError> {
+    check_name(id.name())?;
+    let root = Fields::root(ROOT, new)?;
+    let head = Head::read(id, &root, None, ctx)?;
+    let properties = root.object("properties")?;
+    let mut body = Map::new();
+    body.insert("hardwareProfile".into(), json!({"vmSize": vm_size(&properties)?}));
+    body.insert("storageProfile".into(), storage(id, &properties.object("storageProfile")?, ctx)?);
+    if let Some(profile) = os_profile(&properties.object("osProfile")?)? {
+        body.insert("osProfile".into(), profile);
+    }
+    body.insert("networkProfile".into(), network(&properties.object("networkProfile")?)?);
+    if let Some(data) = properties.str("userData")? {
+        if !is_base64(&data) {
+            return Err(ArmError::invalid_parameter("userData", "User data should be in Base64 encoded format."));
+        }
+        body.insert("userData".into(), data.into());
+    }
+    for kept in ["diagnosticsProfile", "securityProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"] {
+        if let Some(value) = properties.get(kept) {
+            body.insert(kept.into(), value.clone());
+        }
+    }
+    Ok(head.body(vec![], body))
+}
+
+/// Checks a PUT or merged PATCH on an existing machine: tags may change; the rest must be what it was.
+///
+/// # Errors
+/// `PropertyChangeNotAllowed`.
+pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> Result<Value, ArmError> {
+    let root = Fields::root(ROOT, new)?;
+    let head = Head::read(id, &root, Some(old), ctx)?;
+    let properties = root.object("properties")?;
+    let before = &old["properties"];
+    let same = |path: &[&str]| -> Result<(), ArmError> {
+        let mut fields = properties.clone();
+        let mut stored = before;
+        for name in &path[..path.len() - 1] {
+            fields = fields.object(name)?;
+            stored = &stored[*name];
+        }
+        let last = path[path.len() - 1];
+        unchanged(&format!("{ROOT}.properties.{}", path.join(".")), fields.get(last), stored.get(last))
+    };
+    same(&["hardwareProfile", "vmSize"])?;
+    same(&["storageProfile", "imageReference", "id"])?;
+    same(&["storageProfile", "osDisk", "name"])?;
+    same(&["storageProfile", "osDisk", "createOption"])?;
+    same(&["osProfile", "computerName"])?;
+    same(&["osProfile", "adminUsername"])?;
+    if let Some(given) = properties.object("networkProfile")?.objects("networkInterfaces")? {
+        let given: Vec<Value> = given.iter().map(|n| json!(n.str("id").ok().flatten())).collect();
+        let stored = before["networkProfile"]["networkInterfaces"].as_array().cloned().unwrap_or_default();
+        let stored: Vec<Value> = stored.iter().map(|n| n["id"].clone()).collect();
+        unchanged(&format!("{ROOT}.properties.networkProfile.networkInterfaces"), Some(&given.into()), Some(&stored.into()))?;
+    }
+    Ok(head.body(vec![], before.as_object().cloned().unwrap_or_default()))
+}
+
+fn check_name(name: &str) -> Result<(), ArmError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(good) || name.ends_with(['-', '.']) || name.starts_with('_') {
+        return Err(ArmError::invalid_parameter(
+            "vmName",
+            "Linux VM name may only contain 1-64 characters, including numbers, letters, hyphens, underscores and periods, and \
+             cannot end with a period or a hyphen.",
+        ));
+    }
+    Ok(())
+}
+
+fn vm_size(properties: &Fields<'_>) -> Result<&'static str, ArmError> {
+    let given = properties.object("hardwareProfile")?.str("vmSize")?.unwrap_or_else(|| "Standard_D2s_v5".into());
+    size(&given).map(|s| s.0).ok_or_else(|| {
+        let known: Vec<&str> = SIZES.iter().map(|s| s.0).collect();
+        ArmError::invalid_parameter(
+            "vmSize",
+            format!("The value {given} provided for the VM size is not valid. The valid sizes in the current region are: {}.", known.join(",")),
+        )
+    })
+}
+
+fn storage(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<Value, ArmError> {
+    let os = profile.object("osDisk")?;
+    let option = os.one_of("createOption", &["FromImage", "Attach", "Empty"])?.ok_or_else(|| os.missing("createOption"))?;
+    let image = profile.object("imageReference")?;
+    let mut body = Map::new();
+    match option {
+        "FromImage" => body.insert("imageReference".into(), image_reference(&image)?),
+        "Attach" if !image.is_empty() => {
+            return Err(ArmError::invalid_parameter("imageReference", "Parameter 'imageReference' is not allowed."));
+        }
+        "Attach" => None,
+        _ => return Err(ArmError::invalid_parameter("osDisk.createOption", "The value 'Empty' of osDisk.createOption is not allowed: an operating system disk is made FromImage or attached.")),
+    };
+    let disk = os.object("managedDisk")?;
+    let mut shown = Map::new();
+    if let Some(os_type) = os.one_of("osType", &["Linux", "Windows"])? {
+        shown.insert("osType".into(), os_type.into());
+    } else if option == "Attach" {
+        return Err(os.missing("osType"));
+    }
+    let random = ctx.new_id.simple().to_string();
+    let name = os.str("name")?.unwrap_or_else(|| format!("{}_OsDisk_1_{random}", id.name()));
+    shown.insert("name".into(), name.into());
+    shown.insert("createOption".into(), option.into());
+    shown.insert("caching".into(), os.one_of("caching", &["None", "ReadOnly", "ReadWrite"])?.unwrap_or("ReadWrite").into());
+    let default_delete = "Detach";
+    shown.insert("deleteOption".into(), os.one_of("deleteOption", &["Delete", "Detach"])?.unwrap_or(default_delete).into());
+    if let Some(gib) = os.int_within("diskSizeGB", 1, 4095)? {
+        shown.insert("diskSizeGB".into(), gib.into());
+    }
+    let mut managed = Map::new();
+    if option == "Attach" {
+        managed.insert("id".into(), disk.required_str("id")?.into());
+    } else {
+        managed.insert("storageAccountType".into(), disk.str("storageAccountType")?.unwrap_or_else(|| "Premium_LRS".into()).into());
+    }
+    shown.insert("managedDisk".into(), managed.into());
+    body.insert("osDisk".into(), shown.into());
+    body.insert("dataDisks".into(), data_disks(profile)?);
+    Ok(body.into())
+}
+
+fn image_reference(image: &Fields<'_>) -> Result<Value, ArmError> {
+    if let Some(id) = image.str("id")? {
+        return Ok(json!({"id": id}));
+    }
+    let part = |name: &str| image.str(name).map(Option::unwrap_or_default);
+    let (publisher, offer, sku, version) = (part("publisher")?, part("offer")?, part("sku")?, part("version")?);
+    if publisher.is_empty() {
+        return Err(ArmError::invalid_parameter("imageReference", "Required parameter 'imageReference' is missing (null)."));
+    }
+    Err(ArmError::new(
+        404,
+        "PlatformImageNotFound",
+        format!(
+            "The platform image '{publisher}:{offer}:{sku}:{version}' is not available. Verify that all fields in the storage \
+             profile are correct. For more details about storage profile information, please refer to \
+             https://aka.ms/storageprofile"
+        ),
+    )
+    .target("imageReference"))
+}
+
+fn data_disks(profile: &Fields<'_>) -> Result<Value, ArmError> {
+    let mut shown = Vec::new();
+    let mut luns = std::collections::BTreeSet::new();
+    for disk in profile.objects("dataDisks")?.unwrap_or_default() {
+        let lun = disk.int_within("lun", 0, 63)?.ok_or_else(|| disk.missing("lun"))?;
+        if !luns.insert(lun) {
+            return Err(ArmError::invalid_parameter(
+                "dataDisks.lun",
+                format!("A disk at LUN {lun} already exists. Specify a different LUN for each data disk."),
+            ));
+        }
+        let option = disk.one_of("createOption", &["Attach", "Empty", "FromImage"])?.ok_or_else(|| disk.missing("createOption"))?;
+        if option != "Attach" {
+            return Err(super::not_offered("virtualMachine.properties.storageProfile.dataDisks.createOption", "make the disk first, then attach it"));
+        }
+        shown.push(json!({
+            "lun": lun,
+            "createOption": option,
+            "caching": disk.one_of("caching", &["None", "ReadOnly", "ReadWrite"])?.unwrap_or("None"),
+            "deleteOption": disk.one_of("deleteOption", &["Delete", "Detach"])?.unwrap_or("Detach"),
+            "managedDisk": {"id": disk.object("managedDisk")?.required_str("id")?},
+        }));
+    }
+    Ok(shown.into())
+}
+
+/// `None` where the request has no osProfile.
+fn os_profile(profile: &Fields<'_>) -> Result<Option<Value>, ArmError> {
+    if profile.is_empty() {
+        return Ok(None);
+    }
+    let linux = profile.object("linuxConfiguration")?;
+    let user = profile.required_str("adminUsername")?;
+    check_user(&user)?;
+    let computer = profile.required_str("computerName")?;
+    let host_ok = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if computer.len() > 64 || !computer.chars().all(host_ok) || computer.starts_with('-') {
+        return Err(ArmError::invalid_parameter(
+            "computerName",
+            "Linux host name cannot exceed 64 characters in length or contain the following characters: ` ~ ! @ # $ % ^ & * ( ) = + _ [ ] { } \\ | ; : ' \" , < > / ?.",
+        ));
+    }
+    let mut keys = Vec::new();
+    for key in linux.object("ssh")?.objects("publicKeys")?.unwrap_or_default() {
+        let path = key.str("path")?.unwrap_or_else(|| format!("/home/{user}/.ssh/authorized_keys"));
+        keys.push(json!({"path": path, "keyData": key.required_str("keyData")?}));
+    }
+    let password = profile.str("adminPassword")?;
+    let disable = linux.bool("disablePasswordAuthentication")?.unwrap_or(password.is_none());
+    if password.is_none() && keys.is_empty() {
+        let what = "Authentication using either SSH or by user name and password must be enabled in Linux profile.";
+        return Err(ArmError::invalid_parameter("linuxConfiguration", what));
+    }
+    if let Some(password) = &password {
+        check_password(password)?;
+    }
+    let mut body = Map::new();
+    body.insert("computerName".into(), computer.into());
+    body.insert("adminUsername".into(), user.into());
+    if let Some(password) = password {
+        body.insert("adminPassword".into(), password.into());
+    }
+    if let Some(data) = profile.str("customData")? {
+        if !is_base64(&data) {
+            return Err(ArmError::invalid_parameter("customData", "Custom data in OSProfile must be in Base64 encoding and with a maximum length of 87380 characters."));
+        }
+        body.insert("customData".into(), data.into());
+    }
+    let agent = linux.bool("provisionVMAgent")?.unwrap_or(true);
+    let mut linux_body = json!({"disablePasswordAuthentication": disable, "provisionVMAgent": agent,
+        "patchSettings": {"patchMode": "ImageDefault", "assessmentMode": "ImageDefault"}});
+    if !keys.is_empty() {
+        linux_body["ssh"] = json!({"publicKeys": keys});
+    }
+    body.insert("linuxConfiguration".into(), linux_body);
+    body.insert("secrets".into(), json!([]));
+    body.insert("allowExtensionOperations".into(), agent.into());
+    body.insert("requireGuestProvisionSignal".into(), true.into());
+    Ok(Some(body.into()))
+}
+
+fn check_user(user: &str) -> Result<(), ArmError> {
+    const RESERVED: [&str; 14] =
+        ["root", "admin", "administrator", "user", "user1", "test", "guest", "daemon", "bin", "sys", "sync", "games", "nobody", "sshd"];
+    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if RESERVED.contains(&user.to_ascii_lowercase().as_str()) {
+        return Err(ArmError::invalid_parameter(
+            "adminUsername",
+            format!("The Admin Username specified is not allowed: '{user}' is reserved."),
+        ));
+    }
+    if user.len() > 64 || !user.chars().all(ok) || user.starts_with('-') {
+        return Err(ArmError::invalid_parameter(
+            "adminUsername",
+            "The Admin Username contains characters that are not allowed, or is longer than 64 characters.",
+        ));
+    }
+    Ok(())
+}
+
+/// 6–72 characters (Azure's bounds), three of: lower, upper, digit, other.
+fn check_password(password: &str) -> Result<(), ArmError> {
+    let classes = [
+        password.chars().any(char::is_lowercase),
+        password.chars().any(char::is_uppercase),
+        password.chars().any(|c| c.is_ascii_digit()),
+        password.chars().any(|c| !c.is_alphanumeric()),
+    ];
+    if (6..=72).contains(&password.chars().count()) && classes.iter().filter(|c| **c).count() >= 3 {
+        return Ok(());
+    }
+    Err(ArmError::invalid_parameter(
+        "adminPassword",
+        "The supplied password must be between 6-72 characters long and must satisfy at least 3 of password complexity \
+         requirements from the following: 1) Contains an uppercase character 2) Contains a lowercase character 3) Contains a \
+         numeric digit 4) Contains a special character 5) Control characters are not allowed",
+    ))
+}
+
+fn network(profile: &Fields<'_>) -> Result<Value, ArmError> {
+    let interfaces = profile.objects("networkInterfaces")?.unwrap_or_default();
+    if interfaces.is_empty() {
+        return Err(profile.missing("networkInterfaces"));
+    }
+    let several = interfaces.len() > 1;
+    let mut shown = Vec::new();
+    for (i, nic) in interfaces.iter().enumerate() {
+        let properties = nic.object("properties")?;
+        let id: ResourceId = nic.required_str("id")?.parse().map_err(|e| {
+            ArmError::bad_request("LinkedInvalidPropertyId", format!("A network interface's id is invalid: {e}."))
+        })?;
+        let mut body = Map::new();
+        if several {
+            body.insert("primary".into(), properties.bool("primary")?.unwrap_or(i == 0).into());
+        }
+        if let Some(option) = properties.one_of("deleteOption", &["Delete", "Detach"])? {
+            body.insert("deleteOption".into(), option.into());
+        }
+        let mut entry = json!({"id": id.to_string()});
+        if !body.is_empty() {
+            entry["properties"] = body.into();
+        }
+        shown.push(entry);
+    }
+    Ok(json!({"networkInterfaces": shown}))
+}
+
+mod base64_check {
+    /// Standard alphabet, padded, at most 87,380 characters: Azure's bound.
+    pub fn is_base64(text: &str) -> bool {
+        let data = text.trim_end_matches('=');
+        let alphabet = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
+        text.len() <= 87_380 && text.len().is_multiple_of(4) && text.len() - data.len() <= 2 && data.chars().all(alphabet)
+    }
+}

@@ -1,0 +1,175 @@
+//! What the operations on virtual machines share: the machine as the host process is told of it, and the host's errors.
+
+use crate::operation::{OpContext, OpError};
+use crate::providers::network_interface::NicInternal;
+use crate::providers::public_ip_address::PublicIpInternal;
+use crate::providers::virtual_machine::MachineInternal;
+use crate::stored::{DiskInternal, internal};
+use crate::{Engine, base_images, db_error};
+use lazuli_arm::bodies::network_security_group::{Open, WELL_KNOWN_PORTS, open_ports};
+use lazuli_arm::bodies::virtual_machine::size;
+use lazuli_arm::bodies::virtual_network::prefix_of;
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::Resource;
+use lazuli_vmm::host::{ClientError, HostErrorCode};
+use lazuli_vmm::spec::{
+    BaseImage, DiskSpec, Generation, ImageReference, NicSpec, OpenPort, Protocol, Provisioning, PublicIp, SshKey, VmSpec,
+};
+use serde_json::Value;
+
+/// The machine's definition for the host, from the rows as they are now.
+pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, OpError> {
+    let engine = &cx.engine;
+    let state: MachineInternal = internal(row)?;
+    let properties = &row.body["properties"];
+    let vm_size = properties["hardwareProfile"]["vmSize"].as_str().unwrap_or_default();
+    let (_, cpus, memory_mib) = size(vm_size).ok_or_else(|| ArmError::internal(format!("unknown size {vm_size}")))?;
+    let os_disk = disk_of(engine, &state.os_disk, None).await?;
+    let mut data_disks = Vec::new();
+    for (lun, key) in &state.data_disks {
+        data_disks.push(disk_of(engine, key, Some(*lun)).await?);
+    }
+    let host_name = properties["osProfile"]["computerName"].as_str().unwrap_or(&row.name).to_owned();
+    let mut nics = Vec::new();
+    for key in &state.nics {
+        nics.push(nic_of(engine, key, &host_name).await?);
+    }
+    let image = properties["storageProfile"]["imageReference"]["id"].as_str().unwrap_or_default();
+    let id: ResourceId = row.id.parse().map_err(ArmError::internal)?;
+    Ok(VmSpec {
+        id: state.vm_id,
+        name: row.name.clone(),
+        resource_id: row.id.clone(),
+        subscription_id: id.subscription.clone(),
+        resource_group: id.resource_group.clone().unwrap_or_default(),
+        location: row.location.clone(),
+        vm_size: vm_size.to_owned(),
+        zone: String::new(),
+        tags: tags_of(&row.body),
+        image: ImageReference { id: image.to_owned(), ..ImageReference::default() },
+        cpus,
+        memory_mib,
+        generation: if state.generation == "V2" { Generation::V2 } else { Generation::V1 },
+        os_disk,
+        data_disks,
+        nics,
+        provisioning: provisioning_of(properties, &state),
+        user_data: properties["userData"].as_str().map(str::to_owned),
+    })
+}
+
+fn tags_of(body: &Value) -> std::collections::BTreeMap<String, String> {
+    let tags = body["tags"].as_object().into_iter().flatten();
+    tags.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+}
+
+fn provisioning_of(properties: &Value, state: &MachineInternal) -> Option<Provisioning> {
+    if !state.provision {
+        return None;
+    }
+    let profile = &properties["osProfile"];
+    let linux = &profile["linuxConfiguration"];
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let keys = linux["ssh"]["publicKeys"].as_array().into_iter().flatten();
+    Some(Provisioning {
+        host_name: text(&profile["computerName"]),
+        admin_user: text(&profile["adminUsername"]),
+        admin_password: state.admin_password.clone(),
+        disable_password: linux["disablePasswordAuthentication"].as_bool().unwrap_or(false),
+        ssh_keys: keys.map(|k| SshKey { path: text(&k["path"]), key_data: text(&k["keyData"]) }).collect(),
+        custom_data: state.custom_data.clone(),
+        provision_vm_agent: linux["provisionVMAgent"].as_bool().unwrap_or(true),
+    })
+}
+
+async fn require(engine: &Engine, key: &str) -> Result<Resource, ArmError> {
+    let row = engine.db().resource(key).await.map_err(db_error)?;
+    row.ok_or_else(|| ArmError::new(404, "NotFound", format!("Resource {key} is not found.")))
+}
+
+async fn disk_of(engine: &Engine, key: &str, lun: Option<u8>) -> Result<DiskSpec, ArmError> {
+    let row = require(engine, key).await?;
+    let disk: DiskInternal = internal(&row)?;
+    Ok(DiskSpec {
+        lun,
+        overlay: disk.overlay_path(engine.config()),
+        size_bytes: disk.size_bytes,
+        base: disk.base.map(|b| BaseImage {
+            source: base_images::source(&row.location, &b.manifest),
+            size_bytes: b.size_bytes,
+        }),
+        read_only: false,
+    })
+}
+
+async fn nic_of(engine: &Engine, key: &str, host_name: &str) -> Result<NicSpec, ArmError> {
+    let row = require(engine, key).await?;
+    let nic: NicInternal = internal(&row)?;
+    let subnet = require(engine, &nic.subnet).await?;
+    let network = require(engine, subnet.parent.as_deref().unwrap_or_default()).await?;
+    let prefix = prefix_of(&subnet.body).ok_or_else(|| ArmError::internal("a stored subnet has no prefix"))?;
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let public = match &nic.public {
+        Some(key) => Some(public_of(engine, key, &row, &subnet).await?),
+        None => None,
+    };
+    Ok(NicSpec {
+        id: nic.guid.to_string(),
+        vnet_id: text(&network.internal["resourceGuid"]),
+        dns_suffix: text(&network.internal["dnsSuffix"]),
+        mac: nic.mac.parse().map_err(ArmError::internal)?,
+        address: nic.address,
+        prefix_len: prefix.len,
+        gateway: prefix.gateway(),
+        host_name: host_name.to_owned(),
+        outbound: subnet.body["properties"]["defaultOutboundAccess"].as_bool().unwrap_or(true),
+        public,
+    })
+}
+
+/// A Basic address without any security group is open, a Standard one closed, as in Azure.
+async fn public_of(engine: &Engine, key: &str, nic: &Resource, subnet: &Resource) -> Result<PublicIp, ArmError> {
+    let row = require(engine, key).await?;
+    let state: PublicIpInternal = internal(&row)?;
+    let mut groups = Vec::new();
+    for owner in [nic, subnet] {
+        if let Some(id) = owner.body["properties"]["networkSecurityGroup"]["id"].as_str() {
+            let rules = engine.db().children(&id.to_ascii_lowercase(), 1000).await.map_err(db_error)?;
+            groups.push(rules.into_iter().map(|r| r.body).collect());
+        }
+    }
+    let open: Vec<Open> = match (groups.is_empty(), row.body["sku"]["name"].as_str()) {
+        (true, Some("Standard")) => vec![],
+        (true, _) => WELL_KNOWN_PORTS.iter().map(|&port| Open { udp: false, port }).collect(),
+        (false, _) => open_ports(&groups),
+    };
+    let ports = open
+        .into_iter()
+        .map(|o| OpenPort { protocol: if o.udp { Protocol::Udp } else { Protocol::Tcp }, port: o.port })
+        .collect();
+    Ok(PublicIp { address: state.address, ports })
+}
+
+/// The host's answer in Azure's words.
+pub(super) fn host_error(error: ClientError, name: &str) -> OpError {
+    let said = error.to_string();
+    let arm = match error.code() {
+        Some(HostErrorCode::NotEnoughMemory) => ArmError::conflict(
+            "AllocationFailed",
+            format!("Allocation failed. This host does not have enough free memory for the requested VM size of '{name}': {said}"),
+        ),
+        Some(HostErrorCode::NotFound) => {
+            ArmError::conflict("OperationNotAllowed", format!("The VM '{name}' is not defined on its host: deallocate it, then start it again."))
+        }
+        Some(HostErrorCode::Invalid | HostErrorCode::Conflict | HostErrorCode::Network) => {
+            ArmError::conflict("OperationNotAllowed", format!("The host refused the VM '{name}': {said}"))
+        }
+        Some(_) => ArmError::new(500, "InternalExecutionError", format!("The host could not run the VM '{name}': see its log.")),
+        None => ArmError::new(
+            503,
+            "HostUnavailable",
+            format!("The process that runs virtual machines does not answer, so that '{name}' could not be reached. Is `lazuli host` running?"),
+        ),
+    };
+    OpError::Failed(arm.caused_by(error))
+}

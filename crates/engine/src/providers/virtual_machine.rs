@@ -1,0 +1,389 @@
+//! `Microsoft.Compute/virtualMachines`: decides what a machine is made of; `operations/virtual_machine_*.rs` make it run.
+//!
+//! Creating one writes, in one transaction: the machine, its OS disk (a new disk over the image's bytes, nothing is copied:
+//! MD-9), the attachment of its data disks and interfaces. The guest's state is asked from the host process at every read.
+
+mod image;
+mod instance_view;
+
+use super::arm_context;
+use super::network_interface::NicInternal;
+use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
+use crate::stored::{DiskInternal, internal, to_internal};
+use crate::{db_error, new_etag};
+use async_trait::async_trait;
+use image::{ImageSource, resolve_image};
+use lazuli_arm::bodies::disk::{self, DiskState};
+use lazuli_arm::bodies::virtual_machine as body;
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::{Change, ContentRef, Expect, Resource};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+pub(crate) const KIND: &str = "Microsoft.Compute/virtualMachines";
+const DISK: &str = "Microsoft.Compute/disks";
+
+pub(crate) struct VirtualMachine;
+
+/// What the engine remembers of a machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MachineInternal {
+    pub vm_id: Uuid,
+    /// `V1` or `V2`.
+    pub generation: String,
+    /// Key of the OS disk.
+    pub os_disk: String,
+    /// Keys of the data disks with their LUNs.
+    pub data_disks: Vec<(u8, String)>,
+    /// Keys of the interfaces, the primary one first.
+    pub nics: Vec<String>,
+    /// A generalized image is provisioned on its first boot; anything else is only switched on (GS-3, GS-8).
+    pub provision: bool,
+    /// Secrets of the first boot, never shown: `adminPassword`, `customData`.
+    #[serde(default)]
+    pub admin_password: Option<String>,
+    #[serde(default)]
+    pub custom_data: Option<String>,
+    /// Deallocated: the host holds nothing of it.
+    #[serde(default)]
+    pub deallocated: bool,
+}
+
+#[async_trait]
+impl Provider for VirtualMachine {
+    fn resource_type(&self) -> &'static str {
+        KIND
+    }
+
+    async fn put(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        new: Value,
+        old: Option<&Resource>,
+    ) -> Result<Plan, ArmError> {
+        let arm = arm_context(cx);
+        if let Some(old) = old {
+            let body = body::update(id, &new, &old.body, &arm)?;
+            return Ok(Plan { body, internal: old.internal.clone(), ..Plan::default() });
+        }
+        let mut body = body::create(id, &new, &arm)?;
+        let mut plan = Builder { cx, id, changes: vec![] };
+        let image = match body["properties"]["storageProfile"]["imageReference"]["id"].as_str() {
+            Some(image) => Some(resolve_image(cx, image, body["location"].as_str().unwrap_or_default()).await?),
+            None => None,
+        };
+        check_os_profile(&body, image.as_ref())?;
+        let (os_disk, generation) = match &image {
+            Some(image) => plan.new_os_disk(&mut body, image)?,
+            None => plan.attached_os_disk(&mut body).await?,
+        };
+        let data_disks = plan.data_disks(&mut body, &os_disk).await?;
+        let nics = plan.interfaces(&body).await?;
+        let secret = |body: &mut Value, name: &str| {
+            let profile = body["properties"].get_mut("osProfile").and_then(Value::as_object_mut)?;
+            profile.shift_remove(name)?.as_str().map(str::to_owned)
+        };
+        let state = MachineInternal {
+            vm_id: Uuid::new_v4(),
+            generation,
+            os_disk,
+            data_disks,
+            nics,
+            provision: image.as_ref().is_some_and(|i| i.generalized),
+            admin_password: secret(&mut body, "adminPassword"),
+            custom_data: secret(&mut body, "customData"),
+            deallocated: false,
+        };
+        Ok(Plan {
+            body,
+            internal: to_internal(&state),
+            start: Some(Start { kind: "virtual_machine.create", params: json!({}) }),
+            changes: plan.changes,
+        })
+    }
+
+    async fn delete(&self, _cx: Context<'_>, _old: &Resource) -> Result<DeletePlan, ArmError> {
+        Ok(DeletePlan { start: Some(Start { kind: "virtual_machine.delete", params: json!({}) }), changes: vec![] })
+    }
+
+    async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        let state: MachineInternal = internal(row)?;
+        let mut view = standard_view(KIND, row);
+        view["properties"]["vmId"] = json!(state.vm_id);
+        view["properties"]["timeCreated"] = json!(crate::time_text(row.created_ms));
+        view["etag"] = json!(format!("\"{}\"", row.etag));
+        if let Some(properties) = view["properties"].as_object_mut()
+            && !cx.call.expands("userData")
+        {
+            properties.shift_remove("userData");
+        }
+        if cx.call.expands("instanceView") {
+            view["properties"]["instanceView"] = instance_view::of(cx.engine, row, &state).await;
+        }
+        Ok(view)
+    }
+
+    async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
+        if !name.eq_ignore_ascii_case("instanceView") {
+            return Ok(None);
+        }
+        let state: MachineInternal = internal(row)?;
+        Ok(Some(instance_view::of(cx.engine, row, &state).await))
+    }
+
+    async fn action(
+        &self,
+        cx: Context<'_>,
+        row: &Resource,
+        action: &str,
+        _body: Value,
+    ) -> Result<ActionPlan, ArmError> {
+        let kind = match action.to_ascii_lowercase().as_str() {
+            "start" => "virtual_machine.start",
+            "poweroff" => "virtual_machine.power_off",
+            "restart" => "virtual_machine.restart",
+            "deallocate" => "virtual_machine.deallocate",
+            _ => return Err(unknown_action(&row.id, action)),
+        };
+        if row.provisioning_state == "Failed" && kind != "virtual_machine.deallocate" {
+            let state: MachineInternal = internal(row)?;
+            if cx.engine.host().status(state.vm_id).await.is_err() && !state.deallocated && kind != "virtual_machine.start" {
+                return Err(ArmError::conflict(
+                    "OperationNotAllowed",
+                    format!("Operation '{action}' is not allowed on VM '{}' since it was never started.", row.name),
+                ));
+            }
+        }
+        let skip = cx.call.query.get("skipshutdown").is_some_and(|v| v.eq_ignore_ascii_case("true"));
+        let mut busy = row.clone();
+        busy.provisioning_state = "Updating".into();
+        let start = Start { kind, params: json!({"skipShutdown": skip}) };
+        Ok(ActionPlan::Start { start, resource: Some(busy), changes: vec![] })
+    }
+
+    fn delete_rank(&self) -> u8 {
+        10
+    }
+}
+
+/// Generalized images need an osProfile; specialized ones and attached disks refuse it (GS-8, MD-7).
+fn check_os_profile(body: &Value, image: Option<&ImageSource>) -> Result<(), ArmError> {
+    let given = body["properties"].get("osProfile").is_some();
+    let wanted = image.is_some_and(|i| i.generalized);
+    match (wanted, given) {
+        (true, false) => {
+            Err(ArmError::invalid_parameter("osProfile", "Required parameter 'osProfile' is missing (null)."))
+        }
+        (false, true) => Err(ArmError::invalid_parameter("osProfile", "Parameter 'osProfile' is not allowed.")),
+        _ => Ok(()),
+    }
+}
+
+/// Gathers the rows that change together with the machine's own.
+struct Builder<'a> {
+    cx: Context<'a>,
+    id: &'a ResourceId,
+    changes: Vec<Change>,
+}
+
+impl Builder<'_> {
+    fn location(&self, body: &Value) -> String {
+        body["location"].as_str().unwrap_or_default().to_owned()
+    }
+
+    async fn row(&self, id: &str) -> Result<Resource, ArmError> {
+        let row = self.cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)?;
+        row.ok_or_else(|| {
+            ArmError::new(404, "NotFound", format!("Resource {id} is not found.")).target(id)
+        })
+    }
+
+    /// A disk of its own over the image's bytes in this region.
+    fn new_os_disk(&mut self, body: &mut Value, image: &ImageSource) -> Result<(String, String), ArmError> {
+        let location = self.location(body);
+        let os = body["properties"]["storageProfile"]["osDisk"].clone();
+        let name = os["name"].as_str().unwrap_or_default();
+        let group = ResourceId::group(&self.id.subscription, self.id.resource_group.as_deref().unwrap_or_default());
+        let disk_id = group.resource("Microsoft.Compute", "disks", name);
+        let wanted = os["diskSizeGB"].as_u64().map_or(0, |gib| gib << 30);
+        if wanted != 0 && wanted < image.os_disk.size_bytes {
+            return Err(ArmError::bad_request(
+                "ResizeDiskError",
+                format!(
+                    "Disk size {} GB of the OS disk is smaller than the size of the corresponding disk in the VM image: {} GB.",
+                    wanted >> 30,
+                    disk::gib_of(image.os_disk.size_bytes)
+                ),
+            ));
+        }
+        let size = wanted.max(image.os_disk.size_bytes);
+        let request = json!({
+            "location": location,
+            "sku": {"name": os["managedDisk"]["storageAccountType"]},
+            "properties": {
+                "osType": image.os_type, "hyperVGeneration": image.generation,
+                "creationData": {"createOption": "FromImage", "galleryImageReference": {"id": image.version_id}},
+            },
+        });
+        let arm = arm_context(self.cx);
+        let mut stored = disk::put(&disk_id, &request, None, &arm)?;
+        disk::set_size(&mut stored, size);
+        disk::set_state(&mut stored, DiskState::Attached);
+        stored["managedBy"] = json!(self.machine_id());
+        let state = DiskInternal {
+            unique_id: stored["properties"]["uniqueId"].as_str().map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
+            size_bytes: size,
+            base: Some(image.os_disk.clone()),
+            written: true,
+            uploading: false,
+        };
+        let key = disk_id.key();
+        self.changes.push(Change::PutContentRef(ContentRef {
+            resource_key: key.clone(),
+            region: location.clone(),
+            manifest: image.os_disk.manifest.clone(),
+        }));
+        self.changes.push(Change::PutResource {
+            resource: Resource {
+                key: key.clone(),
+                id: disk_id.to_string(),
+                kind: DISK.to_ascii_lowercase(),
+                subscription: self.id.subscription.to_ascii_lowercase(),
+                resource_group: group.name().to_ascii_lowercase(),
+                parent: Some(group.key()),
+                name: name.to_owned(),
+                location,
+                body: stored,
+                internal: to_internal(&state),
+                provisioning_state: "Succeeded".into(),
+                etag: new_etag(),
+                created_ms: self.cx.now_ms,
+                changed_ms: self.cx.now_ms,
+            },
+            expect: Expect::Absent,
+        });
+        let os = &mut body["properties"]["storageProfile"]["osDisk"];
+        os["osType"] = json!(image.os_type);
+        os["diskSizeGB"] = json!(disk::gib_of(size));
+        os["managedDisk"]["id"] = json!(disk_id.to_string());
+        if let Some(exact) = &image.exact_version {
+            body["properties"]["storageProfile"]["imageReference"]["exactVersion"] = json!(exact);
+        }
+        Ok((key, image.generation.clone()))
+    }
+
+    async fn attached_os_disk(&mut self, body: &mut Value) -> Result<(String, String), ArmError> {
+        let id = body["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
+        let row = self.attach(&id, &self.location(body)).await?;
+        let generation = row.body["properties"]["hyperVGeneration"].as_str().unwrap_or("V1").to_owned();
+        let os = &mut body["properties"]["storageProfile"]["osDisk"];
+        os["name"] = json!(row.name);
+        os["managedDisk"]["id"] = json!(row.id);
+        os["managedDisk"]["storageAccountType"] = row.body["sku"]["name"].clone();
+        os["diskSizeGB"] = row.body["properties"]["diskSizeGB"].clone();
+        Ok((row.key, generation))
+    }
+
+    async fn data_disks(&mut self, body: &mut Value, os_disk: &str) -> Result<Vec<(u8, String)>, ArmError> {
+        let location = self.location(body);
+        let mut keys: Vec<(u8, String)> = Vec::new();
+        let disks = body["properties"]["storageProfile"]["dataDisks"].as_array().cloned().unwrap_or_default();
+        let mut shown = Vec::new();
+        for mut entry in disks {
+            let id = entry["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
+            let lun = entry["lun"].as_u64().and_then(|l| u8::try_from(l).ok()).unwrap_or_default();
+            let key = id.to_ascii_lowercase();
+            if key == os_disk || keys.iter().any(|(_, k)| *k == key) {
+                return Err(ArmError::bad_request("InvalidParameter", format!("Disk {id} is attached more than once.")));
+            }
+            let row = self.attach(&id, &location).await?;
+            entry["name"] = json!(row.name);
+            entry["managedDisk"]["id"] = json!(row.id);
+            entry["managedDisk"]["storageAccountType"] = row.body["sku"]["name"].clone();
+            entry["diskSizeGB"] = row.body["properties"]["diskSizeGB"].clone();
+            shown.push(entry);
+            keys.push((lun, row.key));
+        }
+        body["properties"]["storageProfile"]["dataDisks"] = shown.into();
+        Ok(keys)
+    }
+
+    /// One machine a disk (MD-6), and only a disk that nobody uploads to or reads from.
+    async fn attach(&mut self, id: &str, location: &str) -> Result<Resource, ArmError> {
+        let old = self.row(id).await?;
+        if old.kind != DISK.to_ascii_lowercase() {
+            return Err(ArmError::invalid_parameter("managedDisk.id", format!("'{id}' is not a managed disk.")));
+        }
+        if old.location != location {
+            return Err(ArmError::bad_request(
+                "InvalidParameter",
+                format!("Disk '{}' is in location '{}': it cannot be attached to a VM in '{location}'.", old.name, old.location),
+            ));
+        }
+        if let Some(owner) = old.body["managedBy"].as_str() {
+            return Err(ArmError::conflict(
+                "AttachDiskWhileBeingDetached",
+                format!("Disk '{}' cannot be attached as the disk is already owned by VM '{owner}'.", old.name),
+            ));
+        }
+        if old.provisioning_state != "Succeeded" || disk::state(&old.body) != Some(DiskState::Unattached) {
+            return Err(ArmError::conflict(
+                "OperationNotAllowed",
+                format!(
+                    "Disk '{}' cannot be attached as it is in state '{}'. End its access (revoke its SAS) and retry.",
+                    old.name,
+                    old.body["properties"]["diskState"].as_str().unwrap_or("unknown")
+                ),
+            ));
+        }
+        let mut row = old.clone();
+        disk::set_state(&mut row.body, DiskState::Attached);
+        row.body["managedBy"] = json!(self.machine_id());
+        let mut state: DiskInternal = internal(&row)?;
+        state.written = true;
+        row.internal = to_internal(&state);
+        row.etag = new_etag();
+        self.changes.push(Change::PutResource { resource: row.clone(), expect: Expect::Etag(old.etag) });
+        Ok(row)
+    }
+
+    async fn interfaces(&mut self, body: &Value) -> Result<Vec<String>, ArmError> {
+        let location = self.location(body);
+        let entries = body["properties"]["networkProfile"]["networkInterfaces"].as_array().cloned().unwrap_or_default();
+        let mut keys = Vec::new();
+        for entry in entries {
+            let id = entry["id"].as_str().unwrap_or_default();
+            let old = self.row(id).await?;
+            let mut state: NicInternal = internal(&old)?;
+            if let Some(machine) = state.machine {
+                return Err(ArmError::bad_request(
+                    "NicInUse",
+                    format!("Network Interface {id} is used by existing resource {machine}."),
+                ));
+            }
+            if old.location != location {
+                return Err(ArmError::bad_request(
+                    "InvalidResourceReference",
+                    format!("Network interface {id} is in location '{}', the VM in '{location}'.", old.location),
+                ));
+            }
+            state.machine = Some(self.machine_id());
+            let expect = Expect::Etag(old.etag.clone());
+            let row = Resource { internal: to_internal(&state), etag: new_etag(), ..old };
+            if entry["properties"]["primary"].as_bool().unwrap_or(false) {
+                keys.insert(0, row.key.clone());
+            } else {
+                keys.push(row.key.clone());
+            }
+            self.changes.push(Change::PutResource { resource: row, expect });
+        }
+        Ok(keys)
+    }
+
+    fn machine_id(&self) -> String {
+        crate::write::canonical(self.id, KIND)
+    }
+}

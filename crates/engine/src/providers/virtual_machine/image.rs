@@ -1,0 +1,105 @@
+//! From an image reference to the bytes a machine starts from.
+
+use crate::db_error;
+use crate::provider::Context;
+use crate::stored::{ImageVersionInternal, Stored, internal};
+use lazuli_arm::bodies::image_version;
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::Resource;
+use serde_json::Value;
+
+/// What an image gives to a new machine.
+pub(crate) struct ImageSource {
+    /// Id of the version the bytes are from.
+    pub version_id: String,
+    /// Its name, where the reference did not name it.
+    pub exact_version: Option<String>,
+    pub os_disk: Stored,
+    pub os_type: String,
+    /// `V1` or `V2`.
+    pub generation: String,
+    pub generalized: bool,
+}
+
+/// `…/galleries/g/images/d` and `…/versions/latest` mean the newest version that is not excluded from latest (IV-11).
+pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &str) -> Result<ImageSource, ArmError> {
+    let id: ResourceId =
+        reference.parse().map_err(|e| ArmError::invalid_parameter("imageReference", format!("The image reference is invalid: {e}.")))?;
+    let kind = id.resource_type().key();
+    let (definition_id, wanted) = match kind.as_str() {
+        "microsoft.compute/galleries/images" => (id.clone(), None),
+        "microsoft.compute/galleries/images/versions" => {
+            let name = id.name().to_owned();
+            let latest = name.eq_ignore_ascii_case("latest");
+            (id.parent().unwrap_or_else(|| id.clone()), (!latest).then_some(name))
+        }
+        _ => {
+            return Err(ArmError::invalid_parameter(
+                "imageReference",
+                format!("The value '{reference}' of parameter imageReference is invalid: a gallery image or a version of it is expected."),
+            ));
+        }
+    };
+    cx.engine.authorize(&cx.call.caller, &id.key(), "Microsoft.Compute/galleries/images/versions/read").await?;
+    let definition = cx.engine.db().resource(&definition_id.key()).await.map_err(db_error)?;
+    let definition = definition.ok_or_else(|| not_available(&id, location))?;
+    let version = match &wanted {
+        Some(name) => {
+            let row = cx.engine.db().resource(&definition_id.child("versions", name).key()).await.map_err(db_error)?;
+            row.ok_or_else(|| not_available(&id, location))?
+        }
+        None => latest(cx, &definition, location).await?,
+    };
+    let state: ImageVersionInternal = internal(&version)?;
+    let ready = state.regions.get(location).is_some_and(|r| r.state == "Completed");
+    let (Some(os_disk), true) = (state.os_disk, ready) else {
+        return Err(not_available(&id, location));
+    };
+    let text = |name: &str, default: &str| definition.body["properties"][name].as_str().unwrap_or(default).to_owned();
+    Ok(ImageSource {
+        exact_version: wanted.is_none().then(|| version.name.clone()),
+        version_id: version.id,
+        os_disk,
+        os_type: text("osType", "Linux"),
+        generation: text("hyperVGeneration", "V1"),
+        generalized: text("osState", "Generalized").eq_ignore_ascii_case("Generalized"),
+    })
+}
+
+/// The newest version by Major.Minor.Patch that serves this region and is not excluded from latest.
+async fn latest(cx: Context<'_>, definition: &Resource, location: &str) -> Result<Resource, ArmError> {
+    let versions = cx.engine.db().children(&definition.key, 10_000).await.map_err(db_error)?;
+    let excluded = |r: &Resource| {
+        let profile = &r.body["properties"]["publishingProfile"];
+        let here = profile["targetRegions"].as_array().into_iter().flatten().any(|t| {
+            let name = t["name"].as_str().and_then(lazuli_arm::locations::normalize);
+            name.is_some_and(|n| n.name == location) && t["excludeFromLatest"] == Value::Bool(true)
+        });
+        profile["excludeFromLatest"] == Value::Bool(true) || here
+    };
+    let serves = |r: &Resource| {
+        internal::<ImageVersionInternal>(r)
+            .is_ok_and(|s| s.regions.get(location).is_some_and(|region| region.state == "Completed"))
+    };
+    let candidates = versions.into_iter().filter(|r| !excluded(r) && serves(r) && r.provisioning_state != "Deleting");
+    candidates.max_by_key(|r| image_version::parse_name(&r.name)).ok_or_else(|| {
+        ArmError::new(
+            404,
+            "GalleryImageNotFound",
+            format!("There is no latest image version exists for \"{}\" in location {location}.", definition.id),
+        )
+        .target("imageReference")
+    })
+}
+
+fn not_available(id: &ResourceId, location: &str) -> ArmError {
+    ArmError::new(
+        404,
+        "GalleryImageNotFound",
+        format!(
+            "The gallery image {id} is not available in {location} region. Please contact image owner to replicate to this \
+             region, or change your requested region."
+        ),
+    )
+    .target("imageReference")
+}

@@ -1,0 +1,76 @@
+//! How a machine is doing, asked from the host process at the moment of the read.
+
+use super::MachineInternal;
+use crate::{Engine, time_text};
+use lazuli_meta::model::Resource;
+use lazuli_vmm::spec::{PowerState, ProvisioningState, VmStatus};
+use serde_json::{Value, json};
+
+pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal) -> Value {
+    let status = engine.host().status(state.vm_id).await;
+    let (display, code) = match row.provisioning_state.as_str() {
+        "Creating" => ("Creating", "ProvisioningState/creating"),
+        "Updating" => ("Updating", "ProvisioningState/updating"),
+        "Failed" => ("Provisioning failed", "ProvisioningState/failed"),
+        "Deleting" => ("Deleting", "ProvisioningState/deleting"),
+        _ => ("Provisioning succeeded", "ProvisioningState/succeeded"),
+    };
+    let mut statuses = vec![json!({
+        "code": code, "level": if code.ends_with("failed") { "Error" } else { "Info" }, "displayStatus": display,
+        "time": time_text(row.changed_ms),
+    })];
+    statuses.extend(power(status.as_ref().ok(), state));
+    if let Err(error) = &status
+        && !state.deallocated
+        && error.code() != Some(lazuli_vmm::host::HostErrorCode::NotFound)
+    {
+        tracing::warn!(machine = row.id, %error, "the host process was asked for a machine's state and did not answer");
+        statuses.push(json!({"code": "HostState/unreachable", "level": "Warning", "displayStatus": "VM host does not answer"}));
+    }
+    let disks: Vec<Value> = disk_names(row)
+        .into_iter()
+        .map(|name| json!({"name": name, "statuses": [{"code": "ProvisioningState/succeeded", "level": "Info",
+            "displayStatus": "Provisioning succeeded", "time": time_text(row.created_ms)}]}))
+        .collect();
+    let mut view = json!({
+        "computerName": row.body["properties"]["osProfile"]["computerName"],
+        "hyperVGeneration": state.generation,
+        "disks": disks,
+        "statuses": statuses,
+    });
+    if let Ok(status) = &status {
+        view["vmAgent"] = agent(status, row);
+    }
+    view
+}
+
+fn power(status: Option<&VmStatus>, state: &MachineInternal) -> Option<Value> {
+    let (code, display) = match status.map(|s| &s.power) {
+        _ if state.deallocated => ("PowerState/deallocated", "VM deallocated"),
+        Some(PowerState::Running) => ("PowerState/running", "VM running"),
+        Some(PowerState::Starting) => ("PowerState/starting", "VM starting"),
+        Some(PowerState::Stopped | PowerState::Crashed) => ("PowerState/stopped", "VM stopped"),
+        Some(PowerState::Stopping) => ("PowerState/stopping", "VM stopping"),
+        None => return None,
+    };
+    Some(json!({"code": code, "level": "Info", "displayStatus": display}))
+}
+
+fn agent(status: &VmStatus, row: &Resource) -> Value {
+    let ready = matches!(status.provisioning, ProvisioningState::Ready { .. });
+    let entry = if ready {
+        json!({"code": "ProvisioningState/succeeded", "level": "Info", "displayStatus": "Ready",
+            "message": "The guest reported that it is provisioned.", "time": time_text(row.changed_ms)})
+    } else {
+        json!({"code": "ProvisioningState/Unavailable", "level": "Warning", "displayStatus": "Not Ready",
+            "message": "VM status blob is found but not yet populated.", "time": time_text(row.changed_ms)})
+    };
+    let version = status.agent.as_ref().map_or("Unknown", |a| a.version.as_str());
+    json!({"vmAgentVersion": version, "statuses": [entry], "extensionHandlers": []})
+}
+
+fn disk_names(row: &Resource) -> Vec<Value> {
+    let profile = &row.body["properties"]["storageProfile"];
+    let data = profile["dataDisks"].as_array().into_iter().flatten().map(|d| d["name"].clone());
+    std::iter::once(profile["osDisk"]["name"].clone()).chain(data).collect()
+}
