@@ -7,7 +7,7 @@
 use crate::Engine;
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
-use lazuli_meta::model::{self, Change, Conflict, Expect, OperationState, Resource, Write};
+use lazuli_meta::model::{self, Change, Conflict, Expect, OperationQuery, OperationState, Resource, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -265,6 +265,9 @@ async fn keep_lease(engine: Engine, id: String, fence: i64, stop: CancellationTo
 
 /// Runs the code, undoes on failure, commits the end.
 async fn finish(code: &dyn Operation, cx: &OpContext) -> Result<(), OpError> {
+    if cx.op.kind.ends_with(".delete") {
+        wait_for_others(cx).await?;
+    }
     let (state, outcome, error) = match run_or_resume_undo(code, cx).await {
         Ok(outcome) => (OperationState::Succeeded, outcome, None),
         Err(OpError::Interrupted) => return Err(OpError::Interrupted),
@@ -279,6 +282,21 @@ async fn finish(code: &dyn Operation, cx: &OpContext) -> Result<(), OpError> {
         }
     };
     commit_end(cx, state, outcome, error.map(|e| e.to_value())).await
+}
+
+/// A deletion begins when whatever else ran on the resource has stopped (it was asked to when the deletion was accepted).
+async fn wait_for_others(cx: &OpContext) -> Result<(), OpError> {
+    let query = OperationQuery {
+        resource_key: Some(cx.op.resource_key.clone()),
+        state: Some(OperationState::Running),
+        ..OperationQuery::default()
+    };
+    loop {
+        let running = cx.engine.db().operations(&query).await.map_err(crate::db_error)?;
+        let Some(other) = running.into_iter().find(|o| o.id != cx.op.id) else { return Ok(()) };
+        cx.check()?;
+        cx.engine.db().wait_operation(&other.id, Duration::from_secs(1)).await.map_err(crate::db_error)?;
+    }
 }
 
 /// A failure is remembered before it is undone, so that a crash during undo does not run the operation forward again.

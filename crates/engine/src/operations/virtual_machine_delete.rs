@@ -1,6 +1,7 @@
 //! Removes a machine: off the host first, then its rows. Disks and interfaces stay unless their `deleteOption` says `Delete`.
 
 use super::virtual_machine::host_error;
+use crate::call::Call;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::network_interface::NicInternal;
 use crate::providers::virtual_machine::MachineInternal;
@@ -23,45 +24,63 @@ impl Operation for VirtualMachineDelete {
         let row = cx.resource().await?;
         let state: MachineInternal = internal(&row)?;
         cx.engine.host().delete(state.vm_id, &[]).await.map_err(|e| host_error(e, &row.name))?;
-        let mut changes = Vec::new();
-        let profile = &row.body["properties"]["storageProfile"];
-        let deleted = |entry: &Value| entry["deleteOption"] == "Delete";
-        changes.extend(release_disk(cx, &state.os_disk, deleted(&profile["osDisk"])).await?);
-        for (lun, key) in &state.data_disks {
-            let entries = profile["dataDisks"].as_array().into_iter().flatten();
-            let entry = entries.into_iter().find(|d| d["lun"] == *lun).cloned().unwrap_or_default();
-            changes.extend(release_disk(cx, key, deleted(&entry)).await?);
+        let (mut changes, mut gone) = (Vec::new(), Vec::new());
+        for (key, delete) in parts(&row, &state) {
+            changes.extend(release(cx, &key).await?);
+            if delete {
+                gone.push(key);
+            }
         }
-        for key in &state.nics {
-            changes.extend(release_nic(cx, key).await?);
+        cx.commit(changes).await?;
+        for key in gone {
+            delete_part(cx, &key).await?;
         }
-        Ok(Outcome { changes, ..Outcome::deleted() })
+        Ok(Outcome::deleted())
     }
 }
 
-async fn release_disk(cx: &OpContext, key: &str, delete: bool) -> Result<Option<Change>, OpError> {
-    let Some(mut row) = cx.engine.db().resource(key).await.map_err(db_error)? else { return Ok(None) };
-    if row.provisioning_state == "Deleting" {
-        return Ok(None);
+/// Keys of the machine's disks and interfaces, and whether they go with it.
+fn parts(row: &Resource, state: &MachineInternal) -> Vec<(String, bool)> {
+    let profile = &row.body["properties"]["storageProfile"];
+    let mut parts = vec![(state.os_disk.clone(), profile["osDisk"]["deleteOption"] == "Delete")];
+    for (lun, key) in &state.data_disks {
+        let mut disks = profile["dataDisks"].as_array().into_iter().flatten();
+        parts.push((key.clone(), disks.any(|d| d["lun"] == *lun && d["deleteOption"] == "Delete")));
     }
+    for key in &state.nics {
+        let mut nics = row.body["properties"]["networkProfile"]["networkInterfaces"].as_array().into_iter().flatten();
+        let same = |n: &Value| n["id"].as_str().is_some_and(|id| id.eq_ignore_ascii_case(key));
+        parts.push((key.clone(), nics.any(|n| same(n) && n["properties"]["deleteOption"] == "Delete")));
+    }
+    parts
+}
+
+/// The part without its tie to the machine.
+async fn release(cx: &OpContext, key: &str) -> Result<Option<Change>, OpError> {
+    let Some(mut row) = cx.engine.db().resource(key).await.map_err(db_error)? else { return Ok(None) };
     let expect = Expect::Etag(row.etag.clone());
-    set_state(&mut row.body, DiskState::Unattached);
-    if let Some(body) = row.body.as_object_mut() {
-        body.shift_remove("managedBy");
+    if row.kind == "microsoft.compute/disks" {
+        set_state(&mut row.body, DiskState::Unattached);
+        if let Some(body) = row.body.as_object_mut() {
+            body.shift_remove("managedBy");
+        }
+    } else {
+        let mut state: NicInternal = internal(&row)?;
+        state.machine = None;
+        row.internal = to_internal(&state);
     }
     row.etag = new_etag();
-    let resource = row;
-    if delete {
-        return Ok(Some(super::delete_later(resource, expect, "disk.delete")));
-    }
-    Ok(Some(Change::PutResource { resource, expect }))
+    Ok(Some(Change::PutResource { resource: row, expect }))
 }
 
-async fn release_nic(cx: &OpContext, key: &str) -> Result<Option<Change>, OpError> {
-    let Some(row) = cx.engine.db().resource(key).await.map_err(db_error)? else { return Ok(None) };
-    let mut state: NicInternal = internal(&row)?;
-    state.machine = None;
-    let expect = Expect::Etag(row.etag.clone());
-    let resource = Resource { internal: to_internal(&state), etag: new_etag(), ..row };
-    Ok(Some(Change::PutResource { resource, expect }))
+/// Starts the part's own deletion.
+async fn delete_part(cx: &OpContext, key: &str) -> Result<(), OpError> {
+    while let Some(row) = cx.engine.db().resource(key).await.map_err(db_error)? {
+        let Some(provider) = cx.engine.provider_of_kind(&row.kind).cloned() else { break };
+        let call = Call::system(&row.subscription);
+        if cx.engine.try_delete(&call, &provider, row).await?.is_some() {
+            break;
+        }
+    }
+    Ok(())
 }
