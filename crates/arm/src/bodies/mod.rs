@@ -9,6 +9,7 @@
 //! identifier, a source that does not exist) is checked by the engine. `id`, `name`, `type`, `etag` and
 //! `properties.provisioningState` are never part of a stored body.
 
+mod catalogue;
 mod disk_tiers;
 mod fields;
 mod tags;
@@ -20,6 +21,7 @@ pub mod image_definition;
 pub mod image_version;
 pub mod resource_group;
 
+pub use catalogue::Catalogue;
 pub use fields::Fields;
 pub use tags::check_tags;
 pub use time::{format_time, parse_time};

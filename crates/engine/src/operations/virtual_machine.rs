@@ -13,7 +13,7 @@ use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use lazuli_vmm::host::{ClientError, HostErrorCode};
 use lazuli_vmm::spec::{
-    BaseImage, DiskSpec, Generation, ImageReference, NicSpec, OpenPort, Protocol, Provisioning, PublicIp, SshKey, VmSpec,
+    BaseImage, DiskSpec, Generation, ImageReference, NicSpec, PortRule, Protocol, Provisioning, PublicAddress, SshKey, VmSpec,
 };
 use serde_json::Value;
 
@@ -128,7 +128,7 @@ async fn nic_of(engine: &Engine, key: &str, host_name: &str) -> Result<NicSpec, 
 }
 
 /// A Basic address without any security group is open, a Standard one closed, as in Azure.
-async fn public_of(engine: &Engine, key: &str, nic: &Resource, subnet: &Resource) -> Result<PublicIp, ArmError> {
+async fn public_of(engine: &Engine, key: &str, nic: &Resource, subnet: &Resource) -> Result<PublicAddress, ArmError> {
     let row = require(engine, key).await?;
     let state: PublicIpInternal = internal(&row)?;
     let mut groups = Vec::new();
@@ -145,9 +145,9 @@ async fn public_of(engine: &Engine, key: &str, nic: &Resource, subnet: &Resource
     };
     let ports = open
         .into_iter()
-        .map(|o| OpenPort { protocol: if o.udp { Protocol::Udp } else { Protocol::Tcp }, port: o.port })
+        .map(|o| PortRule { protocol: if o.udp { Protocol::Udp } else { Protocol::Tcp }, port: o.port })
         .collect();
-    Ok(PublicIp { address: state.address, ports })
+    Ok(PublicAddress { address: state.address, ports })
 }
 
 /// The host's answer in Azure's words.

@@ -32,7 +32,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
 pub(crate) fn arm_context<'a>(cx: Context<'a>) -> bodies::Context<'a> {
     bodies::Context {
         api_version: &cx.call.api_version,
-        regions: &lazuli_arm::locations::Catalogue,
+        regions: &bodies::Catalogue,
         now: jiff::Timestamp::from_millisecond(cx.now_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH),
         new_id: uuid::Uuid::new_v4(),
         allow_past_end_of_life: cx.engine.config().lenient,

@@ -16,12 +16,12 @@ impl Provider for ResourceGroup {
 
     async fn put(
         &self,
-        _cx: Context<'_>,
+        cx: Context<'_>,
         id: &ResourceId,
         body: Value,
         old: Option<&Resource>,
     ) -> Result<Plan, ArmError> {
-        let body = bodies::resource_group::put(id.name(), &body, old.map(|o| &o.body))?;
+        let body = bodies::resource_group::put(id, &body, old.map(|o| &o.body), &super::arm_context(cx))?;
         Ok(Plan { body, internal: json!({}), ..Plan::default() })
     }
 

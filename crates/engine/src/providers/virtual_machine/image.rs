@@ -3,7 +3,7 @@
 use crate::db_error;
 use crate::provider::Context;
 use crate::stored::{ImageVersionInternal, Stored, internal};
-use lazuli_arm::bodies::image_version;
+use lazuli_arm::bodies::image_version::VersionName;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use serde_json::Value;
@@ -82,7 +82,7 @@ async fn latest(cx: Context<'_>, definition: &Resource, location: &str) -> Resul
             .is_ok_and(|s| s.regions.get(location).is_some_and(|region| region.state == "Completed"))
     };
     let candidates = versions.into_iter().filter(|r| !excluded(r) && serves(r) && r.provisioning_state != "Deleting");
-    candidates.max_by_key(|r| image_version::parse_name(&r.name)).ok_or_else(|| {
+    candidates.max_by_key(|r| r.name.parse::<VersionName>().ok()).ok_or_else(|| {
         ArmError::new(
             404,
             "GalleryImageNotFound",
