@@ -3,15 +3,19 @@
 use crate::Engine;
 use crate::call::Caller;
 use lazuli_arm::ArmError;
-use lazuli_authz::rbac;
+use lazuli_authz::rbac::{Assignment, Plane, Question, built_in_roles, is_allowed};
 
 impl Engine {
     /// `scope` is a lower-case id, `action` e.g. `Microsoft.Compute/disks/write`.
     pub(crate) async fn authorize(&self, caller: &Caller, scope: &str, action: &str) -> Result<(), ArmError> {
         let assignments = self.db().role_assignments(Some(&caller.principal), None).await.map_err(crate::db_error)?;
-        let assignments: Vec<rbac::Assignment> =
-            assignments.into_iter().map(|a| rbac::Assignment { scope: a.scope, role: a.role }).collect();
-        if rbac::allowed(&assignments, scope, action) {
+        let assignments: Vec<Assignment> = assignments
+            .into_iter()
+            .map(|a| Assignment { principal: a.principal, role: a.role, scope: a.scope })
+            .collect();
+        let principals = [caller.principal.as_str()];
+        let question = Question { principals: &principals, action, scope, plane: Plane::Control };
+        if is_allowed(&built_in_roles(), &assignments, &question) {
             return Ok(());
         }
         Err(ArmError::new(

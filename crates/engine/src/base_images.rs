@@ -2,9 +2,8 @@
 //!
 //! The host runs in a process of its own and only ever reads; a source is written `REGION/MANIFEST`.
 
-use crate::regions::local_config;
 use async_trait::async_trait;
-use lazuli_chunks::{Cache, DiskReader, ManifestId, Region};
+use lazuli_chunks::{Cache, DiskReader, ManifestId, Region, RegionConfig};
 use lazuli_nbd::{BlockSource, Extent};
 use lazuli_vmm::host::BaseImages;
 use std::collections::HashMap;
@@ -36,7 +35,8 @@ impl StoredImages {
         if let Some(region) = regions.get(name) {
             return Ok(region.clone());
         }
-        let region = Region::open_read_only(local_config(&self.root, name, self.cache.clone())?).await?;
+        let region =
+            Region::open_read_only(RegionConfig::local(name, &self.root.join(name), self.cache.clone())?).await?;
         regions.insert(name.to_owned(), region.clone());
         Ok(region)
     }

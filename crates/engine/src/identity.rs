@@ -30,20 +30,25 @@ pub struct Bootstrap {
     pub client_secret: String,
 }
 
-const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
 const BOOTSTRAPPED: &str = "bootstrapped";
 
 impl Bootstrap {
-    pub fn generate() -> Self {
+    /// # Errors
+    /// If the machine has no randomness to give.
+    pub fn generate() -> Result<Self, ArmError> {
         let id = || Uuid::new_v4().to_string();
-        Self {
+        Ok(Self {
             tenant_id: id(),
             subscription_id: id(),
             object_id: id(),
             client_id: id(),
-            client_secret: lazuli_authz::secret::generate(),
-        }
+            client_secret: lazuli_authz::secret::generate().map_err(|_| no_randomness())?,
+        })
     }
+}
+
+fn no_randomness() -> ArmError {
+    ArmError::internal("the machine gives no random bytes")
 }
 
 impl Engine {
@@ -76,7 +81,7 @@ impl Engine {
             app_id: new.client_id.clone(),
             display_name: "lazuli-owner".into(),
             kind: "ServicePrincipal".into(),
-            secret_hash: lazuli_authz::secret::hash(&new.client_secret),
+            secret_hash: lazuli_authz::secret::hash(&new.client_secret).map_err(|_| no_randomness())?,
         };
         db.put_principal(&owner).await.map_err(db_error)?;
         let scope = format!("/subscriptions/{}", new.subscription_id);
@@ -84,7 +89,7 @@ impl Engine {
             let assignment = RoleAssignment {
                 id: Uuid::new_v4().to_string(),
                 scope,
-                role: OWNER.into(),
+                role: lazuli_authz::rbac::OWNER.into(),
                 principal: new.object_id.clone(),
             };
             db.put_role_assignment(&assignment).await.map_err(ArmError::internal)?;

@@ -4,17 +4,17 @@
 //! rules, never HTTP. A write is decided by a provider (pure as far as it can be) and committed by `write.rs` as one
 //! transaction: the row, its operation, its audit record.
 
+mod authorization;
 pub mod base_images;
 pub mod call;
-mod authorization;
 mod identity;
 pub mod operation;
 mod operations;
 pub mod provider;
 mod providers;
 mod read;
-pub mod stored;
 pub mod regions;
+pub mod stored;
 mod write;
 
 pub use identity::{Bootstrap, SignInError};
@@ -170,8 +170,12 @@ pub(crate) fn time_text(ms: i64) -> String {
 /// What every database failure looks like to a client; the cause goes to the log.
 pub(crate) fn db_error(error: lazuli_meta::MetaError) -> ArmError {
     if error.is_transient() {
-        return ArmError::new(503, "ServiceUnavailable", "The metadata store cannot be reached. Please retry the request.")
-            .caused_by(error);
+        return ArmError::new(
+            503,
+            "ServiceUnavailable",
+            "The metadata store cannot be reached. Please retry the request.",
+        )
+        .caused_by(error);
     }
     ArmError::internal(error)
 }

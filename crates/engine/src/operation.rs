@@ -89,7 +89,7 @@ impl OpContext {
 
     /// The row as it is now.
     pub async fn resource(&self) -> Result<Resource, OpError> {
-        let row = self.engine.db().resource(&self.op.resource_key).await.map_err(|e| ArmError::internal(e))?;
+        let row = self.engine.db().resource(&self.op.resource_key).await.map_err(ArmError::internal)?;
         row.ok_or_else(|| {
             OpError::Failed(ArmError::new(404, "ResourceNotFound", "The resource was removed while it was worked on."))
         })
@@ -115,7 +115,7 @@ impl OpContext {
         }
         self.check()?;
         let (output, mut changes) = work.await?;
-        let value = serde_json::to_value(&output).map_err(|e| ArmError::internal(e))?;
+        let value = serde_json::to_value(&output).map_err(ArmError::internal)?;
         changes.push(Change::PutStep { operation: self.op.id.clone(), step: name.to_owned(), output: value.clone() });
         self.commit(changes).await?;
         self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((name.to_owned(), value));
@@ -229,8 +229,13 @@ async fn run_one(engine: Engine, op: model::Operation, interrupted: Cancellation
     if op.cancel_requested {
         stop.cancel();
     }
-    let cx =
-        OpContext { engine: engine.clone(), op, stop: stop.clone(), interrupted: interrupted.clone(), steps: Mutex::new(steps) };
+    let cx = OpContext {
+        engine: engine.clone(),
+        op,
+        stop: stop.clone(),
+        interrupted: interrupted.clone(),
+        steps: Mutex::new(steps),
+    };
     let heartbeat = tokio::spawn(keep_lease(engine.clone(), id.clone(), fence, stop, interrupted));
     let ended = finish(&*code, &cx).await;
     heartbeat.abort();
@@ -308,7 +313,8 @@ async fn run_or_resume_undo(code: &dyn Operation, cx: &OpContext) -> Result<Outc
     }
     match code.run(cx).await {
         Err(OpError::Failed(error)) => {
-            let changes = vec![Change::PutStep { operation: cx.op.id.clone(), step: FAILED.into(), output: error.to_value() }];
+            let changes =
+                vec![Change::PutStep { operation: cx.op.id.clone(), step: FAILED.into(), output: error.to_value() }];
             cx.commit(changes).await?;
             Err(OpError::Failed(error))
         }
@@ -323,7 +329,7 @@ async fn commit_end(
     error: Option<Value>,
 ) -> Result<(), OpError> {
     loop {
-        let row = cx.engine.db().resource(&cx.op.resource_key).await.map_err(|e| ArmError::internal(e))?;
+        let row = cx.engine.db().resource(&cx.op.resource_key).await.map_err(ArmError::internal)?;
         let mut changes = outcome.changes.clone();
         match row {
             Some(row) if outcome.delete => {

@@ -178,11 +178,9 @@ fn view_of(operation: Operation, resource: Option<Value>) -> OperationView {
 fn page(rows: Vec<Resource>, call: &Call) -> Result<(Vec<Resource>, Option<String>), ArmError> {
     let top = match call.query.get("$top") {
         None => usize::try_from(PAGE).unwrap_or(usize::MAX),
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|n| (1..=1000).contains(n))
-            .ok_or_else(|| ArmError::invalid_parameter("$top", format!("The value '{text}' of $top is not between 1 and 1000.")))?,
+        Some(text) => text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| {
+            ArmError::invalid_parameter("$top", format!("The value '{text}' of $top is not between 1 and 1000."))
+        })?,
     };
     let start = match call.query.get("$skiptoken") {
         None => 0,
@@ -198,7 +196,12 @@ fn page(rows: Vec<Resource>, call: &Call) -> Result<(Vec<Resource>, Option<Strin
 /// `resourceGroup eq 'x'`, `resourceType eq 'y'`, joined by `and`: what az sends.
 fn apply_filter(query: &mut ResourceQuery, filter: &str) -> Result<(), ArmError> {
     for term in filter.split(" and ").map(str::trim).filter(|t| !t.is_empty()) {
-        let bad = || ArmError::bad_request("InvalidFilterInQueryString", format!("Invalid $filter '{filter}' specified in the query string."));
+        let bad = || {
+            ArmError::bad_request(
+                "InvalidFilterInQueryString",
+                format!("Invalid $filter '{filter}' specified in the query string."),
+            )
+        };
         let (name, value) = term.split_once(" eq ").ok_or_else(bad)?;
         let value = value.trim().trim_matches('\'').to_ascii_lowercase();
         match name.trim().to_ascii_lowercase().as_str() {

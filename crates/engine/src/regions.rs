@@ -1,14 +1,14 @@
 //! The content stores of all regions, opened when first needed.
 //!
 //! One process (`lazuli serve`) writes them. Whoever brings bytes in holds a [`ContentGuard`] until the content reference is
-//! committed: garbage collection waits for all of them, so that bytes between "ingested" and "referenced" are never swept.
+//! committed: garbage collection keeps whatever came in since the oldest guard was taken, so that bytes between "ingested" and
+//! "referenced" are never swept, and nobody waits for anybody.
 
-use lazuli_chunks::{Cache, ChunkError, Region, RegionConfig};
-use object_store::local::LocalFileSystem;
-use std::collections::HashMap;
+use lazuli_chunks::{Cache, ChunkError, GcEpoch, Region, RegionConfig};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::sync::{Mutex, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use tokio::sync::Mutex;
 
 /// Bytes of decompressed chunks kept in memory, over all regions of a process.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -23,13 +23,42 @@ pub struct Regions {
 #[derive(Clone)]
 struct Entry {
     region: Region,
-    sweep: Arc<RwLock<()>>,
+    guards: Guards,
 }
 
-/// Keeps garbage collection away from a region.
+/// The guards that are held, by their number, with the moment each was taken.
+#[derive(Clone, Default)]
+struct Guards(Arc<std::sync::Mutex<BTreeMap<u64, GcEpoch>>>);
+
+impl Guards {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, GcEpoch>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, region: &Region) -> u64 {
+        let mut held = self.lock();
+        let number = held.last_key_value().map_or(0, |(n, _)| n + 1);
+        held.insert(number, region.gc_epoch());
+        number
+    }
+
+    /// What came in since then may not be referenced yet.
+    fn oldest(&self, region: &Region) -> GcEpoch {
+        self.lock().first_key_value().map_or_else(|| region.gc_epoch(), |(_, epoch)| *epoch)
+    }
+}
+
+/// Keeps what comes into a region from the sweep until it is dropped.
 pub struct ContentGuard {
     pub region: Region,
-    _guard: OwnedRwLockReadGuard<()>,
+    guards: Guards,
+    number: u64,
+}
+
+impl Drop for ContentGuard {
+    fn drop(&mut self) {
+        self.guards.lock().remove(&self.number);
+    }
 }
 
 impl Regions {
@@ -51,13 +80,16 @@ impl Regions {
     /// As [`Regions::get`].
     pub async fn guard(&self, name: &str) -> Result<ContentGuard, ChunkError> {
         let entry = self.entry(name).await?;
-        Ok(ContentGuard { region: entry.region, _guard: entry.sweep.read_owned().await })
+        let number = entry.guards.take(&entry.region);
+        Ok(ContentGuard { region: entry.region, guards: entry.guards, number })
     }
 
-    /// The store of a region while nobody brings bytes in.
-    pub(crate) async fn exclusive(&self, name: &str) -> Result<(Region, OwnedRwLockWriteGuard<()>), ChunkError> {
+    /// The store of a region for a sweep, and the moment since which everything must be kept. Ask which manifests are
+    /// referenced only after this has returned.
+    pub(crate) async fn before_sweep(&self, name: &str) -> Result<(Region, GcEpoch), ChunkError> {
         let entry = self.entry(name).await?;
-        Ok((entry.region, entry.sweep.write_owned().await))
+        let epoch = entry.guards.oldest(&entry.region);
+        Ok((entry.region, epoch))
     }
 
     /// Names of the regions that hold anything.
@@ -73,8 +105,8 @@ impl Regions {
         if let Some(entry) = open.get(name) {
             return Ok(entry.clone());
         }
-        let region = Region::open(local_config(&self.root, name, self.cache.clone())?).await?;
-        let entry = Entry { region, sweep: Arc::new(RwLock::new(())) };
+        let region = Region::open(RegionConfig::local(name, &self.root.join(name), self.cache.clone())?).await?;
+        let entry = Entry { region, guards: Guards::default() };
         open.insert(name.to_owned(), entry.clone());
         Ok(entry)
     }
@@ -95,18 +127,4 @@ fn known(root: &Path) -> std::io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-/// A region in local folders: `ROOT/NAME/store` (objects) and `ROOT/NAME/index`.
-///
-/// # Errors
-/// If the folders cannot be made.
-pub fn local_config(root: &Path, name: &str, cache: Cache) -> Result<RegionConfig, ChunkError> {
-    let folder = root.join(name);
-    let (store_dir, index_dir) = (folder.join("store"), folder.join("index"));
-    for dir in [&store_dir, &index_dir] {
-        std::fs::create_dir_all(dir).map_err(|e| ChunkError::Io { path: dir.clone(), source: e })?;
-    }
-    let store = LocalFileSystem::new_with_prefix(&store_dir)?.with_fsync(true);
-    Ok(RegionConfig { name: name.to_owned(), stores: vec![Arc::new(store)], index_dir, cache })
 }

@@ -115,7 +115,8 @@ impl Engine {
             Some(_) => Ok(Some(key)),
             None if parent.is_group() => Err(ArmError::group_not_found(parent.name())),
             None => {
-                let group = ResourceId::group(&parent.subscription, parent.resource_group.as_deref().unwrap_or_default());
+                let group =
+                    ResourceId::group(&parent.subscription, parent.resource_group.as_deref().unwrap_or_default());
                 if self.db().resource(&group.key()).await.map_err(db_error)?.is_none() {
                     return Err(ArmError::group_not_found(group.name()));
                 }
@@ -199,8 +200,12 @@ impl Engine {
         let expect = Expect::Etag(old.etag.clone());
         if start.is_some() {
             // Whatever still runs on it is told to stop; the delete waits for it.
-            let marked =
-                Resource { provisioning_state: "Deleting".into(), etag: new_etag(), changed_ms: cx.now_ms, ..old.clone() };
+            let marked = Resource {
+                provisioning_state: "Deleting".into(),
+                etag: new_etag(),
+                changed_ms: cx.now_ms,
+                ..old.clone()
+            };
             changes.push(Change::PutResource { resource: marked, expect });
         } else {
             changes.push(Change::DeleteContentRefs { resource_key: old.key.clone() });
@@ -242,7 +247,13 @@ impl Engine {
     ///
     /// # Errors
     /// What the provider says.
-    pub async fn action(&self, call: &Call, id: &ResourceId, action: &str, body: Value) -> Result<ActionReply, ArmError> {
+    pub async fn action(
+        &self,
+        call: &Call,
+        id: &ResourceId,
+        action: &str,
+        body: Value,
+    ) -> Result<ActionReply, ArmError> {
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
         let right = format!("{}/{action}/action", provider.resource_type());
@@ -309,7 +320,9 @@ fn check_conditions(call: &Call, old: Option<&Resource>) -> Result<(), ArmError>
     match (&call.if_match, old) {
         (Some(_), None) => return precondition("If-Match was given, but the resource does not exist."),
         (Some(wanted), Some(old)) if !matches(wanted, &old.etag) => {
-            return precondition("The resource was changed by another writer: read it again, then retry with its new etag.");
+            return precondition(
+                "The resource was changed by another writer: read it again, then retry with its new etag.",
+            );
         }
         _ => {}
     }
@@ -400,7 +413,8 @@ pub(crate) fn canonical(id: &ResourceId, resource_type: &str) -> String {
 /// The operation a write starts, or the record of one that is done with the write itself.
 pub(crate) fn operation_of(start: Option<Start>, row: &Resource, verb: &str) -> NewOperation {
     let state = if start.is_some() { OperationState::Running } else { OperationState::Succeeded };
-    let (kind, params) = start.map_or_else(|| (format!("{}.{verb}", row.kind), json!({})), |s| (s.kind.to_owned(), s.params));
+    let (kind, params) =
+        start.map_or_else(|| (format!("{}.{verb}", row.kind), json!({})), |s| (s.kind.to_owned(), s.params));
     NewOperation {
         id: Uuid::new_v4().to_string(),
         kind,
@@ -441,7 +455,10 @@ fn missing(id: &ResourceId, key: &str) -> ArmError {
     match id.parent() {
         Some(parent) if parent.is_group() => ArmError::conflict(
             "ResourceGroupBeingDeleted",
-            format!("The resource group '{}' is in deprovisioning state and cannot perform this operation.", parent.name()),
+            format!(
+                "The resource group '{}' is in deprovisioning state and cannot perform this operation.",
+                parent.name()
+            ),
         ),
         _ => ArmError::parent_not_found(key.rsplit('/').next().unwrap_or(key)),
     }

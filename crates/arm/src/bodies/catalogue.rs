@@ -9,6 +9,10 @@ pub struct Catalogue;
 impl Regions for Catalogue {
     fn find(&self, text: &str) -> Option<RegionFacts> {
         let found = locations::normalize(text)?;
-        Some(RegionFacts { name: found.name.to_owned(), display_name: found.display_name.to_owned(), zones: found.zones })
+        Some(RegionFacts {
+            name: found.name.to_owned(),
+            display_name: found.display_name.to_owned(),
+            zones: found.zones,
+        })
     }
 }

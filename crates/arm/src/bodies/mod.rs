@@ -19,7 +19,12 @@ pub mod disk;
 pub mod gallery;
 pub mod image_definition;
 pub mod image_version;
+pub mod network_interface;
+pub mod network_security_group;
+pub mod public_ip_address;
 pub mod resource_group;
+pub mod virtual_machine;
+pub mod virtual_network;
 
 pub use catalogue::Catalogue;
 pub use fields::Fields;

@@ -20,7 +20,10 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
         ));
     }
     if given.len() > 1 {
-        return Err(super::not_offered("networkInterface.properties.ipConfigurations", "one IP configuration per interface"));
+        return Err(super::not_offered(
+            "networkInterface.properties.ipConfigurations",
+            "one IP configuration per interface",
+        ));
     }
     let configurations: Vec<Value> = given.iter().map(configuration).collect::<Result<_, _>>()?;
     let mut body = Map::new();
@@ -44,7 +47,10 @@ fn configuration(fields: &Fields<'_>) -> Result<Value, ArmError> {
     let mut body = Map::new();
     if let Some(address) = properties.str("privateIPAddress")?.filter(|a| !a.is_empty()) {
         let parsed: std::net::Ipv4Addr = address.parse().map_err(|_| {
-            ArmError::bad_request("InvalidIPAddressFormat", format!("IP address '{address}' is not correctly formatted."))
+            ArmError::bad_request(
+                "InvalidIPAddressFormat",
+                format!("IP address '{address}' is not correctly formatted."),
+            )
         })?;
         body.insert("privateIPAddress".into(), parsed.to_string().into());
     } else if method == "Static" {
@@ -61,5 +67,6 @@ fn configuration(fields: &Fields<'_>) -> Result<Value, ArmError> {
 }
 
 fn id_of(text: &str) -> Result<ResourceId, ArmError> {
-    text.parse().map_err(|e| ArmError::bad_request("LinkedInvalidPropertyId", format!("Property id '{text}' is invalid: {e}.")))
+    text.parse()
+        .map_err(|e| ArmError::bad_request("LinkedInvalidPropertyId", format!("Property id '{text}' is invalid: {e}.")))
 }

@@ -61,14 +61,17 @@ fn rule_of(name: &str, properties: &Fields<'_>, others: &[(String, Value)]) -> R
         if rule["properties"]["priority"] == priority && rule["properties"]["direction"] == direction {
             return Err(ArmError::bad_request(
                 "SecurityRuleConflict",
-                format!("Security rule {name} conflicts with rule {other}. Rules cannot have the same Priority and Direction."),
+                format!(
+                    "Security rule {name} conflicts with rule {other}. Rules cannot have the same Priority and Direction."
+                ),
             ));
         }
     }
     body.insert("protocol".into(), protocol.ok_or_else(|| properties.missing("protocol"))?.into());
     for side in ["source", "destination"] {
         for what in ["PortRange", "AddressPrefix"] {
-            let (one, many) = (format!("{side}{what}"), format!("{side}{what}{}", if what == "PortRange" { "s" } else { "es" }));
+            let (one, many) =
+                (format!("{side}{what}"), format!("{side}{what}{}", if what == "PortRange" { "s" } else { "es" }));
             let list = properties.strings(&many)?.unwrap_or_default();
             if what == "PortRange" {
                 for text in list.iter().cloned().chain(properties.str(&one)?) {
@@ -96,7 +99,9 @@ fn port_range(text: &str) -> Result<(u16, u16), ArmError> {
     let bad = || {
         ArmError::bad_request(
             "SecurityRuleInvalidPortRange",
-            format!("Security rule has invalid Port range. Value provided: {text}. Value should be an integer OR integer range with '-' delimiter. Valid range 0-65535."),
+            format!(
+                "Security rule has invalid Port range. Value provided: {text}. Value should be an integer OR integer range with '-' delimiter. Valid range 0-65535."
+            ),
         )
     };
     let text = text.trim();
@@ -161,7 +166,9 @@ fn from_world(rule: &Value) -> bool {
     let properties = &rule["properties"];
     let many = properties["sourceAddressPrefixes"].as_array().cloned().unwrap_or_default();
     let one = properties["sourceAddressPrefix"].clone();
-    let world = |t: &str| matches!(t.to_ascii_lowercase().as_str(), "*" | "internet" | "0.0.0.0/0" | "any") || t.starts_with("127.");
+    let world = |t: &str| {
+        matches!(t.to_ascii_lowercase().as_str(), "*" | "internet" | "0.0.0.0/0" | "any") || t.starts_with("127.")
+    };
     many.iter().chain([&one]).filter_map(Value::as_str).any(world)
 }
 
@@ -195,8 +202,10 @@ mod tests {
 
     #[test]
     fn bad_rules_are_refused() {
-        let new = |priority: i64, port: &str| json!({"properties": {"priority": priority, "access": "Allow", "protocol": "*",
-            "direction": "Inbound", "destinationPortRange": port}});
+        let new = |priority: i64, port: &str| {
+            json!({"properties": {"priority": priority, "access": "Allow", "protocol": "*",
+            "direction": "Inbound", "destinationPortRange": port}})
+        };
         assert_eq!(put_rule("a", &new(99, "22"), &[]).unwrap_err().code, "SecurityRuleInvalidPriority");
         assert_eq!(put_rule("a", &new(100, "22-1"), &[]).unwrap_err().code, "SecurityRuleInvalidPortRange");
         let others = [("b".to_owned(), rule(100, "Deny", "80"))];

@@ -28,7 +28,10 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     let mut body = Map::new();
     body.insert("publicIPAddressVersion".into(), version.into());
     body.insert("publicIPAllocationMethod".into(), method.into());
-    body.insert("idleTimeoutInMinutes".into(), properties.int_within("idleTimeoutInMinutes", 4, 30)?.unwrap_or(4).into());
+    body.insert(
+        "idleTimeoutInMinutes".into(),
+        properties.int_within("idleTimeoutInMinutes", 4, 30)?.unwrap_or(4).into(),
+    );
     if let Some(label) = properties.object("dnsSettings")?.str("domainNameLabel")? {
         body.insert("dnsSettings".into(), json!({"domainNameLabel": label}));
     }

@@ -68,7 +68,8 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
         }
         body.insert("userData".into(), data.into());
     }
-    for kept in ["diagnosticsProfile", "securityProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"] {
+    for kept in ["diagnosticsProfile", "securityProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"]
+    {
         if let Some(value) = properties.get(kept) {
             body.insert(kept.into(), value.clone());
         }
@@ -105,14 +106,23 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
         let given: Vec<Value> = given.iter().map(|n| json!(n.str("id").ok().flatten())).collect();
         let stored = before["networkProfile"]["networkInterfaces"].as_array().cloned().unwrap_or_default();
         let stored: Vec<Value> = stored.iter().map(|n| n["id"].clone()).collect();
-        unchanged(&format!("{ROOT}.properties.networkProfile.networkInterfaces"), Some(&given.into()), Some(&stored.into()))?;
+        unchanged(
+            &format!("{ROOT}.properties.networkProfile.networkInterfaces"),
+            Some(&given.into()),
+            Some(&stored.into()),
+        )?;
     }
     Ok(head.body(vec![], before.as_object().cloned().unwrap_or_default()))
 }
 
 fn check_name(name: &str) -> Result<(), ArmError> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(good) || name.ends_with(['-', '.']) || name.starts_with('_') {
+    if name.is_empty()
+        || name.len() > 64
+        || !name.chars().all(good)
+        || name.ends_with(['-', '.'])
+        || name.starts_with('_')
+    {
         return Err(ArmError::invalid_parameter(
             "vmName",
             "Linux VM name may only contain 1-64 characters, including numbers, letters, hyphens, underscores and periods, and \
@@ -135,7 +145,8 @@ fn vm_size(properties: &Fields<'_>) -> Result<&'static str, ArmError> {
 
 fn storage(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     let os = profile.object("osDisk")?;
-    let option = os.one_of("createOption", &["FromImage", "Attach", "Empty"])?.ok_or_else(|| os.missing("createOption"))?;
+    let option =
+        os.one_of("createOption", &["FromImage", "Attach", "Empty"])?.ok_or_else(|| os.missing("createOption"))?;
     let image = profile.object("imageReference")?;
     let mut body = Map::new();
     match option {
@@ -144,7 +155,12 @@ fn storage(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<V
             return Err(ArmError::invalid_parameter("imageReference", "Parameter 'imageReference' is not allowed."));
         }
         "Attach" => None,
-        _ => return Err(ArmError::invalid_parameter("osDisk.createOption", "The value 'Empty' of osDisk.createOption is not allowed: an operating system disk is made FromImage or attached.")),
+        _ => {
+            return Err(ArmError::invalid_parameter(
+                "osDisk.createOption",
+                "The value 'Empty' of osDisk.createOption is not allowed: an operating system disk is made FromImage or attached.",
+            ));
+        }
     };
     let disk = os.object("managedDisk")?;
     let mut shown = Map::new();
@@ -157,9 +173,15 @@ fn storage(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<V
     let name = os.str("name")?.unwrap_or_else(|| format!("{}_OsDisk_1_{random}", id.name()));
     shown.insert("name".into(), name.into());
     shown.insert("createOption".into(), option.into());
-    shown.insert("caching".into(), os.one_of("caching", &["None", "ReadOnly", "ReadWrite"])?.unwrap_or("ReadWrite").into());
+    shown.insert(
+        "caching".into(),
+        os.one_of("caching", &["None", "ReadOnly", "ReadWrite"])?.unwrap_or("ReadWrite").into(),
+    );
     let default_delete = "Detach";
-    shown.insert("deleteOption".into(), os.one_of("deleteOption", &["Delete", "Detach"])?.unwrap_or(default_delete).into());
+    shown.insert(
+        "deleteOption".into(),
+        os.one_of("deleteOption", &["Delete", "Detach"])?.unwrap_or(default_delete).into(),
+    );
     if let Some(gib) = os.int_within("diskSizeGB", 1, 4095)? {
         shown.insert("diskSizeGB".into(), gib.into());
     }
@@ -167,7 +189,10 @@ fn storage(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<V
     if option == "Attach" {
         managed.insert("id".into(), disk.required_str("id")?.into());
     } else {
-        managed.insert("storageAccountType".into(), disk.str("storageAccountType")?.unwrap_or_else(|| "Premium_LRS".into()).into());
+        managed.insert(
+            "storageAccountType".into(),
+            disk.str("storageAccountType")?.unwrap_or_else(|| "Premium_LRS".into()).into(),
+        );
     }
     shown.insert("managedDisk".into(), managed.into());
     body.insert("osDisk".into(), shown.into());
@@ -182,7 +207,10 @@ fn image_reference(image: &Fields<'_>) -> Result<Value, ArmError> {
     let part = |name: &str| image.str(name).map(Option::unwrap_or_default);
     let (publisher, offer, sku, version) = (part("publisher")?, part("offer")?, part("sku")?, part("version")?);
     if publisher.is_empty() {
-        return Err(ArmError::invalid_parameter("imageReference", "Required parameter 'imageReference' is missing (null)."));
+        return Err(ArmError::invalid_parameter(
+            "imageReference",
+            "Required parameter 'imageReference' is missing (null).",
+        ));
     }
     Err(ArmError::new(
         404,
@@ -207,9 +235,14 @@ fn data_disks(profile: &Fields<'_>) -> Result<Value, ArmError> {
                 format!("A disk at LUN {lun} already exists. Specify a different LUN for each data disk."),
             ));
         }
-        let option = disk.one_of("createOption", &["Attach", "Empty", "FromImage"])?.ok_or_else(|| disk.missing("createOption"))?;
+        let option = disk
+            .one_of("createOption", &["Attach", "Empty", "FromImage"])?
+            .ok_or_else(|| disk.missing("createOption"))?;
         if option != "Attach" {
-            return Err(super::not_offered("virtualMachine.properties.storageProfile.dataDisks.createOption", "make the disk first, then attach it"));
+            return Err(super::not_offered(
+                "virtualMachine.properties.storageProfile.dataDisks.createOption",
+                "make the disk first, then attach it",
+            ));
         }
         shown.push(json!({
             "lun": lun,
@@ -260,7 +293,10 @@ fn os_profile(profile: &Fields<'_>) -> Result<Option<Value>, ArmError> {
     }
     if let Some(data) = profile.str("customData")? {
         if !is_base64(&data) {
-            return Err(ArmError::invalid_parameter("customData", "Custom data in OSProfile must be in Base64 encoding and with a maximum length of 87380 characters."));
+            return Err(ArmError::invalid_parameter(
+                "customData",
+                "Custom data in OSProfile must be in Base64 encoding and with a maximum length of 87380 characters.",
+            ));
         }
         body.insert("customData".into(), data.into());
     }
@@ -278,8 +314,22 @@ fn os_profile(profile: &Fields<'_>) -> Result<Option<Value>, ArmError> {
 }
 
 fn check_user(user: &str) -> Result<(), ArmError> {
-    const RESERVED: [&str; 14] =
-        ["root", "admin", "administrator", "user", "user1", "test", "guest", "daemon", "bin", "sys", "sync", "games", "nobody", "sshd"];
+    const RESERVED: [&str; 14] = [
+        "root",
+        "admin",
+        "administrator",
+        "user",
+        "user1",
+        "test",
+        "guest",
+        "daemon",
+        "bin",
+        "sys",
+        "sync",
+        "games",
+        "nobody",
+        "sshd",
+    ];
     let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if RESERVED.contains(&user.to_ascii_lowercase().as_str()) {
         return Err(ArmError::invalid_parameter(
@@ -348,6 +398,9 @@ mod base64_check {
     pub fn is_base64(text: &str) -> bool {
         let data = text.trim_end_matches('=');
         let alphabet = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
-        text.len() <= 87_380 && text.len().is_multiple_of(4) && text.len() - data.len() <= 2 && data.chars().all(alphabet)
+        text.len() <= 87_380
+            && text.len().is_multiple_of(4)
+            && text.len() - data.len() <= 2
+            && data.chars().all(alphabet)
     }
 }

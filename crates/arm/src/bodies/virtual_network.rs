@@ -57,7 +57,9 @@ impl FromStr for Prefix {
         let bad = || {
             ArmError::bad_request(
                 "InvalidAddressPrefixFormat",
-                format!("Address prefix {text} is not correctly formatted. It should follow CIDR notation, for example 10.0.0.0/24."),
+                format!(
+                    "Address prefix {text} is not correctly formatted. It should follow CIDR notation, for example 10.0.0.0/24."
+                ),
             )
         };
         let (address, len) = text.trim().split_once('/').ok_or_else(bad)?;
@@ -68,8 +70,11 @@ impl FromStr for Prefix {
         if u32::from(prefix.network) & !prefix.mask() != 0 {
             return Err(ArmError::bad_request(
                 "InvalidCIDRNotation",
-                format!("The address prefix {text} has an invalid CIDR notation. For the given prefix length, the address prefix should be {}/{}.",
-                    Ipv4Addr::from(u32::from(prefix.network) & prefix.mask()), prefix.len),
+                format!(
+                    "The address prefix {text} has an invalid CIDR notation. For the given prefix length, the address prefix should be {}/{}.",
+                    Ipv4Addr::from(u32::from(prefix.network) & prefix.mask()),
+                    prefix.len
+                ),
             ));
         }
         Ok(prefix)
@@ -92,7 +97,8 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     let head = Head::read(id, &root, old, ctx)?;
     let properties = root.object("properties")?;
     let space = properties.object("addressSpace")?;
-    let prefixes = space.strings("addressPrefixes")?.filter(|p| !p.is_empty()).ok_or_else(|| space.missing("addressPrefixes"))?;
+    let prefixes =
+        space.strings("addressPrefixes")?.filter(|p| !p.is_empty()).ok_or_else(|| space.missing("addressPrefixes"))?;
     let parsed: Vec<Prefix> = prefixes.iter().map(|p| p.parse()).collect::<Result<_, _>>()?;
     let mut subnets = None;
     if let Some(inline) = properties.objects("subnets")? {
@@ -105,7 +111,10 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
         subnets = Some(checked);
     }
     let mut body = Map::new();
-    body.insert("addressSpace".into(), json!({"addressPrefixes": parsed.iter().map(ToString::to_string).collect::<Vec<_>>()}));
+    body.insert(
+        "addressSpace".into(),
+        json!({"addressPrefixes": parsed.iter().map(ToString::to_string).collect::<Vec<_>>()}),
+    );
     body.insert("enableDdosProtection".into(), json!(false));
     Ok(VirtualNetwork { body: head.body(vec![], body), subnets })
 }
@@ -121,7 +130,12 @@ pub fn put_subnet(name: &str, new: &Value, network: &Value, others: &[(String, V
     subnet_of(name, &root.object("properties")?, &space, others)
 }
 
-fn subnet_of(name: &str, properties: &Fields<'_>, space: &[Prefix], others: &[(String, Value)]) -> Result<Value, ArmError> {
+fn subnet_of(
+    name: &str,
+    properties: &Fields<'_>,
+    space: &[Prefix],
+    others: &[(String, Value)],
+) -> Result<Value, ArmError> {
     let first = properties.strings("addressPrefixes")?.and_then(|p| p.into_iter().next());
     let text = match properties.str("addressPrefix")?.or(first) {
         Some(text) => text,
@@ -131,14 +145,18 @@ fn subnet_of(name: &str, properties: &Fields<'_>, space: &[Prefix], others: &[(S
     if !space.iter().any(|s| s.covers(prefix)) {
         return Err(ArmError::bad_request(
             "NetcfgSubnetRangeOutsideVnet",
-            format!("Subnet '{name}' is not valid because its IP address range is outside the IP address range of virtual network."),
+            format!(
+                "Subnet '{name}' is not valid because its IP address range is outside the IP address range of virtual network."
+            ),
         ));
     }
     for (other_name, other) in others.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(name)) {
         if prefix_of(other).is_some_and(|o| o.overlaps(prefix)) {
             return Err(ArmError::bad_request(
                 "NetcfgSubnetRangesOverlap",
-                format!("Subnet '{name}' is not valid because its IP address range overlaps with that of an existing subnet '{other_name}' in the virtual network."),
+                format!(
+                    "Subnet '{name}' is not valid because its IP address range overlaps with that of an existing subnet '{other_name}' in the virtual network."
+                ),
             ));
         }
     }

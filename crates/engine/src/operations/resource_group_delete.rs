@@ -55,7 +55,8 @@ async fn delete_one(cx: &OpContext, row: Resource) -> Result<(), OpError> {
         return Err(OpError::Failed(ArmError::internal(format!("no provider for {}", row.kind))));
     };
     let id = row.id.clone();
-    let Some(Deleted::Started { operation }) = cx.engine.try_delete(&Call::system(&row.subscription), &provider, row).await?
+    let Some(Deleted::Started { operation }) =
+        cx.engine.try_delete(&Call::system(&row.subscription), &provider, row).await?
     else {
         return Ok(());
     };

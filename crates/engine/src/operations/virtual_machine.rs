@@ -13,7 +13,8 @@ use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use lazuli_vmm::host::{ClientError, HostErrorCode};
 use lazuli_vmm::spec::{
-    BaseImage, DiskSpec, Generation, ImageReference, NicSpec, PortRule, Protocol, Provisioning, PublicAddress, SshKey, VmSpec,
+    BaseImage, DiskSpec, Generation, ImageReference, NicSpec, PortRule, Protocol, Provisioning, PublicAddress, SshKey,
+    VmSpec,
 };
 use serde_json::Value;
 
@@ -94,10 +95,9 @@ async fn disk_of(engine: &Engine, key: &str, lun: Option<u8>) -> Result<DiskSpec
         lun,
         overlay: disk.overlay_path(engine.config()),
         size_bytes: disk.size_bytes,
-        base: disk.base.map(|b| BaseImage {
-            source: base_images::source(&row.location, &b.manifest),
-            size_bytes: b.size_bytes,
-        }),
+        base: disk
+            .base
+            .map(|b| BaseImage { source: base_images::source(&row.location, &b.manifest), size_bytes: b.size_bytes }),
         read_only: false,
     })
 }
@@ -156,19 +156,28 @@ pub(super) fn host_error(error: ClientError, name: &str) -> OpError {
     let arm = match error.code() {
         Some(HostErrorCode::NotEnoughMemory) => ArmError::conflict(
             "AllocationFailed",
-            format!("Allocation failed. This host does not have enough free memory for the requested VM size of '{name}': {said}"),
+            format!(
+                "Allocation failed. This host does not have enough free memory for the requested VM size of '{name}': {said}"
+            ),
         ),
-        Some(HostErrorCode::NotFound) => {
-            ArmError::conflict("OperationNotAllowed", format!("The VM '{name}' is not defined on its host: deallocate it, then start it again."))
-        }
+        Some(HostErrorCode::NotFound) => ArmError::conflict(
+            "OperationNotAllowed",
+            format!("The VM '{name}' is not defined on its host: deallocate it, then start it again."),
+        ),
         Some(HostErrorCode::Invalid | HostErrorCode::Conflict | HostErrorCode::Network) => {
             ArmError::conflict("OperationNotAllowed", format!("The host refused the VM '{name}': {said}"))
         }
-        Some(_) => ArmError::new(500, "InternalExecutionError", format!("The host could not run the VM '{name}': see its log.")),
+        Some(_) => ArmError::new(
+            500,
+            "InternalExecutionError",
+            format!("The host could not run the VM '{name}': see its log."),
+        ),
         None => ArmError::new(
             503,
             "HostUnavailable",
-            format!("The process that runs virtual machines does not answer, so that '{name}' could not be reached. Is `lazuli host` running?"),
+            format!(
+                "The process that runs virtual machines does not answer, so that '{name}' could not be reached. Is `lazuli host` running?"
+            ),
         ),
     };
     OpError::Failed(arm.caused_by(error))

@@ -5,8 +5,8 @@
 
 use super::virtual_machine::{host_error, spec_of};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
-use crate::stored::{internal, to_internal};
 use crate::providers::virtual_machine::MachineInternal;
+use crate::stored::{internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
 use lazuli_vmm::spec::{PowerState, ProvisioningState, VmSpec, VmStatus};
@@ -52,7 +52,9 @@ async fn wait_until_provisioned(cx: &OpContext, spec: &VmSpec, mut status: VmSta
     let begin = Instant::now();
     loop {
         match (&status.provisioning, status.power) {
-            (ProvisioningState::NotNeeded, PowerState::Running) | (ProvisioningState::Ready { .. }, _) => return Ok(status),
+            (ProvisioningState::NotNeeded, PowerState::Running) | (ProvisioningState::Ready { .. }, _) => {
+                return Ok(status);
+            }
             (ProvisioningState::Failed { description }, _) => {
                 return Err(OpError::Failed(ArmError::conflict(
                     "OSProvisioningClientError",
@@ -60,16 +62,26 @@ async fn wait_until_provisioned(cx: &OpContext, spec: &VmSpec, mut status: VmSta
                 )));
             }
             (_, PowerState::Crashed) => {
-                return Err(OpError::Failed(ArmError::conflict(
-                    "VMStartTimedOut",
-                    format!("VM '{}' stopped unexpectedly while it started. Its console said last:\n{}", spec.name, tail(&status)),
-                )
-                .caused_by(status.error.clone().unwrap_or_default())));
+                return Err(OpError::Failed(
+                    ArmError::conflict(
+                        "VMStartTimedOut",
+                        format!(
+                            "VM '{}' stopped unexpectedly while it started. Its console said last:\n{}",
+                            spec.name,
+                            tail(&status)
+                        ),
+                    )
+                    .caused_by(status.error.clone().unwrap_or_default()),
+                ));
             }
             (ProvisioningState::Waiting, PowerState::Stopped) => {
                 return Err(OpError::Failed(ArmError::conflict(
                     "OSProvisioningInternalError",
-                    format!("VM '{}' was shut down before it reported that it is provisioned. Its console said last:\n{}", spec.name, tail(&status)),
+                    format!(
+                        "VM '{}' was shut down before it reported that it is provisioned. Its console said last:\n{}",
+                        spec.name,
+                        tail(&status)
+                    ),
                 )));
             }
             _ => {}

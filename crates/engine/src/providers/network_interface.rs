@@ -130,7 +130,8 @@ impl Provider for NetworkInterface {
         configuration["properties"]["provisioningState"] = json!("Succeeded");
         configuration["properties"]["privateIPAddress"] = json!(state.address);
         let suffix = network_of(cx, &state).await?.map(|n| n.internal["dnsSuffix"].clone());
-        properties["dnsSettings"] = json!({"dnsServers": [], "appliedDnsServers": [], "internalDomainNameSuffix": suffix});
+        properties["dnsSettings"] =
+            json!({"dnsServers": [], "appliedDnsServers": [], "internalDomainNameSuffix": suffix});
         properties["nicType"] = json!("Standard");
         properties["tapConfigurations"] = json!([]);
         properties["hostedWorkloads"] = json!([]);
@@ -194,7 +195,9 @@ fn choose_address(
         if !free(&address) {
             return Err(ArmError::bad_request(
                 "PrivateIPAddressIsAllocated",
-                format!("IP configuration {owner} is using the private IP address {address} which is already allocated."),
+                format!(
+                    "IP configuration {owner} is using the private IP address {address} which is already allocated."
+                ),
             ));
         }
         return Ok(address);
@@ -203,7 +206,13 @@ fn choose_address(
         return Ok(before.address);
     }
     prefix.hosts().find(free).ok_or_else(|| {
-        ArmError::bad_request("SubnetIsFull", format!("Subnet {} with address prefix {prefix} does not have enough capacity for 1 IP addresses.", subnet.name))
+        ArmError::bad_request(
+            "SubnetIsFull",
+            format!(
+                "Subnet {} with address prefix {prefix} does not have enough capacity for 1 IP addresses.",
+                subnet.name
+            ),
+        )
     })
 }
 
@@ -245,7 +254,9 @@ async fn take_public(
             Some(other) if other != owner => {
                 return Err(ArmError::bad_request(
                     "PublicIPAddressInUse",
-                    format!("Resource {owner} is referencing public IP address {wanted} that is already allocated to resource {other}."),
+                    format!(
+                        "Resource {owner} is referencing public IP address {wanted} that is already allocated to resource {other}."
+                    ),
                 ));
             }
             Some(_) => {}

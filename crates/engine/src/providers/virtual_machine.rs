@@ -150,7 +150,10 @@ impl Provider for VirtualMachine {
         };
         if row.provisioning_state == "Failed" && kind != "virtual_machine.deallocate" {
             let state: MachineInternal = internal(row)?;
-            if cx.engine.host().status(state.vm_id).await.is_err() && !state.deallocated && kind != "virtual_machine.start" {
+            if cx.engine.host().status(state.vm_id).await.is_err()
+                && !state.deallocated
+                && kind != "virtual_machine.start"
+            {
                 return Err(ArmError::conflict(
                     "OperationNotAllowed",
                     format!("Operation '{action}' is not allowed on VM '{}' since it was never started.", row.name),
@@ -196,9 +199,7 @@ impl Builder<'_> {
 
     async fn row(&self, id: &str) -> Result<Resource, ArmError> {
         let row = self.cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)?;
-        row.ok_or_else(|| {
-            ArmError::new(404, "NotFound", format!("Resource {id} is not found.")).target(id)
-        })
+        row.ok_or_else(|| ArmError::new(404, "NotFound", format!("Resource {id} is not found.")).target(id))
     }
 
     /// A disk of its own over the image's bytes in this region.
@@ -234,7 +235,9 @@ impl Builder<'_> {
         disk::set_state(&mut stored, DiskState::Attached);
         stored["managedBy"] = json!(self.machine_id());
         let state = DiskInternal {
-            unique_id: stored["properties"]["uniqueId"].as_str().map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
+            unique_id: stored["properties"]["uniqueId"]
+                .as_str()
+                .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
             size_bytes: size,
             base: Some(image.os_disk.clone()),
             written: true,
@@ -276,7 +279,8 @@ impl Builder<'_> {
     }
 
     async fn attached_os_disk(&mut self, body: &mut Value) -> Result<(String, String), ArmError> {
-        let id = body["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
+        let id =
+            body["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
         let row = self.attach(&id, &self.location(body)).await?;
         let generation = row.body["properties"]["hyperVGeneration"].as_str().unwrap_or("V1").to_owned();
         let os = &mut body["properties"]["storageProfile"]["osDisk"];
@@ -297,7 +301,10 @@ impl Builder<'_> {
             let lun = entry["lun"].as_u64().and_then(|l| u8::try_from(l).ok()).unwrap_or_default();
             let key = id.to_ascii_lowercase();
             if key == os_disk || keys.iter().any(|(_, k)| *k == key) {
-                return Err(ArmError::bad_request("InvalidParameter", format!("Disk {id} is attached more than once.")));
+                return Err(ArmError::bad_request(
+                    "InvalidParameter",
+                    format!("Disk {id} is attached more than once."),
+                ));
             }
             let row = self.attach(&id, &location).await?;
             entry["name"] = json!(row.name);
@@ -320,7 +327,10 @@ impl Builder<'_> {
         if old.location != location {
             return Err(ArmError::bad_request(
                 "InvalidParameter",
-                format!("Disk '{}' is in location '{}': it cannot be attached to a VM in '{location}'.", old.name, old.location),
+                format!(
+                    "Disk '{}' is in location '{}': it cannot be attached to a VM in '{location}'.",
+                    old.name, old.location
+                ),
             ));
         }
         if let Some(owner) = old.body["managedBy"].as_str() {

@@ -28,10 +28,8 @@ impl Provider for VirtualNetwork {
         old: Option<&Resource>,
     ) -> Result<Plan, ArmError> {
         let checked = body::put(id, &new, old.map(|o| &o.body), &arm_context(cx))?;
-        let internal = old.map_or_else(
-            || json!({"resourceGuid": Uuid::new_v4(), "dnsSuffix": dns_suffix()}),
-            |o| o.internal.clone(),
-        );
+        let internal = old
+            .map_or_else(|| json!({"resourceGuid": Uuid::new_v4(), "dnsSuffix": dns_suffix()}), |o| o.internal.clone());
         let mut changes = Vec::new();
         if let Some(subnets) = checked.subnets {
             let existing = cx.engine.db().children(&id.key(), 1000).await.map_err(db_error)?;
@@ -126,10 +124,8 @@ impl Provider for Subnet {
 fn show_subnet(row: &Resource) -> Value {
     let mut view = standard_view(SUBNET, row);
     view["etag"] = json!(format!("W/\"{}\"", row.etag));
-    let used: Vec<Value> = allocations(row)
-        .into_iter()
-        .filter_map(|(_, owner)| owner.as_str().map(|o| json!({"id": o})))
-        .collect();
+    let used: Vec<Value> =
+        allocations(row).into_iter().filter_map(|(_, owner)| owner.as_str().map(|o| json!({"id": o}))).collect();
     if !used.is_empty() {
         view["properties"]["ipConfigurations"] = used.into();
     }

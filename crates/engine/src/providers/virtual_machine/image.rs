@@ -23,8 +23,9 @@ pub(crate) struct ImageSource {
 
 /// `…/galleries/g/images/d` and `…/versions/latest` mean the newest version that is not excluded from latest (IV-11).
 pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &str) -> Result<ImageSource, ArmError> {
-    let id: ResourceId =
-        reference.parse().map_err(|e| ArmError::invalid_parameter("imageReference", format!("The image reference is invalid: {e}.")))?;
+    let id: ResourceId = reference
+        .parse()
+        .map_err(|e| ArmError::invalid_parameter("imageReference", format!("The image reference is invalid: {e}.")))?;
     let kind = id.resource_type().key();
     let (definition_id, wanted) = match kind.as_str() {
         "microsoft.compute/galleries/images" => (id.clone(), None),
@@ -36,7 +37,9 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
         _ => {
             return Err(ArmError::invalid_parameter(
                 "imageReference",
-                format!("The value '{reference}' of parameter imageReference is invalid: a gallery image or a version of it is expected."),
+                format!(
+                    "The value '{reference}' of parameter imageReference is invalid: a gallery image or a version of it is expected."
+                ),
             ));
         }
     };

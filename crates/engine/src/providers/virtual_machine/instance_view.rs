@@ -25,12 +25,16 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
         && error.code() != Some(lazuli_vmm::host::HostErrorCode::NotFound)
     {
         tracing::warn!(machine = row.id, %error, "the host process was asked for a machine's state and did not answer");
-        statuses.push(json!({"code": "HostState/unreachable", "level": "Warning", "displayStatus": "VM host does not answer"}));
+        statuses.push(
+            json!({"code": "HostState/unreachable", "level": "Warning", "displayStatus": "VM host does not answer"}),
+        );
     }
     let disks: Vec<Value> = disk_names(row)
         .into_iter()
-        .map(|name| json!({"name": name, "statuses": [{"code": "ProvisioningState/succeeded", "level": "Info",
-            "displayStatus": "Provisioning succeeded", "time": time_text(row.created_ms)}]}))
+        .map(|name| {
+            json!({"name": name, "statuses": [{"code": "ProvisioningState/succeeded", "level": "Info",
+            "displayStatus": "Provisioning succeeded", "time": time_text(row.created_ms)}]})
+        })
         .collect();
     let mut view = json!({
         "computerName": row.body["properties"]["osProfile"]["computerName"],
