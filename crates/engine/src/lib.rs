@@ -13,6 +13,7 @@ mod operations;
 pub mod provider;
 mod providers;
 mod read;
+mod reconcilers;
 pub mod regions;
 pub mod stored;
 mod write;
@@ -64,6 +65,8 @@ struct Inner {
     host: HostClient,
     providers: HashMap<String, Arc<dyn Provider>>,
     operations: HashMap<&'static str, Arc<dyn Operation>>,
+    /// Counts writes to network resources.
+    network_changes: tokio::sync::watch::Sender<u64>,
 }
 
 impl Engine {
@@ -77,12 +80,34 @@ impl Engine {
         let host = HostClient::new(config.data_dir.join("host").join("host.sock"));
         let providers = providers::all().into_iter().map(|p| (p.resource_type().to_ascii_lowercase(), p)).collect();
         let operations = operations::all().into_iter().map(|o| (o.kind(), o)).collect();
-        Ok(Self(Arc::new(Inner { config, db, regions, host, providers, operations })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            db,
+            regions,
+            host,
+            providers,
+            operations,
+            network_changes: tokio::sync::watch::Sender::new(0),
+        })))
     }
 
     /// Runs operations and reconcilers until `shutdown` fires.
     pub async fn run(&self, shutdown: CancellationToken) {
-        operation::run_worker(self.clone(), shutdown).await;
+        tokio::join!(
+            operation::run_worker(self.clone(), shutdown.clone()),
+            reconcilers::network::run(self.clone(), shutdown),
+        );
+    }
+
+    pub(crate) fn network_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.network_changes.subscribe()
+    }
+
+    /// Wakes who waits for writes to resources of this kind (lower case).
+    pub(crate) fn written(&self, kind: &str) {
+        if kind.starts_with("microsoft.network/") {
+            self.0.network_changes.send_modify(|n| *n = n.wrapping_add(1));
+        }
     }
 
     pub fn config(&self) -> &EngineConfig {

@@ -99,6 +99,7 @@ impl Engine {
             Err(WriteError::Conflict(conflict)) => return Err(ArmError::internal(conflict)),
             Err(WriteError::Db(e)) => return Err(db_error(e)),
         }
+        self.written(&row.kind);
         let resource = provider.show(cx, &row).await?;
         Ok(Some(Written { resource, created, operation: Some(operation_id), etag: row.etag }))
     }
@@ -222,6 +223,7 @@ impl Engine {
             Err(WriteError::Conflict(conflict)) => return Err(ArmError::internal(conflict)),
             Err(WriteError::Db(e)) => return Err(db_error(e)),
         }
+        self.written(&old.kind);
         if start.is_some() {
             self.cancel_others(&old.key, &operation_id).await?;
             return Ok(Some(Deleted::Started { operation: operation_id }));

@@ -1,7 +1,7 @@
 //! One file a long-running operation; here is the list of all of them.
 
 mod resource_group_delete;
-mod virtual_machine;
+pub(crate) mod virtual_machine;
 mod virtual_machine_create;
 mod virtual_machine_delete;
 mod virtual_machine_power;

@@ -30,11 +30,7 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
     for (lun, key) in &state.data_disks {
         data_disks.push(disk_of(engine, key, Some(*lun)).await?);
     }
-    let host_name = properties["osProfile"]["computerName"].as_str().unwrap_or(&row.name).to_owned();
-    let mut nics = Vec::new();
-    for key in &state.nics {
-        nics.push(nic_of(engine, key, &host_name).await?);
-    }
+    let nics = nics_of(engine, row, &state).await?;
     let image = properties["storageProfile"]["imageReference"]["id"].as_str().unwrap_or_default();
     let id: ResourceId = row.id.parse().map_err(ArmError::internal)?;
     Ok(VmSpec {
@@ -57,6 +53,20 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
         provisioning: provisioning_of(properties, &state),
         user_data: properties["userData"].as_str().map(str::to_owned),
     })
+}
+
+/// The machine's interfaces, with public addresses and open ports as the security groups say now.
+pub(crate) async fn nics_of(
+    engine: &Engine,
+    row: &Resource,
+    state: &MachineInternal,
+) -> Result<Vec<NicSpec>, ArmError> {
+    let host_name = row.body["properties"]["osProfile"]["computerName"].as_str().unwrap_or(&row.name);
+    let mut nics = Vec::new();
+    for key in &state.nics {
+        nics.push(nic_of(engine, key, host_name).await?);
+    }
+    Ok(nics)
 }
 
 fn tags_of(body: &Value) -> std::collections::BTreeMap<String, String> {
