@@ -2,12 +2,12 @@
 
 use super::Arm;
 use crate::app::method_not_allowed;
-use crate::backend::Subscription;
 use crate::net::hosts::Cloud;
 use crate::respond::{self, Reply};
 use http::{Method, StatusCode};
 use lazuli_arm::{ArmError, locations};
 use lazuli_engine::call::ProviderInfo;
+use lazuli_engine::{Subscription, Tenant};
 use serde_json::{Value, json};
 
 /// Answers paths of this kind; `None` for all others.
@@ -56,7 +56,7 @@ fn page(items: Vec<Value>) -> Value {
 
 async fn tenants(arm: &Arm<'_>) -> Result<Value, ArmError> {
     let tenants = arm.app.backend.tenants(&arm.call.caller).await?;
-    let value = |t: crate::backend::Tenant| {
+    let value = |t: Tenant| {
         json!({
             "id": format!("/tenants/{}", t.id),
             "tenantId": t.id,

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::respond::{self, Reply};
 use http::{HeaderName, Method, StatusCode, header};
 use lazuli_arm::{ApiVersion, ArmError, ResourceId, ResourceType, Target, parse_target};
-use lazuli_engine::call::{Call, Caller, Listing, Urls};
+use lazuli_engine::call::{Call, Caller, Listing, ProviderInfo, Urls};
 use serde_json::{Value, json};
 
 /// Everything that the answer to one management request needs.
@@ -89,7 +89,10 @@ impl Arm<'_> {
 
     async fn collection(&self, parent: &ResourceId, collection: &ResourceType) -> Result<Reply, ArmError> {
         match self.context.method {
-            Method::GET => self.list(parent, collection).await,
+            Method::GET => match self.view(parent, collection).await? {
+                Some(view) => Ok(respond::json(StatusCode::OK, &view)),
+                None => self.list(parent, collection).await,
+            },
             Method::HEAD => self.list(parent, collection).await.map(|_| respond::empty(StatusCode::NO_CONTENT)),
             Method::POST => self.action(parent, collection).await,
             _ => Err(method_not_allowed(self.context)),
@@ -97,12 +100,23 @@ impl Arm<'_> {
     }
 
     async fn get(&self, id: &ResourceId) -> Result<Reply, ArmError> {
-        let value = self.app.backend.get(&self.call, id).await?;
+        let (value, etag) = self.app.backend.get(&self.call, id).await?;
         let mut response = respond::json(StatusCode::OK, &value);
-        if let Some(etag) = value.get("etag").and_then(Value::as_str) {
-            set_etag(&mut response, etag);
-        }
+        set_etag(&mut response, &etag);
         Ok(response)
+    }
+
+    /// `GET {resource}/{word}` where the word names no type: `…/virtualMachines/x/instanceView`.
+    async fn view(&self, parent: &ResourceId, collection: &ResourceType) -> Result<Option<Value>, ArmError> {
+        let is_type = |p: &ProviderInfo| {
+            p.namespace.eq_ignore_ascii_case(&collection.namespace)
+                && p.types.iter().any(|t| t.eq_ignore_ascii_case(&collection.types.join("/")))
+        };
+        if parent.segments.is_empty() || self.app.backend.providers().iter().any(is_type) {
+            return Ok(None);
+        }
+        let word = collection.types.last().map_or("", String::as_str);
+        self.app.backend.view(&self.call, parent, word).await
     }
 
     async fn list(&self, parent: &ResourceId, collection: &ResourceType) -> Result<Reply, ArmError> {

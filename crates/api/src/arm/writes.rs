@@ -52,7 +52,7 @@ impl Arm<'_> {
         let shape = lro::shape_of(&kind, Verb::Delete);
         // Read while it is still there: its region is part of the poll URL, and some types show what was deleted.
         let before = match shape.headers == Headers::None || matches!(shape.family, Family::Results) {
-            true => self.app.backend.get(&self.call, id).await.ok(),
+            true => self.app.backend.get(&self.call, id).await.ok().map(|(value, _)| value),
             false => None,
         };
         let location = self.location_of(id, before.as_ref()).await;
@@ -133,7 +133,7 @@ impl Arm<'_> {
         while let Some(id) = next {
             // A parent that cannot be read only makes the URL less telling.
             let value = self.app.backend.get(&self.call, &id).await.ok();
-            if let Some(location) = value.as_ref().and_then(of) {
+            if let Some(location) = value.as_ref().and_then(|(value, _)| of(value)) {
                 return location;
             }
             next = id.parent().filter(|p| p.resource_group.is_some());

@@ -1,7 +1,6 @@
 //! The token endpoints, v1 and v2: client credentials.
 
 use crate::app::App;
-use crate::backend::SignInError;
 use crate::context::Context;
 use crate::identity::{self, openid};
 use crate::respond::{self, Reply};
@@ -10,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::StatusCode;
 use lazuli_authz::token::Grant;
 use lazuli_authz::{Claims, TokenVersion};
+use lazuli_engine::SignInError;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -190,10 +190,10 @@ async fn sign_in(
         return Err(Refusal::unknown_resource(&audience, tenant).into());
     }
     let caller = app.backend.sign_in_client(tenant, &client, &secret).await.map_err(|e| match e {
-        SignInError::UnknownTenant => Failure::Refused(Refusal::unknown_tenant(tenant)),
-        SignInError::UnknownClient => Refusal::unknown_client(&client, tenant).into(),
+        SignInError::UnknownTenant(_) => Failure::Refused(Refusal::unknown_tenant(tenant)),
+        SignInError::UnknownClient(_) => Refusal::unknown_client(&client, tenant).into(),
         SignInError::WrongSecret => Refusal::wrong_secret(&client).into(),
-        SignInError::Failed(error) => Failure::Internal(error),
+        SignInError::Directory(error) => Failure::Internal(error),
     })?;
     let lifetime = app.tokens.lifetime.as_secs();
     let claims = Claims::new(&Grant {

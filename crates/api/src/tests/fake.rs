@@ -1,9 +1,10 @@
 //! A small product in memory: resources with etags, operations that end after a given number of polls.
 
-use crate::backend::{ArmBackend, SignInError, Subscription, Tenant};
+use crate::backend::ArmBackend;
 use async_trait::async_trait;
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_engine::call::{ActionReply, Call, Caller, Deleted, Listing, OperationView, ProviderInfo, Written};
+use lazuli_engine::{SignInError, Subscription, Tenant};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -142,9 +143,15 @@ impl ArmBackend for Fake {
         Ok(Deleted::Started { operation })
     }
 
-    async fn get(&self, _: &Call, id: &ResourceId) -> Result<Value, ArmError> {
+    async fn get(&self, _: &Call, id: &ResourceId) -> Result<(Value, String), ArmError> {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        state.resources.get(&id.key()).cloned().ok_or_else(|| absent(id))
+        let value = state.resources.get(&id.key()).cloned().ok_or_else(|| absent(id))?;
+        let etag = value["etag"].as_str().unwrap_or_default().to_owned();
+        Ok((value, etag))
+    }
+
+    async fn view(&self, _: &Call, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
+        Ok((name == "instanceView").then(|| json!({"of": id.name()})))
     }
 
     async fn list(&self, call: &Call, parent: &ResourceId, collection: &ResourceType) -> Result<Listing, ArmError> {
@@ -226,8 +233,8 @@ impl ArmBackend for Fake {
 
     async fn sign_in_client(&self, tenant: &str, client_id: &str, secret: &str) -> Result<Caller, SignInError> {
         match (tenant == TENANT, client_id == CLIENT, secret == SECRET) {
-            (false, _, _) => Err(SignInError::UnknownTenant),
-            (_, false, _) => Err(SignInError::UnknownClient),
+            (false, _, _) => Err(SignInError::UnknownTenant(tenant.into())),
+            (_, false, _) => Err(SignInError::UnknownClient(client_id.into())),
             (_, _, false) => Err(SignInError::WrongSecret),
             _ => Ok(caller()),
         }

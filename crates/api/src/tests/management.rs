@@ -180,6 +180,15 @@ async fn lists_are_paged_by_next_link() {
 }
 
 #[tokio::test]
+async fn views_below_a_resource_are_no_lists() {
+    let server = Server::start().await;
+    let view = server.get(&compute("virtualMachines/v/instanceView")).await;
+    assert_eq!(body(view).await, json!({"of": "v"}));
+    let list = server.get(&compute("galleries/g/images")).await;
+    assert_eq!(body(list).await, json!({"value": []}));
+}
+
+#[tokio::test]
 async fn broken_bodies_are_told_where() {
     let server = Server::start().await;
     let put = async |text: &str| error(server.arm(Method::PUT, &compute("galleries/g"), Some(text)).await).await;
