@@ -278,6 +278,25 @@ async fn data_disks_blank_and_from_images_are_made() {
     host.stop().await;
 }
 
+/// The engine captures a stopped machine's disks so.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disks_of_a_stopped_machine_can_be_read() {
+    let fixture = Fixture::new(Behaviour::Silent);
+    let host = fixture.host().await;
+    let spec = fixture.machine(4);
+    host.client.define_and_start(&spec).await.unwrap();
+    host.client.power_off(spec.id, false).await.unwrap();
+    let copy = fixture.dir.path().join("copy.raw");
+    let convert = tokio::process::Command::new("qemu-img")
+        .args(["convert", "-f", "qcow2", "-O", "raw"])
+        .args([&spec.os_disk.overlay, &copy])
+        .output();
+    let output = convert.await.expect("qemu-img is missing: install the package qemu-utils");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(std::fs::read(copy).unwrap() == std::fs::read(&fixture.image).unwrap());
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_one_host_and_it_is_private() {
     let fixture = Fixture::new(Behaviour::Silent);

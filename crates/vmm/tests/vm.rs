@@ -186,6 +186,30 @@ async fn restarted_and_off(client: &HostClient, spec: &VmSpec, address: Ipv4Addr
     assert_eq!(off.error, None);
 }
 
+/// A QEMU that hangs is neither started a second time nor reported as stopped; it can still be deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_that_hangs_can_still_be_deleted() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let dir = short_dir();
+    let host_dir = dir.path().join("host");
+    let host = TestHost::start(&host_dir, qemu(&host_dir).await).await;
+    let spec = machine(dir.path(), &tiny_guest(), 7);
+    host.client.define_and_start(&spec).await.expect("it starts");
+    host.stop().await;
+    let stop = Command::new("pkill").args(["-STOP", "-f", &format!("uuid {}", spec.id)]).status();
+    assert!(stop.expect("pkill is missing: install the package procps").success());
+
+    let host = TestHost::start(&host_dir, qemu(&host_dir).await).await;
+    let status = host.client.status(spec.id).await.expect("a status");
+    assert_eq!(status.power, PowerState::Crashed);
+    assert!(status.error.expect("a reason").contains("did not answer"));
+    host.client.start(spec.id).await.expect_err("it must not run twice");
+    host.client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
+    let found = Command::new("pgrep").args(["-f", &format!("uuid {}", spec.id)]).status().expect("pgrep");
+    assert!(!found.success(), "it is gone");
+    host.stop().await;
+}
+
 /// A whole Debian with the unmodified agents; `LAZULI_DEBIAN_GUEST` is what `scripts/guest/debian` makes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes under emulation; run with LAZULI_DEBIAN_GUEST set"]

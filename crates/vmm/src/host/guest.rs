@@ -18,6 +18,8 @@ use crate::spec::{NicSpec, PowerState, ProvisioningState, VmStatus};
 
 /// The power button is pressed again after this long: a guest that is still booting does not see it.
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
+/// How often a machine that did not answer when it was to be adopted is tried again.
+const ADOPT_AGAIN: Duration = Duration::from_secs(15);
 /// How often a running machine's logs are looked at.
 const TRIM_LOGS: Duration = Duration::from_secs(30);
 
@@ -60,7 +62,7 @@ impl Guest {
     /// Takes charge of a machine that was just defined. Its base images are opened here.
     pub async fn define(env: Arc<Env>, record: Arc<Record>) -> Result<Self, HostError> {
         let exports = Exports::open(&record.spec(), &record.files, &*env.base_images).await?;
-        Ok(Self::spawn(env, record, exports, None))
+        Ok(Self::spawn(env, record, exports, None, false))
     }
 
     /// Takes charge of a machine that an earlier host defined, running or not.
@@ -70,6 +72,7 @@ impl Guest {
         let fabric = fabric(&record);
         let launch = launch(&record, &fabric, false);
         let found = env.hypervisor.adopt(&launch).await;
+        let lost = found.is_err();
         let (running, power, error) = match found {
             Ok(Some(running)) => (Some(running), PowerState::Running, None),
             Ok(None) if record.wanted_on() => {
@@ -80,14 +83,14 @@ impl Guest {
             Err(e) => (None, PowerState::Crashed, Some(super::with_causes(&e))),
         };
         record.set_power(power, error);
-        Ok(Self::spawn(env, record, exports, running))
+        Ok(Self::spawn(env, record, exports, running, lost))
     }
 
-    fn spawn(env: Arc<Env>, record: Arc<Record>, exports: Exports, running: Option<Running>) -> Self {
+    fn spawn(env: Arc<Env>, record: Arc<Record>, exports: Exports, running: Option<Running>, lost: bool) -> Self {
         let (orders, inbox) = mpsc::channel(16);
         let fabric = fabric(&record);
         let shared = Arc::new(Shared { record, exports: Mutex::new(exports), force: Mutex::default() });
-        let actor = Actor { env, shared: Arc::clone(&shared), fabric, running };
+        let actor = Actor { env, shared: Arc::clone(&shared), fabric, running, lost };
         tokio::spawn(actor.run(inbox));
         Self { shared, orders }
     }
@@ -125,6 +128,8 @@ struct Actor {
     shared: Arc<Shared>,
     fabric: Arc<Fabric>,
     running: Option<Running>,
+    /// It may be running, but could not be adopted.
+    lost: bool,
 }
 
 impl Actor {
@@ -133,6 +138,8 @@ impl Actor {
             self.take_over().await;
         }
         let mut trim = tokio::time::interval(TRIM_LOGS);
+        let mut adopt = tokio::time::interval(ADOPT_AGAIN);
+        adopt.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 order = inbox.recv() => {
@@ -148,6 +155,7 @@ impl Actor {
                     }
                 }
                 event = next_event(&mut self.running) => self.on_event(event).await,
+                _ = adopt.tick(), if self.lost => drop(self.is_running().await),
                 _ = trim.tick(), if self.running.is_some() => store::trim_logs(&self.record().files),
             }
         }
@@ -204,7 +212,7 @@ impl Actor {
     }
 
     async fn start(&mut self) -> Result<(), HostError> {
-        if self.running.is_some() {
+        if self.is_running().await? {
             return Ok(());
         }
         self.record().want(true).map_err(HostError::store)?;
@@ -226,6 +234,20 @@ impl Actor {
                 Err(e)
             }
         }
+    }
+
+    /// Looks also for a machine that this host could not adopt at first: two must never run on one disk.
+    async fn is_running(&mut self) -> Result<bool, HostError> {
+        if self.running.is_none() {
+            let launch = launch(self.record(), &self.fabric, false);
+            self.running = self.env.hypervisor.adopt(&launch).await?;
+            self.lost = false;
+            if self.running.is_some() {
+                self.record().set_power(PowerState::Running, None);
+                self.attach().await?;
+            }
+        }
+        Ok(self.running.is_some())
     }
 
     async fn try_start(&mut self) -> Result<Running, HostError> {
@@ -277,9 +299,20 @@ impl Actor {
 
     async fn power_off(&mut self, skip_shutdown: bool) -> Result<(), HostError> {
         self.record().want(false).map_err(HostError::store)?;
-        if self.running.is_none() {
-            self.record().set_power(PowerState::Stopped, None);
-            return Ok(());
+        match self.is_running().await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.record().set_power(PowerState::Stopped, None);
+                return Ok(());
+            }
+            Err(e) if !skip_shutdown => return Err(e),
+            Err(_) => {
+                let launch = launch(self.record(), &self.fabric, false);
+                self.env.hypervisor.kill_lost(&launch).await?;
+                self.lost = false;
+                self.record().set_power(PowerState::Stopped, None);
+                return Ok(());
+            }
         }
         self.record().set_power(PowerState::Stopping, None);
         if !skip_shutdown {

@@ -189,13 +189,20 @@ impl Host {
 
     /// Takes over every machine there is a definition of. One that cannot be is left alone and said.
     async fn resume(&self) -> Result<(), HostError> {
-        for id in store::defined(&self.dir).map_err(HostError::Store)? {
-            let resumed = async {
-                let record = Record::load(&self.dir, id).map_err(HostError::Store)?;
-                Guest::resume(Arc::clone(&self.env), Arc::new(record)).await
+        let ids = store::defined(&self.dir).map_err(HostError::Store)?;
+        // At once: one that does not answer keeps no other waiting.
+        let resumed = futures::future::join_all(ids.into_iter().map(async |id| {
+            let record = Record::load(&self.dir, id).map_err(HostError::Store);
+            let guest = match record {
+                Ok(record) => Guest::resume(Arc::clone(&self.env), Arc::new(record)).await,
+                Err(e) => Err(e),
             };
-            match resumed.await {
-                Ok(guest) => drop(self.guests.lock().await.insert(id, Arc::new(guest))),
+            (id, guest)
+        }));
+        let mut guests = self.guests.lock().await;
+        for (id, guest) in resumed.await {
+            match guest {
+                Ok(guest) => drop(guests.insert(id, Arc::new(guest))),
                 Err(e) => tracing::error!(vm.id = %id, error = %with_causes(&e), "a machine cannot be taken over"),
             }
         }

@@ -94,8 +94,9 @@ impl Record {
     /// Replaces the definition, on disk first.
     pub fn set_spec(&self, spec: VmSpec) -> io::Result<()> {
         self.save_spec(&spec)?;
-        self.state().spec = Arc::new(spec);
-        self.changed();
+        let mut state = self.state();
+        state.spec = Arc::new(spec);
+        self.changed(&state);
         Ok(())
     }
 
@@ -119,16 +120,14 @@ impl Record {
     }
 
     pub fn set_power(&self, power: PowerState, error: Option<String>) {
-        {
-            let mut state = self.state();
-            if state.power == power && state.error == error {
-                return;
-            }
-            tracing::info!(vm.id = %self.id, vm.name = %state.spec.name, ?power, error = error.as_deref(), "power state");
-            state.power = power;
-            state.error = error;
+        let mut state = self.state();
+        if state.power == power && state.error == error {
+            return;
         }
-        self.changed();
+        tracing::info!(vm.id = %self.id, vm.name = %state.spec.name, ?power, error = error.as_deref(), "power state");
+        state.power = power;
+        state.error = error;
+        self.changed(&state);
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -155,7 +154,8 @@ impl Record {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn changed(&self) {
+    /// Under the lock, so that nobody sees the new state with the old counter.
+    fn changed(&self, _locked: &State) {
         self.counter.send_modify(|n| *n += 1);
     }
 
@@ -180,31 +180,26 @@ impl Record {
     }
 
     fn health(&self, report: &latch::Report) -> io::Result<()> {
-        {
-            let mut state = self.state();
-            let first = state.saved.first_start_ms.unwrap_or_else(now_ms);
-            let after_ms = u64::try_from(now_ms() - first).unwrap_or(0);
-            let Some(next) = latch::apply(&state.saved.provisioning, report, after_ms) else { return Ok(()) };
-            tracing::info!(vm.id = %self.id, vm.name = %state.spec.name, provisioning = ?next, "the guest reported");
-            let saved = Saved { provisioning: next, ..state.saved.clone() };
-            self.replace(&mut state, saved)?;
-        }
-        self.changed();
+        let mut state = self.state();
+        let first = state.saved.first_start_ms.unwrap_or_else(now_ms);
+        let after_ms = u64::try_from(now_ms() - first).unwrap_or(0);
+        let Some(next) = latch::apply(&state.saved.provisioning, report, after_ms) else { return Ok(()) };
+        tracing::info!(vm.id = %self.id, vm.name = %state.spec.name, provisioning = ?next, "the guest reported");
+        let saved = Saved { provisioning: next, ..state.saved.clone() };
+        self.replace(&mut state, saved)?;
+        self.changed(&state);
         Ok(())
     }
 
     fn agent(&self, status: AgentStatus) {
         let status = AgentStatus { received_ms: now_ms(), ..status };
-        let news = {
-            let mut state = self.state();
-            let said = |a: &AgentStatus| (a.version.clone(), a.status.clone(), a.message.clone());
-            let news = state.agent.as_ref().map(said) != Some(said(&status));
-            state.agent = Some(status);
-            news
-        };
+        let mut state = self.state();
+        let said = |a: &AgentStatus| (a.version.clone(), a.status.clone(), a.message.clone());
+        let news = state.agent.as_ref().map(said) != Some(said(&status));
+        state.agent = Some(status);
         // The agent reports every few seconds; only what it says anew wakes anybody.
         if news {
-            self.changed();
+            self.changed(&state);
         }
     }
 }

@@ -195,6 +195,11 @@ impl Hypervisor for Fake {
         guest.events = events;
         Ok(Some(Running { machine: self.inner.machine(launch.spec.id), events: receiver }))
     }
+
+    async fn kill_lost(&self, launch: &Launch) -> Result<(), HypervisorError> {
+        self.inner.end(launch.spec.id, Exit::Killed);
+        Ok(())
+    }
 }
 
 struct FakeMachine {

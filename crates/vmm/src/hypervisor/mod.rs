@@ -66,6 +66,10 @@ impl VmFiles {
         self.run.join("qmp")
     }
 
+    pub fn pid(&self) -> PathBuf {
+        self.run.join("pid")
+    }
+
     pub fn console(&self) -> PathBuf {
         self.run.join("serial")
     }
@@ -160,6 +164,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Switches a machine on. When this returns its processors run.
     async fn start(&self, launch: &Launch) -> Result<Running, HypervisorError>;
 
-    /// Finds a machine that an earlier host process started. `None`: it does not run any more.
+    /// Finds a machine that an earlier host process started. `None`: it does not run any more. An error: perhaps it
+    /// does, but it cannot be controlled.
     async fn adopt(&self, launch: &Launch) -> Result<Option<Running>, HypervisorError>;
+
+    /// Ends a machine that cannot be adopted. Of one that does not run: nothing.
+    async fn kill_lost(&self, launch: &Launch) -> Result<(), HypervisorError>;
 }

@@ -40,6 +40,11 @@ impl Process {
         }
     }
 
+    /// Its arguments, each with a zero behind it; empty if it has ended.
+    pub fn command_line(&self) -> Vec<u8> {
+        std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default()
+    }
+
     /// Memory it occupies now, in MiB; 0 if that cannot be learned.
     pub fn resident_mib(&self) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();

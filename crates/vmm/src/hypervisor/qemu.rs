@@ -203,7 +203,7 @@ impl Hypervisor for Qemu {
     async fn adopt(&self, launch: &Launch) -> Result<Option<Running>, HypervisorError> {
         let (qmp, events) = match Qmp::connect(&launch.files.monitor()).await {
             Ok(connected) => connected,
-            Err(QmpError::Connect(_)) => return Ok(None),
+            Err(QmpError::Connect(e)) if nobody_listens(&e) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         let uuid = qmp.execute("query-uuid", Value::Null).await?;
@@ -220,6 +220,29 @@ impl Hypervisor for Qemu {
         let process = Arc::new(process);
         Ok(Some(self.supervise(launch, Connected { qmp, events, process, child: None, powered_off, stalled })))
     }
+    async fn kill_lost(&self, launch: &Launch) -> Result<(), HypervisorError> {
+        // QEMU removes the file when it ends in good order; the process it names may have ended otherwise.
+        let pid = std::fs::read_to_string(launch.files.pid()).ok().and_then(|text| text.trim().parse().ok());
+        let Some(process) = pid.and_then(|pid| Process::open(pid).ok()) else { return Ok(()) };
+        // Read after the process was pinned: the pid may have been given to another since.
+        if !is_ours(&process.command_line(), launch.spec.id) {
+            return Ok(());
+        }
+        let failed = |e| io_error("cannot end a machine that does not answer", e);
+        process.kill().map_err(failed)?;
+        process.ended().await.map_err(failed)
+    }
+}
+
+/// Then nothing runs. Other errors, such as a queue of connections that nobody takes, come from a QEMU that hangs.
+fn nobody_listens(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// Is this the command line of the QEMU of machine `id`?
+fn is_ours(command_line: &[u8], id: Uuid) -> bool {
+    let mut words = command_line.split(|b| *b == 0);
+    words.any(|word| word == b"-uuid") && words.next() == Some(id.to_string().as_bytes())
 }
 
 struct QemuMachine {
@@ -374,7 +397,7 @@ async fn first_answer(child: &mut Child, monitor: &Path) -> Result<(Qmp, mpsc::U
         match Qmp::connect(monitor).await {
             Ok(connected) => return Ok(connected),
             // Not listening yet, or ending: the next turn tells.
-            Err(QmpError::Connect(_) | QmpError::Lost(_)) => {}
+            Err(QmpError::Connect(_) | QmpError::Lost(_) | QmpError::TimedOut(_)) => {}
             Err(e) => return Err(e.to_string()),
         }
     }
@@ -472,6 +495,15 @@ mod tests {
         let config = QemuConfig { program: Some("/nonexistent/qemu".into()), ..QemuConfig::default() };
         let error = Qemu::find(config, dir.path()).await.err().expect("there is no such program");
         assert!(error.to_string().contains("install the package qemu-system-x86"), "{error}");
+    }
+
+    #[test]
+    fn only_the_machines_own_process_is_taken_for_it() {
+        let id = Uuid::from_u128(7);
+        let line = |id: Uuid| format!("qemu\0-m\0size=1M\0-uuid\0{id}\0-rtc\0base=utc\0").into_bytes();
+        assert!(is_ours(&line(id), id));
+        assert!(!is_ours(&line(Uuid::from_u128(8)), id));
+        assert!(!is_ours(b"sh\0-c\0true\0", id));
     }
 
     #[test]
