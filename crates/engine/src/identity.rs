@@ -112,7 +112,10 @@ impl Engine {
         let Some(principal) = self.db().principal_by_app(&tenant.id, &client_id).await.map_err(directory)? else {
             return Err(SignInError::UnknownClient(client_id));
         };
-        if !lazuli_authz::secret::verify(secret, &principal.secret_hash) {
+        let (secret, stored) = (secret.to_owned(), principal.secret_hash.clone());
+        // The hash is slow on purpose; it must not hold up the other requests of its thread.
+        let verified = tokio::task::spawn_blocking(move || lazuli_authz::secret::verify(&secret, &stored)).await;
+        if !verified.unwrap_or(false) {
             return Err(SignInError::WrongSecret);
         }
         Ok(caller_of(principal))
