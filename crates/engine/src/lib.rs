@@ -7,6 +7,8 @@
 mod authorization;
 pub mod base_images;
 pub mod call;
+mod content;
+pub mod grant;
 mod identity;
 pub mod operation;
 mod operations;
@@ -16,6 +18,8 @@ mod read;
 mod reconcilers;
 pub mod regions;
 pub mod stored;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use identity::{Bootstrap, SignInError};

@@ -192,6 +192,10 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     }
     let wanted = given.str("tier")?;
     let mut middle = vec![];
+    // Who uses the disk is the engine's word, never the client's.
+    if let Some(owner) = old.and_then(|o| o.get("managedBy")) {
+        middle.push(("managedBy", owner.clone()));
+    }
     if let Some(zones) = zones(&new)? {
         middle.push(("zones", zones));
     }

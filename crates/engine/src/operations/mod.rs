@@ -1,5 +1,12 @@
 //! One file a long-running operation; here is the list of all of them.
 
+mod disk_begin_access;
+mod disk_delete;
+mod disk_end_access;
+mod image_version;
+mod image_version_create;
+mod image_version_delete;
+mod image_version_update;
 mod resource_group_delete;
 pub(crate) mod virtual_machine;
 mod virtual_machine_create;
@@ -13,6 +20,12 @@ use std::sync::Arc;
 pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
     use virtual_machine_power::{Action, VirtualMachinePower};
     vec![
+        Arc::new(disk_begin_access::DiskBeginAccess),
+        Arc::new(disk_delete::DiskDelete),
+        Arc::new(disk_end_access::DiskEndAccess),
+        Arc::new(image_version_create::ImageVersionCreate),
+        Arc::new(image_version_delete::ImageVersionDelete),
+        Arc::new(image_version_update::ImageVersionUpdate),
         Arc::new(resource_group_delete::ResourceGroupDelete),
         Arc::new(virtual_machine_create::VirtualMachineCreate),
         Arc::new(virtual_machine_delete::VirtualMachineDelete),

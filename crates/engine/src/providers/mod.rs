@@ -1,5 +1,9 @@
 //! One file a resource type; here is the list of all of them, and what several of them need.
 
+pub(crate) mod disk;
+mod gallery;
+mod image_definition;
+pub(crate) mod image_version;
 pub(crate) mod network_interface;
 mod network_security_group;
 pub(crate) mod public_ip_address;
@@ -17,6 +21,10 @@ use std::sync::Arc;
 /// Every type this server provides.
 pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
     vec![
+        Arc::new(disk::Disk),
+        Arc::new(gallery::Gallery),
+        Arc::new(image_definition::ImageDefinition),
+        Arc::new(image_version::ImageVersion),
         Arc::new(network_interface::NetworkInterface),
         Arc::new(network_security_group::NetworkSecurityGroup),
         Arc::new(network_security_group::SecurityRule),

@@ -12,7 +12,8 @@ use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, st
 use crate::stored::{DiskInternal, internal, to_internal};
 use crate::{db_error, new_etag};
 use async_trait::async_trait;
-use image::{ImageSource, resolve_image};
+use image::ImageSource;
+pub(crate) use image::resolve_image;
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_arm::bodies::virtual_machine as body;
 use lazuli_arm::{ArmError, ResourceId};

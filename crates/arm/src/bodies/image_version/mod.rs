@@ -11,7 +11,7 @@ mod regions;
 mod replication;
 mod source;
 
-pub use name::VersionName;
+pub use name::{VersionName, parse_name};
 pub use regions::{TargetRegion, target_regions};
 pub use replication::{RegionProgress, ReplicationState, replication_status};
 pub use source::{DataDisk, DiskOrBlob, Source, source};

@@ -33,6 +33,11 @@ impl FromStr for VersionName {
     }
 }
 
+/// The numbers of a name, if it is one.
+pub fn parse_name(text: &str) -> Option<VersionName> {
+    text.parse().ok()
+}
+
 impl fmt::Display for VersionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)

@@ -1,0 +1,214 @@
+//! Bytes of disks and versions between resources and the content store: settling, replicating's errors, sweeping.
+//!
+//! The law: a manifest is referenced (a [`ContentRef`] in the database) before anyone relies on it, and bytes on their way in
+//! are kept from the sweep by a guard ([`crate::regions::ContentGuard`]) until that reference is committed.
+
+use crate::Engine;
+use crate::operation::{OpContext, OpError};
+use crate::stored::Stored;
+use lazuli_arm::ArmError;
+use lazuli_chunks::{ChunkError, Collected, DiskReader, ManifestId, Progress};
+use lazuli_disks::DiskSource;
+use lazuli_meta::model::{Change, ContentRef, OperationQuery, OperationState};
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// How often progress is written down.
+pub(crate) const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// A store's error in words for the client; the cause goes to the log.
+pub(crate) fn store_error(error: ChunkError, region: &str) -> ArmError {
+    let arm = match &error {
+        ChunkError::StoreFull { .. } => ArmError::new(
+            507,
+            "StorageFull",
+            format!(
+                "The storage of region '{region}' is full. Nothing that existed was changed. Free some space (delete image \
+                 versions or disks, or enlarge the storage), then retry."
+            ),
+        ),
+        ChunkError::Corrupt { .. } => ArmError::new(
+            500,
+            "StoredDataDamaged",
+            format!("Stored data in region '{region}' is damaged and was not used. Run `lazuli scrub` to repair it."),
+        ),
+        ChunkError::NotFound { .. } => ArmError::new(
+            500,
+            "StoredDataMissing",
+            format!("Stored data is missing in region '{region}'. Run `lazuli scrub` to repair it."),
+        ),
+        ChunkError::Locked { .. } => ArmError::new(
+            503,
+            "RegionInUse",
+            format!(
+                "The storage of region '{region}' is open in another process of this server. Stop that, then retry."
+            ),
+        ),
+        ChunkError::Store { .. } | ChunkError::Index { .. } => ArmError::new(
+            503,
+            "StorageUnavailable",
+            format!("The storage of region '{region}' cannot be reached or failed. See the server's log, then retry."),
+        ),
+        _ => ArmError::new(
+            500,
+            "InternalServerError",
+            format!("The storage of region '{region}' failed. See the server's log."),
+        ),
+    };
+    arm.caused_by(error)
+}
+
+/// A store's error within an operation: a cancelled one is the operation's own end or pause.
+pub(crate) fn store_op_error(cx: &OpContext, error: ChunkError, region: &str) -> OpError {
+    match cx.check() {
+        Err(stop) => stop,
+        Ok(()) => OpError::Failed(store_error(error, region)),
+    }
+}
+
+/// The hex id of a row.
+pub(crate) fn manifest_id(text: &str) -> Result<ManifestId, ArmError> {
+    text.parse().map_err(|_| ArmError::internal(format!("'{text}' is no manifest id")))
+}
+
+/// Runs `work` and writes its progress down meanwhile.
+pub(crate) async fn watched<T>(cx: &OpContext, progress: &Progress, phase: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut tick = tokio::time::interval(REPORT_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => {
+                cx.progress(progress.done(), progress.total(), phase).await;
+                return done;
+            }
+            _ = tick.tick() => cx.progress(progress.done(), progress.total(), phase).await,
+        }
+    }
+}
+
+/// A disk of `size_bytes` whose first bytes are `base` and whose rest is zeros, as one manifest of exactly that size.
+/// Nothing is done when `base` is that already. The new manifest is referenced by `owner` when this returns.
+pub(crate) async fn settle(
+    cx: &OpContext,
+    owner: &str,
+    region: &str,
+    base: Option<&Stored>,
+    size_bytes: u64,
+) -> Result<Stored, OpError> {
+    if let Some(base) = base.filter(|b| b.size_bytes == size_bytes) {
+        return Ok(base.clone());
+    }
+    // Held until the step has committed the reference.
+    let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
+    cx.step_with("settle", async {
+        let failed = |e| store_op_error(cx, e, region);
+        let reader = match base {
+            Some(base) => Some(guard.region.reader(manifest_id(&base.manifest)?).await.map_err(failed)?),
+            None => None,
+        };
+        let disk = Arc::new(PaddedDisk { reader, size: size_bytes, runtime: Handle::current() });
+        let progress = Progress::new();
+        let ingest = guard.region.ingest(disk, &progress, &cx.stop);
+        let ingested = watched(cx, &progress, "reading the disk", ingest).await.map_err(failed)?;
+        let stored = Stored { manifest: ingested.manifest.to_string(), size_bytes };
+        let mut changes = vec![Change::PutContentRef(reference(owner, region, &stored.manifest))];
+        if let Some(base) = base {
+            changes.push(Change::DeleteContentRef(reference(owner, region, &base.manifest)));
+        }
+        Ok((stored, changes))
+    })
+    .await
+}
+
+pub(crate) fn reference(owner: &str, region: &str, manifest: &str) -> ContentRef {
+    ContentRef { resource_key: owner.to_owned(), region: region.to_owned(), manifest: manifest.to_owned() }
+}
+
+/// A stored disk with zeros behind it (or nothing but zeros), for ingest, which reads on blocking threads.
+struct PaddedDisk {
+    reader: Option<DiskReader>,
+    size: u64,
+    runtime: Handle,
+}
+
+impl PaddedDisk {
+    fn stored_len(&self) -> u64 {
+        self.reader.as_ref().map_or(0, DiskReader::size).min(self.size)
+    }
+}
+
+impl DiskSource for PaddedDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        /// Asked for at a time: a segment of a manifest.
+        const WINDOW: u64 = 64 << 20;
+        let end = self.stored_len();
+        let (Some(reader), mut at) = (&self.reader, from) else { return Ok(None) };
+        while at < end {
+            let len = WINDOW.min(end - at);
+            for extent in self.runtime.block_on(reader.extents(at, len)).map_err(io::Error::other)? {
+                if !extent.hole {
+                    return Ok(Some(at..at + extent.len));
+                }
+                at += extent.len;
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let stored = usize::try_from(self.stored_len().saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        let (head, tail) = buf.split_at_mut(stored);
+        tail.fill(0);
+        match &self.reader {
+            Some(reader) if !head.is_empty() => {
+                self.runtime.block_on(reader.read_at(offset, head)).map_err(io::Error::other)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Frees what nothing refers to any more in these regions. A failure is logged, never the caller's: the references are gone,
+/// and the next sweep of the region tries again.
+pub(crate) async fn sweep(engine: &Engine, regions: impl IntoIterator<Item = String>) {
+    for region in regions {
+        match sweep_one(engine, &region).await {
+            Ok(freed) => tracing::info!(region, freed_bytes = freed.freed_bytes, "unreferenced bytes were freed"),
+            Err(error) => {
+                tracing::error!(region, %error, cause = ?error.cause, "unreferenced bytes were not freed; the next sweep tries again");
+            }
+        }
+    }
+}
+
+async fn sweep_one(engine: &Engine, region: &str) -> Result<Collected, ArmError> {
+    let failed = |e| store_error(e, region);
+    let (store, epoch) = engine.regions().before_sweep(region).await.map_err(failed)?;
+    let live = engine.db().content_manifests(region).await.map_err(crate::db_error)?;
+    let live = live.iter().map(|m| manifest_id(m)).collect::<Result<Vec<_>, _>>()?;
+    store.collect_garbage_since(epoch, &live).await.map_err(failed)
+}
+
+/// Waits until no other operation works on the resource (they were asked to stop when this one was started).
+pub(crate) async fn wait_for_others(cx: &OpContext) -> Result<(), OpError> {
+    let query = OperationQuery {
+        resource_key: Some(cx.op.resource_key.clone()),
+        state: Some(OperationState::Running),
+        ..OperationQuery::default()
+    };
+    loop {
+        cx.check()?;
+        let running = cx.engine.db().operations(&query).await.map_err(crate::db_error)?;
+        let Some(other) = running.into_iter().find(|o| o.id != cx.op.id) else { return Ok(()) };
+        cx.engine.db().wait_operation(&other.id, Duration::from_secs(1)).await.map_err(crate::db_error)?;
+    }
+}

@@ -1,0 +1,42 @@
+//! Removes a disk: its local files, its references, and the bytes that only it needed.
+
+use super::disk_begin_access::file_error;
+use crate::content::{sweep, wait_for_others};
+use crate::operation::{OpContext, OpError, Operation, Outcome};
+use crate::stored::{DiskInternal, internal};
+use async_trait::async_trait;
+use lazuli_meta::model::Change;
+use std::io;
+
+pub(crate) struct DiskDelete;
+
+#[async_trait]
+impl Operation for DiskDelete {
+    fn kind(&self) -> &'static str {
+        "disk.delete"
+    }
+
+    async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        wait_for_others(cx).await?;
+        let row = cx.resource().await?;
+        let state: DiskInternal = internal(&row)?;
+        let key = row.key.clone();
+        cx.commit(vec![
+            Change::DeleteGrantsOf { resource_key: key.clone() },
+            Change::DeleteContentRefs { resource_key: key },
+        ])
+        .await?;
+        if !state.unique_id.is_empty() {
+            let config = cx.engine.config();
+            for path in [state.upload_path(config), state.overlay_path(config)] {
+                match tokio::fs::remove_file(path).await {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error(e, "removed").into()),
+                    _ => {}
+                }
+            }
+        }
+        cx.progress(0, 0, "freeing the bytes").await;
+        sweep(&cx.engine, [row.location]).await;
+        Ok(Outcome::deleted())
+    }
+}
