@@ -245,6 +245,8 @@ impl Builder<'_> {
             uploading: false,
         };
         let key = disk_id.key();
+        // A version that is being deleted must not lose its bytes between the look at it and this commit.
+        self.changes.push(Change::RequireResource { key: image.version_id.to_ascii_lowercase() });
         self.changes.push(Change::PutContentRef(ContentRef {
             resource_key: key.clone(),
             region: location.clone(),
