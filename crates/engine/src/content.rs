@@ -9,7 +9,7 @@ use crate::stored::Stored;
 use lazuli_arm::ArmError;
 use lazuli_chunks::{ChunkError, Collected, DiskReader, ManifestId, Progress};
 use lazuli_disks::DiskSource;
-use lazuli_meta::model::{Change, ContentRef, OperationQuery, OperationState};
+use lazuli_meta::model::{Change, ContentRef};
 use std::future::Future;
 use std::io;
 use std::ops::Range;
@@ -196,19 +196,4 @@ async fn sweep_one(engine: &Engine, region: &str) -> Result<Collected, ArmError>
     let live = engine.db().content_manifests(region).await.map_err(crate::db_error)?;
     let live = live.iter().map(|m| manifest_id(m)).collect::<Result<Vec<_>, _>>()?;
     store.collect_garbage_since(epoch, &live).await.map_err(failed)
-}
-
-/// Waits until no other operation works on the resource (they were asked to stop when this one was started).
-pub(crate) async fn wait_for_others(cx: &OpContext) -> Result<(), OpError> {
-    let query = OperationQuery {
-        resource_key: Some(cx.op.resource_key.clone()),
-        state: Some(OperationState::Running),
-        ..OperationQuery::default()
-    };
-    loop {
-        cx.check()?;
-        let running = cx.engine.db().operations(&query).await.map_err(crate::db_error)?;
-        let Some(other) = running.into_iter().find(|o| o.id != cx.op.id) else { return Ok(()) };
-        cx.engine.db().wait_operation(&other.id, Duration::from_secs(1)).await.map_err(crate::db_error)?;
-    }
 }

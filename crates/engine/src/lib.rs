@@ -99,6 +99,8 @@ impl Engine {
     pub async fn run(&self, shutdown: CancellationToken) {
         tokio::join!(
             operation::run_worker(self.clone(), shutdown.clone()),
+            reconcilers::garbage::run(self.clone(), shutdown.clone()),
+            reconcilers::grants::run(self.clone(), shutdown.clone()),
             reconcilers::network::run(self.clone(), shutdown),
         );
     }

@@ -1,7 +1,7 @@
 //! Removes a disk: its local files, its references, and the bytes that only it needed.
 
 use super::disk_begin_access::file_error;
-use crate::content::{sweep, wait_for_others};
+use crate::content::sweep;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::stored::{DiskInternal, internal};
 use async_trait::async_trait;
@@ -17,7 +17,6 @@ impl Operation for DiskDelete {
     }
 
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
-        wait_for_others(cx).await?;
         let row = cx.resource().await?;
         let state: DiskInternal = internal(&row)?;
         let key = row.key.clone();

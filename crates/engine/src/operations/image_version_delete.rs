@@ -1,6 +1,6 @@
 //! Removes a version and frees what only it needed. Disks made from it keep their own references.
 
-use crate::content::{sweep, wait_for_others};
+use crate::content::sweep;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use async_trait::async_trait;
 use lazuli_meta::model::Change;
@@ -14,7 +14,6 @@ impl Operation for ImageVersionDelete {
     }
 
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
-        wait_for_others(cx).await?;
         let regions: Vec<String> = cx
             .step("regions", async {
                 let held = cx.engine.db().content_refs_of(&cx.op.resource_key).await.map_err(crate::db_error)?;

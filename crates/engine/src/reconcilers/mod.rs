@@ -1,4 +1,6 @@
 //! Loops that make the world look as the rows say. Each takes no input, may run at any time and any number of times, and is
 //! woken by a signal and by a timer, so that a lost signal costs time and nothing else.
 
+pub(crate) mod garbage;
+pub(crate) mod grants;
 pub(crate) mod network;
