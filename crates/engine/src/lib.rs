@@ -6,6 +6,7 @@
 
 mod authorization;
 pub mod base_images;
+pub mod blobs;
 pub mod call;
 mod content;
 pub mod grant;
@@ -65,7 +66,8 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     config: EngineConfig,
     db: Db,
-    regions: Regions,
+    regions: Arc<Regions>,
+    blobs: blobs::Blobs,
     host: HostClient,
     providers: HashMap<String, Arc<dyn Provider>>,
     operations: HashMap<&'static str, Arc<dyn Operation>>,
@@ -80,7 +82,8 @@ impl Engine {
     /// What the database says.
     pub async fn open(config: EngineConfig) -> Result<Self, lazuli_meta::MetaError> {
         let db = Db::open(&config.database).await?;
-        let regions = Regions::new(config.data_dir.join("regions"));
+        let regions = Arc::new(Regions::new(config.data_dir.join("regions")));
+        let blobs = blobs::Blobs::new(db.clone(), regions.clone());
         let host = HostClient::new(config.data_dir.join("host").join("host.sock"));
         let providers = providers::all().into_iter().map(|p| (p.resource_type().to_ascii_lowercase(), p)).collect();
         let operations = operations::all().into_iter().map(|o| (o.kind(), o)).collect();
@@ -88,6 +91,7 @@ impl Engine {
             config,
             db,
             regions,
+            blobs,
             host,
             providers,
             operations,
@@ -126,6 +130,11 @@ impl Engine {
 
     pub fn regions(&self) -> &Regions {
         &self.0.regions
+    }
+
+    /// The data plane of managed disks.
+    pub fn blobs(&self) -> &blobs::Blobs {
+        &self.0.blobs
     }
 
     pub(crate) fn host(&self) -> &HostClient {

@@ -4,6 +4,8 @@
 //! committed: garbage collection keeps whatever came in since the oldest guard was taken, so that bytes between "ingested" and
 //! "referenced" are never swept, and nobody waits for anybody.
 
+use crate::blobs::OpenRegion;
+use async_trait::async_trait;
 use lazuli_chunks::{Cache, ChunkError, GcEpoch, Region, RegionConfig};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -109,6 +111,13 @@ impl Regions {
         let entry = Entry { region, guards: Guards::default() };
         open.insert(name.to_owned(), entry.clone());
         Ok(entry)
+    }
+}
+
+#[async_trait]
+impl OpenRegion for Regions {
+    async fn open_region(&self, name: &str) -> Result<Region, ChunkError> {
+        self.get(name).await
     }
 }
 

@@ -1,0 +1,349 @@
+//! The data plane of managed disks: the page blobs behind the SAS URLs of beginGetAccess.
+//!
+//! A [`Grant`] in the database is a right to one disk's bytes; [`Blobs::open`] checks a URL against it and gives a handle on the
+//! blob: the staging file of an upload, or a stored disk as a VHD. Nothing here knows HTTP. A handle lives for one request, so
+//! that the end of a grant ends every access with it.
+//!
+//! Must never: serve a byte without a valid grant, answer a write that a killed process could lose, or hold a disk in memory.
+//!
+//! ```text
+//! beginGetAccess ──> grant in the database ──> URL ──> Blobs::open ──> reads and writes
+//! endGetAccess: delete the grant, then Blobs::end_upload (waits for writes in flight), then take the bytes
+//! ```
+
+mod conditions;
+mod error;
+mod export;
+mod ranges;
+mod state;
+mod upload;
+
+pub use conditions::{Conditions, ContentHeaders, Properties, SequenceTest};
+pub use error::BlobError;
+pub use upload::SequenceAction;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use export::Export;
+use futures::stream::{self, Stream, StreamExt};
+use lazuli_chunks::{ChunkError, DiskReader, ManifestId, Region};
+use lazuli_meta::Db;
+use lazuli_meta::model::Grant;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use upload::Staged;
+
+/// The name of every blob of a managed disk.
+pub const BLOB_NAME: &str = "abcd";
+/// What one Put Page may carry.
+pub const MAX_WRITE: u64 = 4 << 20;
+/// A read is done in pieces of this many bytes...
+const PIECE: u64 = 1 << 20;
+/// ...of which so many are held at a time.
+const PIECES_AHEAD: usize = 2;
+/// Readers kept between requests.
+const READERS: usize = 16;
+
+const REVOKED: &str = "SAS identifier cannot be found for specified signed identifier";
+const MISMATCH: &str = "Signature did not match";
+
+/// What a signed URL brings along: the id of its grant (`si`) and the secret (`sig`).
+#[derive(Clone)]
+pub struct Sas {
+    pub si: String,
+    pub sig: String,
+}
+
+/// [`Grant::detail`]: where the bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", rename_all_fields = "camelCase")]
+pub enum GrantDetail {
+    /// The staging file and its length, the VHD's footer included.
+    Upload { path: PathBuf, size: u64 },
+    /// A disk in the store of a region; its export is 512 bytes longer.
+    #[serde(alias = "manifest")]
+    Stored {
+        region: String,
+        /// `None`: an empty disk. It may be shorter than the disk, which then ends with zeros.
+        manifest: Option<String>,
+        #[serde(alias = "size")]
+        size_bytes: u64,
+        #[serde(alias = "footerUniqueId")]
+        unique_id: String,
+    },
+}
+
+/// Gives the content store of a region.
+#[async_trait]
+pub trait OpenRegion: Send + Sync {
+    /// # Errors
+    /// What opening the store says.
+    async fn open_region(&self, name: &str) -> Result<Region, ChunkError>;
+}
+
+/// All blobs. Cheap to clone.
+#[derive(Clone)]
+pub struct Blobs(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    regions: Arc<dyn OpenRegion>,
+    /// Uploads with requests in flight, by staging file.
+    staged: Mutex<HashMap<PathBuf, Weak<Staged>>>,
+    /// Readers of stored disks, the one used last at the end.
+    readers: Mutex<Vec<(String, ManifestId, DiskReader)>>,
+}
+
+/// A blob that the caller may use, for one request.
+#[derive(Clone)]
+pub struct Blob(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Upload(Arc<Staged>),
+    Export(Box<Export>),
+}
+
+impl Blobs {
+    pub fn new(db: Db, regions: Arc<dyn OpenRegion>) -> Self {
+        Self(Arc::new(Inner { db, regions, staged: Mutex::default(), readers: Mutex::default() }))
+    }
+
+    /// The blob behind a URL. `account` is the label without a zone (`md-impexp-x`).
+    ///
+    /// # Errors
+    /// [`BlobError::Unauthenticated`], [`BlobError::Expired`], [`BlobError::NoContainer`], [`BlobError::NoBlob`], and what the
+    /// database or the content store says.
+    pub async fn open(&self, account: &str, container: &str, blob: &str, sas: &Sas) -> Result<Blob, BlobError> {
+        let grant = self.0.db.grant_by_account(account).await.map_err(BlobError::of_meta)?;
+        let grant = grant.ok_or(BlobError::Unauthenticated(REVOKED))?;
+        check(&grant, sas, self.0.db.clock().now_ms())?;
+        if container != grant.container {
+            return Err(BlobError::NoContainer);
+        }
+        if blob != BLOB_NAME {
+            return Err(BlobError::NoBlob);
+        }
+        match serde_json::from_value(grant.detail.clone()).map_err(BlobError::internal)? {
+            GrantDetail::Upload { path, size } => self.open_upload(&grant, path, size).await,
+            detail @ GrantDetail::Stored { .. } => self.open_export(&grant, &detail).await,
+        }
+    }
+
+    /// Ends an upload whose grant was deleted before: waits for the writes in flight and refuses all later ones, so that the
+    /// staging file no longer changes. What is known besides the bytes is forgotten; the file itself is the caller's.
+    ///
+    /// # Errors
+    /// If the file beside the staging file cannot be removed.
+    pub async fn end_upload(&self, staging: &Path) -> std::io::Result<()> {
+        let staged = self.0.staged.lock().unwrap_or_else(PoisonError::into_inner).remove(staging);
+        match staged.and_then(|s| s.upgrade()) {
+            Some(staged) => staged.seal().await,
+            None => state::State::remove(staging),
+        }
+    }
+
+    async fn open_upload(&self, grant: &Grant, path: PathBuf, size: u64) -> Result<Blob, BlobError> {
+        let staged = self.staged(path, size);
+        // Once the upload is registered, `end_upload` finds it; before, the grant may have gone unnoticed.
+        let still = self.0.db.grant(&grant.id).await.map_err(BlobError::of_meta)?;
+        if still.as_ref() != Some(grant) {
+            return Err(BlobError::Unauthenticated(REVOKED));
+        }
+        staged.open().await?;
+        Ok(Blob(Kind::Upload(staged)))
+    }
+
+    fn staged(&self, path: PathBuf, size: u64) -> Arc<Staged> {
+        let mut all = self.0.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(staged) = all.get(&path).and_then(Weak::upgrade)
+            && staged.size() == size
+        {
+            return staged;
+        }
+        all.retain(|_, staged| staged.strong_count() > 0);
+        let staged = Arc::new(Staged::new(path.clone(), size, self.0.db.clock().clone()));
+        all.insert(path, Arc::downgrade(&staged));
+        staged
+    }
+
+    async fn open_export(&self, grant: &Grant, detail: &GrantDetail) -> Result<Blob, BlobError> {
+        let GrantDetail::Stored { region, manifest, size_bytes, .. } = detail else {
+            return Err(BlobError::internal("not a stored disk"));
+        };
+        let reader = match manifest {
+            Some(manifest) => Some(self.reader(region, manifest).await?),
+            None => None,
+        };
+        let disk = self.0.db.resource(&grant.resource_key).await.map_err(BlobError::of_meta)?;
+        let created_ms = disk.map_or(0, |row| row.created_ms);
+        let export = Export::new(reader, *size_bytes, export::unique_id(detail), created_ms)?;
+        Ok(Blob(Kind::Export(Box::new(export))))
+    }
+
+    async fn reader(&self, region: &str, manifest: &str) -> Result<DiskReader, BlobError> {
+        let manifest: ManifestId = manifest.parse().map_err(|e| BlobError::internal(format!("{e}")))?;
+        let lock = || self.0.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock().iter().find(|(r, m, _)| r == region && *m == manifest).map(|(_, _, reader)| reader.clone());
+        if let Some(reader) = kept {
+            return Ok(reader);
+        }
+        let store = self.0.regions.open_region(region).await.map_err(BlobError::of_chunks)?;
+        let reader = store.reader(manifest).await.map_err(BlobError::of_chunks)?;
+        let mut readers = lock();
+        if readers.len() >= READERS {
+            readers.remove(0);
+        }
+        readers.push((region.to_owned(), manifest, reader.clone()));
+        Ok(reader)
+    }
+}
+
+/// Whether the URL's secret is the grant's, and its time is not over. A wrong secret says nothing about the grant.
+fn check(grant: &Grant, sas: &Sas, now_ms: i64) -> Result<(), BlobError> {
+    let equal = |a: &str, b: &str| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
+    };
+    if !equal(&grant.secret, &sas.sig) {
+        return Err(BlobError::Unauthenticated(MISMATCH));
+    }
+    if !equal(&grant.id, &sas.si) {
+        return Err(BlobError::Unauthenticated(REVOKED));
+    }
+    if grant.expires_ms <= now_ms {
+        return Err(BlobError::Expired { expires_ms: grant.expires_ms, now_ms });
+    }
+    Ok(())
+}
+
+impl Blob {
+    /// # Errors
+    /// If the staging file's state cannot be had.
+    pub fn properties(&self) -> Result<Properties, BlobError> {
+        match &self.0 {
+            Kind::Upload(staged) => staged.properties(),
+            Kind::Export(export) => Ok(export.properties()),
+        }
+    }
+
+    /// Its length in bytes, the VHD's footer included.
+    pub fn size(&self) -> u64 {
+        match &self.0 {
+            Kind::Upload(staged) => staged.size(),
+            Kind::Export(export) => export.properties().size,
+        }
+    }
+
+    /// The bytes of `range`, cut at the blob's end, in pieces; only a few are held at a time.
+    pub fn read(&self, range: Range<u64>) -> impl Stream<Item = Result<Bytes, BlobError>> + Send + use<> {
+        let end = range.end.min(self.size());
+        let start = range.start.min(end);
+        // Pieces end where a multiple of their size is.
+        let first = start / PIECE;
+        let pieces = (first..end.div_ceil(PIECE)).filter(move |_| start < end);
+        let blob = self.clone();
+        stream::iter(pieces)
+            .map(move |n| {
+                let (blob, piece) = (blob.clone(), (n * PIECE).max(start)..((n + 1) * PIECE).min(end));
+                async move {
+                    match &blob.0 {
+                        Kind::Upload(staged) => staged.read(piece).await,
+                        Kind::Export(export) => export.read(piece).await,
+                    }
+                }
+            })
+            .buffered(PIECES_AHEAD)
+    }
+
+    /// Where `range` (cut at the blob's end) may hold data: ascending, apart, of whole pages, at most 10,000; all else reads
+    /// as zeros.
+    ///
+    /// # Errors
+    /// What the staging file or the content store says.
+    pub async fn page_ranges(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, BlobError> {
+        let range = range.start..range.end.min(self.size());
+        match &self.0 {
+            Kind::Upload(staged) => staged.page_ranges(range).await,
+            Kind::Export(export) => export.page_ranges(range).await,
+        }
+    }
+
+    /// Writes whole pages, at most [`MAX_WRITE`] bytes. On return they survive the process.
+    ///
+    /// # Errors
+    /// [`BlobError::PageRange`], [`BlobError::TooLarge`], [`BlobError::Full`], conditions, and the end of the upload.
+    pub async fn write_pages(&self, offset: u64, data: Bytes, when: &Conditions) -> Result<Properties, BlobError> {
+        self.upload()?.write_pages(offset, data, when).await
+    }
+
+    /// Makes whole pages read as zeros.
+    ///
+    /// # Errors
+    /// As [`Blob::write_pages`].
+    pub async fn clear_pages(&self, range: Range<u64>, when: &Conditions) -> Result<Properties, BlobError> {
+        self.upload()?.clear_pages(range, when).await
+    }
+
+    /// Put Blob: clears all pages and sets what is said of the blob. `size` must be the one that the upload was announced with.
+    ///
+    /// # Errors
+    /// [`BlobError::SizeFixed`], [`BlobError::Exists`], conditions.
+    pub async fn create(
+        &self,
+        size: u64,
+        sequence: u64,
+        headers: ContentHeaders,
+        metadata: BTreeMap<String, String>,
+        when: &Conditions,
+    ) -> Result<Properties, BlobError> {
+        self.upload()?.create(size, sequence, headers, metadata, when).await
+    }
+
+    /// Delete Blob on an upload: all pages are cleared and the upload may begin again; the disk stays.
+    ///
+    /// # Errors
+    /// Conditions; [`BlobError::ReadOnly`] for a download.
+    pub async fn reset(&self, when: &Conditions) -> Result<Properties, BlobError> {
+        self.upload()?.reset(when).await
+    }
+
+    /// # Errors
+    /// Conditions; [`BlobError::ReadOnly`] for a download.
+    pub async fn set_headers(&self, headers: ContentHeaders, when: &Conditions) -> Result<Properties, BlobError> {
+        self.upload()?.set_headers(headers, when).await
+    }
+
+    /// # Errors
+    /// Conditions; [`BlobError::MetadataTooLarge`]; [`BlobError::ReadOnly`] for a download.
+    pub async fn set_metadata(
+        &self,
+        metadata: BTreeMap<String, String>,
+        when: &Conditions,
+    ) -> Result<Properties, BlobError> {
+        self.upload()?.set_metadata(metadata, when).await
+    }
+
+    /// Succeeds only for the size that the blob has.
+    ///
+    /// # Errors
+    /// [`BlobError::SizeFixed`]; conditions.
+    pub async fn resize(&self, size: u64, when: &Conditions) -> Result<Properties, BlobError> {
+        self.upload()?.resize(size, when).await
+    }
+
+    /// # Errors
+    /// [`BlobError::SequenceInvalid`]; conditions.
+    pub async fn set_sequence(&self, action: SequenceAction, when: &Conditions) -> Result<Properties, BlobError> {
+        self.upload()?.set_sequence(action, when).await
+    }
+
+    fn upload(&self) -> Result<&Staged, BlobError> {
+        match &self.0 {
+            Kind::Upload(staged) => Ok(staged),
+            Kind::Export(_) => Err(BlobError::ReadOnly),
+        }
+    }
+}
