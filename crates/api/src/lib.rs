@@ -23,5 +23,5 @@ mod serve;
 mod tests;
 
 pub use backend::ArmBackend;
-pub use blob::{Bearer, BlobPlane, BlobRequest};
+pub use blob::{Bearer, BlobPlane, BlobRequest, DiskPlane};
 pub use serve::{Running, ServeConfig, ServeError, serve};
