@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use lazuli_chunks::{Cache, ChunkError, Progress, Region, RegionConfig};
-use lazuli_disks::vhd::{Footer, FooterAppended};
 use lazuli_disks::RawFile;
+use lazuli_disks::vhd::{Footer, FooterAppended};
 use lazuli_engine::blobs::{Blob, BlobError, Blobs, Conditions, ContentHeaders, GrantDetail, OpenRegion, Sas};
 use lazuli_engine::blobs::{SequenceAction, SequenceTest};
 use lazuli_meta::model::{Change, Grant, Write};
@@ -95,16 +95,16 @@ impl World {
     }
 }
 
-fn any() -> Conditions {
+fn always() -> Conditions {
     Conditions::default()
 }
 
 fn if_match(etag: &str) -> Conditions {
-    Conditions { if_match: Some(format!("\"{etag}\"")), ..any() }
+    Conditions { if_match: Some(format!("\"{etag}\"")), ..always() }
 }
 
 fn if_absent() -> Conditions {
-    Conditions { if_none_match: Some("*".into()), ..any() }
+    Conditions { if_none_match: Some("*".into()), ..always() }
 }
 
 async fn create(blob: &Blob, size: u64, when: &Conditions) -> Result<(), BlobError> {
@@ -154,9 +154,9 @@ async fn a_grant_ends_with_its_time_and_with_its_row() {
     world.blobs.end_upload(&world.staging()).await.unwrap();
     assert!(matches!(refused(world.open().await), BlobError::Unauthenticated(_)));
     // A request that was under way when the access ended changes nothing any more.
-    let late = blob.write_pages(0, pages(1, 1), &any()).await;
+    let late = blob.write_pages(0, pages(1, 1), &always()).await;
     assert!(matches!(refused(late), BlobError::Unauthenticated(_)));
-    let late = blob.reset(&any()).await;
+    let late = blob.reset(&always()).await;
     assert!(matches!(refused(late), BlobError::Unauthenticated(_)));
 }
 
@@ -164,9 +164,9 @@ async fn a_grant_ends_with_its_time_and_with_its_row() {
 async fn what_was_written_is_in_the_staging_file_and_survives_a_restart() {
     let world = World::new().await;
     let blob = world.upload(MIB + 512).await;
-    let after = blob.write_pages(1024, pages(7, 2), &any()).await.unwrap();
-    blob.set_headers(ContentHeaders { md5: Some("x".into()), ..Default::default() }, &any()).await.unwrap();
-    blob.set_sequence(SequenceAction::Update(5), &any()).await.unwrap();
+    let after = blob.write_pages(1024, pages(7, 2), &always()).await.unwrap();
+    blob.set_headers(ContentHeaders { md5: Some("x".into()), ..Default::default() }, &always()).await.unwrap();
+    blob.set_sequence(SequenceAction::Update(5), &always()).await.unwrap();
     let before = blob.properties().unwrap();
     assert_ne!(before.etag, after.etag);
 
@@ -184,19 +184,19 @@ async fn pages_are_whole_and_within_the_blob() {
     let world = World::new().await;
     let blob = world.upload(MIB + 512).await;
     for (offset, len) in [(1, 512), (0, 511), (0, 0), (MIB + 512, 512), (MIB, 1024), (u64::MAX - 511, 512)] {
-        let wrong = refused(blob.write_pages(offset, vec![1; len].into(), &any()).await);
+        let wrong = refused(blob.write_pages(offset, vec![1; len].into(), &always()).await);
         assert!(matches!(wrong, BlobError::PageRange { .. }), "{offset} {len}: {wrong:?}");
     }
-    let wrong = refused(blob.clear_pages(512..512, &any()).await);
+    let wrong = refused(blob.clear_pages(512..512, &always()).await);
     assert!(matches!(wrong, BlobError::PageRange { .. }));
-    blob.write_pages(MIB, pages(9, 1), &any()).await.unwrap();
+    blob.write_pages(MIB, pages(9, 1), &always()).await.unwrap();
     assert_eq!(bytes(&blob, MIB..u64::MAX).await, [9; 512]);
 
     drop(blob);
     let world = World::new().await;
     let blob = world.upload(8 * MIB + 512).await;
     let large = vec![1; usize::try_from(4 * MIB).unwrap() + 512];
-    assert!(matches!(refused(blob.write_pages(0, large.into(), &any()).await), BlobError::TooLarge { .. }));
+    assert!(matches!(refused(blob.write_pages(0, large.into(), &always()).await), BlobError::TooLarge { .. }));
 }
 
 #[tokio::test]
@@ -206,16 +206,16 @@ async fn creating_clears_and_keeps_the_announced_size() {
     let blob = world.upload(size).await;
     // Before anything was written, "only if it is new" holds; then no more.
     create(&blob, size, &if_absent()).await.unwrap();
-    blob.write_pages(0, pages(1, 3), &any()).await.unwrap();
+    blob.write_pages(0, pages(1, 3), &always()).await.unwrap();
     assert!(matches!(refused(create(&blob, size, &if_absent()).await), BlobError::Exists));
-    assert!(matches!(refused(create(&blob, size + 512, &any()).await), BlobError::SizeFixed { .. }));
-    assert!(matches!(refused(blob.resize(512, &any()).await), BlobError::SizeFixed { .. }));
+    assert!(matches!(refused(create(&blob, size + 512, &always()).await), BlobError::SizeFixed { .. }));
+    assert!(matches!(refused(blob.resize(512, &always()).await), BlobError::SizeFixed { .. }));
     assert_eq!(bytes(&blob, 0..512).await, [1; 512]);
-    create(&blob, size, &any()).await.unwrap();
+    create(&blob, size, &always()).await.unwrap();
     assert_eq!(blob.page_ranges(0..size).await.unwrap(), []);
     assert_eq!(bytes(&blob, 0..512).await, [0; 512]);
-    blob.write_pages(0, pages(1, 1), &any()).await.unwrap();
-    blob.reset(&any()).await.unwrap();
+    blob.write_pages(0, pages(1, 1), &always()).await.unwrap();
+    blob.reset(&always()).await.unwrap();
     assert_eq!(bytes(&blob, 0..512).await, [0; 512]);
     create(&blob, size, &if_absent()).await.unwrap();
 }
@@ -224,12 +224,12 @@ async fn creating_clears_and_keeps_the_announced_size() {
 async fn conditions_guard_writes() {
     let world = World::new().await;
     let blob = world.upload(MIB + 512).await;
-    let first = blob.write_pages(0, pages(1, 1), &any()).await.unwrap();
+    let first = blob.write_pages(0, pages(1, 1), &always()).await.unwrap();
     let second = blob.write_pages(0, pages(2, 1), &if_match(&first.etag)).await.unwrap();
     let stale = refused(blob.write_pages(0, pages(3, 1), &if_match(&first.etag)).await);
     assert!(matches!(stale, BlobError::ConditionNotMet));
     assert_eq!(bytes(&blob, 0..1).await, [2]);
-    let below = Conditions { sequence: vec![SequenceTest::Below(0)], ..any() };
+    let below = Conditions { sequence: vec![SequenceTest::Below(0)], ..always() };
     assert!(matches!(refused(blob.clear_pages(0..512, &below).await), BlobError::SequenceNotMet));
     assert_eq!(blob.properties().unwrap(), second);
 
@@ -251,7 +251,9 @@ async fn writes_to_different_pages_go_side_by_side() {
     let blob = world.upload(4 * MIB + 512).await;
     let writers = (0..64_u8).map(|n| {
         let blob = blob.clone();
-        tokio::spawn(async move { blob.write_pages(u64::from(n) * 65536, pages(n + 1, 128), &any()).await.unwrap().etag })
+        tokio::spawn(
+            async move { blob.write_pages(u64::from(n) * 65536, pages(n + 1, 128), &always()).await.unwrap().etag },
+        )
     });
     let mut tags = std::collections::HashSet::new();
     for writer in writers.collect::<Vec<_>>() {
@@ -272,15 +274,15 @@ async fn a_full_disk_is_told_and_harms_nothing() {
 
     let world = World::new().await;
     let blob = world.upload(MIB + 512).await;
-    let before = blob.write_pages(0, pages(1, 1), &any()).await.unwrap();
+    let before = blob.write_pages(0, pages(1, 1), &always()).await.unwrap();
     // The state cannot be written: its place is taken by a link to a device that is full.
     let state = world.dir.path().join("uploads").join("disk.vhd.state.new");
     std::os::unix::fs::symlink("/dev/full", &state).unwrap();
-    let error = refused(blob.write_pages(512, pages(2, 1), &any()).await);
+    let error = refused(blob.write_pages(512, pages(2, 1), &always()).await);
     assert!(matches!(error, BlobError::Full { .. }), "{error:?}");
     std::fs::remove_file(&state).unwrap();
     assert_eq!(bytes(&blob, 0..512).await, [1; 512]);
-    let after = blob.write_pages(512, pages(3, 1), &any()).await.unwrap();
+    let after = blob.write_pages(512, pages(3, 1), &always()).await.unwrap();
     assert_ne!(after.etag, before.etag);
     assert_eq!(bytes(&blob, 512..1024).await, [3; 512]);
 }
@@ -295,7 +297,7 @@ async fn stored(world: &World, size: u64) -> (String, Vec<u8>) {
     file.write_all_at(&noise, 5 * MIB + 8192).unwrap();
     file.write_all_at(&noise[..4096], size - 4096).unwrap();
     let source = Arc::new(RawFile::open(&path).unwrap());
-    let ingested = world.region.ingest(source, &Progress::default(), &CancellationToken::new()).await.unwrap();
+    let ingested = world.region.ingest(source, &Progress::new(), &CancellationToken::new()).await.unwrap();
     (ingested.manifest.to_string(), std::fs::read(&path).unwrap())
 }
 
@@ -338,10 +340,13 @@ async fn a_stored_disk_reads_as_a_fixed_vhd() {
     assert!(data < MIB, "holes are left out: {ranges:?}");
     assert_eq!(blob.page_ranges(2 * MIB..3 * MIB).await.unwrap(), []);
 
-    assert_eq!(world.restarted().open("md-impexp-x", "c0ntainer", "abcd", &sas()).await.unwrap().properties().unwrap(), blob.properties().unwrap());
-    assert!(matches!(refused(blob.write_pages(0, pages(1, 1), &any()).await), BlobError::ReadOnly));
-    assert!(matches!(refused(blob.reset(&any()).await), BlobError::ReadOnly));
-    assert!(matches!(refused(create(&blob, size + 512, &any()).await), BlobError::ReadOnly));
+    assert_eq!(
+        world.restarted().open("md-impexp-x", "c0ntainer", "abcd", &sas()).await.unwrap().properties().unwrap(),
+        blob.properties().unwrap()
+    );
+    assert!(matches!(refused(blob.write_pages(0, pages(1, 1), &always()).await), BlobError::ReadOnly));
+    assert!(matches!(refused(blob.reset(&always()).await), BlobError::ReadOnly));
+    assert!(matches!(refused(create(&blob, size + 512, &always()).await), BlobError::ReadOnly));
 }
 
 /// MD-4: an empty disk has no manifest; a disk that grew is longer than its manifest.

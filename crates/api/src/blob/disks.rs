@@ -115,10 +115,7 @@ impl DiskPlane {
         let data = receive(ask, body.take().unwrap_or_default()).await?;
         let (start, len) = (range.start, range.end - range.start);
         if data.len() as u64 != len {
-            let message = format!(
-                "The page range specified is invalid: it has {len} bytes, the body {}.",
-                data.len()
-            );
+            let message = format!("The page range specified is invalid: it has {len} bytes, the body {}.", data.len());
             return Err(Failure::new(416, "InvalidPageRange", message));
         }
         let (data, md5) = checked(ask, data).await?;
@@ -168,7 +165,8 @@ async fn checked(ask: &Ask, bytes: Bytes) -> Result<(Checked, Option<String>), F
     };
     let (data, found) = tokio::task::spawn_blocking(compute).await.map_err(|_| closed())?;
     if found.as_deref() != md5 {
-        let message = "The MD5 value specified in the request did not match with the MD5 value calculated by the server.";
+        let message =
+            "The MD5 value specified in the request did not match with the MD5 value calculated by the server.";
         return Err(Failure::new(400, "Md5Mismatch", message));
     }
     if crc64.is_some_and(|sent| sent != data.crc64) {
@@ -190,7 +188,11 @@ async fn get(ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
     let properties = judged(ask, blob)?;
     let (asked, size) = (ask.range(), properties.size);
     if asked.as_ref().is_some_and(|range| range.start >= size) {
-        return Err(Failure::new(416, "InvalidRange", "The range specified is invalid for the current size of the resource."));
+        return Err(Failure::new(
+            416,
+            "InvalidRange",
+            "The range specified is invalid for the current size of the resource.",
+        ));
     }
     let range = asked.as_ref().map_or(0..size, |range| range.start..range.end.min(size));
     let len = range.end - range.start;
@@ -249,7 +251,11 @@ async fn page_list(ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
     let size = properties.size;
     let asked = ask.range().unwrap_or(0..u64::MAX);
     if asked.start >= size {
-        return Err(Failure::new(416, "InvalidRange", "The range specified is invalid for the current size of the resource."));
+        return Err(Failure::new(
+            416,
+            "InvalidRange",
+            "The range specified is invalid for the current size of the resource.",
+        ));
     }
     let number = |name| {
         let parse = |text: &str| text.parse::<u64>().map_err(|_| Failure::bad_query(name, text));
@@ -276,7 +282,11 @@ async fn create(ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
     const LENGTH: &str = "x-ms-blob-content-length";
     let size = ask.number(LENGTH)?.ok_or_else(|| Failure::missing_header(LENGTH))?;
     if ask.header("content-length").is_some_and(|len| len != "0") {
-        return Err(Failure::bad_header("Content-Length", "", "A page blob is created empty; its pages are put later."));
+        return Err(Failure::bad_header(
+            "Content-Length",
+            "",
+            "A page blob is created empty; its pages are put later.",
+        ));
     }
     let sequence = ask.number("x-ms-blob-sequence-number")?.unwrap_or(0);
     let when = ask.conditions()?;

@@ -68,7 +68,7 @@ fn unauthenticated(detail: String) -> Failure {
 
 impl From<BlobError> for Failure {
     fn from(error: BlobError) -> Self {
-        let new = Failure::new;
+        let new = |status, code, message: &str| Failure::new(status, code, message);
         match &error {
             BlobError::Full { .. } | BlobError::Busy { .. } | BlobError::Internal { .. } => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request for a blob failed");
@@ -95,11 +95,12 @@ impl From<BlobError> for Failure {
                     "The page range specified is invalid. {len} bytes at {start} are not whole 512-byte pages of a blob of \
                      {size} bytes."
                 );
-                new(416, "InvalidPageRange", message)
+                Self::new(416, "InvalidPageRange", message)
             }
             BlobError::TooLarge { .. } => Self::too_large(lazuli_engine::blobs::MAX_WRITE),
             BlobError::SizeFixed { expected, asked } => {
-                let hint = format!("The upload was announced with {expected} bytes (uploadSizeBytes) and keeps this size.");
+                let hint =
+                    format!("The upload was announced with {expected} bytes (uploadSizeBytes) and keeps this size.");
                 Self::bad_header("x-ms-blob-content-length", &asked.to_string(), &hint)
             }
             BlobError::Exists => new(409, "BlobAlreadyExists", "The specified blob already exists."),
@@ -109,30 +110,24 @@ impl From<BlobError> for Failure {
             BlobError::NotModified => {
                 new(304, "ConditionNotMet", "The condition specified using HTTP conditional header(s) is not met.")
             }
-            BlobError::SequenceNotMet => new(
-                412,
-                "SequenceNumberConditionNotMet",
-                "The sequence number condition specified was not met.",
-            ),
+            BlobError::SequenceNotMet => {
+                new(412, "SequenceNumberConditionNotMet", "The sequence number condition specified was not met.")
+            }
             BlobError::SequenceInvalid => {
                 Self::bad_header("x-ms-blob-sequence-number", "", "It must be between 0 and 2^63 - 1.")
             }
-            BlobError::MetadataTooLarge => new(
-                400,
-                "MetadataTooLarge",
-                "The size of the specified metadata exceeds the maximum size permitted.",
-            ),
+            BlobError::MetadataTooLarge => {
+                new(400, "MetadataTooLarge", "The size of the specified metadata exceeds the maximum size permitted.")
+            }
             BlobError::Full { .. } => new(
                 507,
                 "InsufficientStorage",
                 "The server's storage is full: this write was not done, earlier ones are unharmed. Free some space on the \
                  server and send it again.",
             ),
-            BlobError::Busy { .. } => new(
-                503,
-                "ServerBusy",
-                "The server is currently unable to receive requests. Please retry your request.",
-            ),
+            BlobError::Busy { .. } => {
+                new(503, "ServerBusy", "The server is currently unable to receive requests. Please retry your request.")
+            }
             BlobError::Internal { .. } => {
                 new(500, "InternalError", "The server encountered an internal error. Please retry the request.")
             }

@@ -34,7 +34,8 @@ pub(super) struct Ask {
 impl Ask {
     /// `path` is below the account, still percent-encoded.
     pub fn new(path: &str, parts: &Parts) -> Result<Self, Failure> {
-        let bad = || Failure::new(400, "InvalidUri", "The requested URI does not represent any resource on the server.");
+        let bad =
+            || Failure::new(400, "InvalidUri", "The requested URI does not represent any resource on the server.");
         let path = percent_decode_str(path).decode_utf8().map_err(|_| bad())?;
         let path = path.trim_start_matches('/');
         let (container, blob) = path.split_once('/').unwrap_or((path, ""));
@@ -261,7 +262,9 @@ mod tests {
 
     #[test]
     fn signatures_keep_their_plus() {
-        let sig = |query: &str| ask("GET", &format!("/c/abcd?{query}"), &[]).1.unwrap().sas().map(|s| s.sig).map_err(|e| e.code);
+        let sig = |query: &str| {
+            ask("GET", &format!("/c/abcd?{query}"), &[]).1.unwrap().sas().map(|s| s.sig).map_err(|e| e.code)
+        };
         assert_eq!(sig("si=a&sig=x%2By%3D").unwrap(), "x+y=");
         assert_eq!(sig("si=a&sig=x+y%3D").unwrap(), "x+y=");
         assert_eq!(sig("si=a"), Err("AuthenticationFailed"));

@@ -47,7 +47,8 @@ async fn sent(request: RequestBuilder, status: u16) -> Response {
     let response = request.send().await.unwrap();
     let found = response.status();
     if found != StatusCode::from_u16(status).unwrap() {
-        panic!("{status} expected: {response:?}\n{}", response.text().await.unwrap());
+        let shown = format!("{response:?}");
+        panic!("{status} expected: {shown}\n{}", response.text().await.unwrap());
     }
     response
 }
@@ -170,7 +171,8 @@ async fn what_the_blob_of_a_disk_cannot_do_is_said() {
     assert!(text.contains(&SIZE.to_string()), "the size to use is told: {text}");
     refused(create("BlockBlob", SIZE), 409, "InvalidBlobType").await;
     refused(create("PageBlob", SIZE).header("x-ms-copy-source", "https://x/"), 400, "UnsupportedOperation").await;
-    refused(s.ask(Method::PUT, "&comp=lease").header("x-ms-lease-action", "acquire"), 400, "UnsupportedOperation").await;
+    refused(s.ask(Method::PUT, "&comp=lease").header("x-ms-lease-action", "acquire"), 400, "UnsupportedOperation")
+        .await;
     let resize = |size: u64| s.ask(Method::PUT, "&comp=properties").header("x-ms-blob-content-length", size);
     refused(resize(512), 400, "InvalidHeaderValue").await;
     sent(resize(SIZE), 200).await;
@@ -200,7 +202,10 @@ async fn a_stored_disk_is_downloaded() {
     let etag = header(&whole, "etag").to_owned();
     let whole = whole.bytes().await.unwrap();
     assert_eq!(whole.len() as u64, 16 * MIB + 512);
-    assert!(whole[..whole.len() - 512] == std::fs::read(&raw).unwrap() && whole[whole.len() - 512..].starts_with(b"conectix"));
+    assert!(
+        whole[..whole.len() - 512] == std::fs::read(&raw).unwrap()
+            && whole[whole.len() - 512..].starts_with(b"conectix")
+    );
     let md5 = s.client.get(&url).header("x-ms-range", "bytes=0-511").header("x-ms-range-get-content-md5", "true");
     assert_eq!(header(&sent(md5, 206).await, "content-md5"), ZEROS_MD5);
     let head = sent(s.client.head(&url), 200).await;

@@ -81,7 +81,6 @@ pub struct World {
     pub blobs: Blobs,
     pub region: Region,
     pub running: Running,
-    pub stop: CancellationToken,
 }
 
 impl World {
@@ -94,9 +93,8 @@ impl World {
         let mut config = ServeConfig::new(dir, Arc::new(NoArm));
         config.blobs = Some(Arc::new(DiskPlane::new(blobs.clone())));
         config.proxy_listen = Some(([127, 0, 0, 1], 0).into());
-        let stop = CancellationToken::new();
-        let running = serve(config, stop.clone()).await.unwrap();
-        Self { dir: dir.to_owned(), db, blobs, region, running, stop }
+        let running = serve(config, CancellationToken::new()).await.unwrap();
+        Self { dir: dir.to_owned(), db, blobs, region, running }
     }
 
     pub fn staging(&self, account: &str) -> PathBuf {
@@ -135,7 +133,7 @@ impl World {
     pub async fn stored(&self, account: &str, raw: &Path) -> String {
         let source = Arc::new(RawFile::open(raw).unwrap());
         let size_bytes = std::fs::metadata(raw).unwrap().len();
-        let ingested = self.region.ingest(source, &Progress::default(), &CancellationToken::new()).await.unwrap();
+        let ingested = self.region.ingest(source, &Progress::new(), &CancellationToken::new()).await.unwrap();
         let detail = GrantDetail::Stored {
             region: "eastus".into(),
             manifest: Some(ingested.manifest.to_string()),

@@ -204,9 +204,8 @@ impl Blobs {
 
 /// Whether the URL's secret is the grant's, and its time is not over. A wrong secret says nothing about the grant.
 fn check(grant: &Grant, sas: &Sas, now_ms: i64) -> Result<(), BlobError> {
-    let equal = |a: &str, b: &str| {
-        aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
-    };
+    let equal =
+        |a: &str, b: &str| aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok();
     if !equal(&grant.secret, &sas.sig) {
         return Err(BlobError::Unauthenticated(MISMATCH));
     }
