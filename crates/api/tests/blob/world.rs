@@ -1,79 +1,17 @@
-//! A served data plane over a real database, a real content store, and TLS; no management plane.
+//! A served engine with grants that are put into its database directly.
 
-use async_trait::async_trait;
-use lazuli_api::backend::{SignInError, Subscription, Tenant};
-use lazuli_api::{ArmBackend, DiskPlane, Running, ServeConfig, serve};
-use lazuli_arm::{ArmError, ResourceId, ResourceType};
-use lazuli_chunks::{Cache, ChunkError, Progress, Region, RegionConfig};
+use lazuli_api::{DiskPlane, Running, ServeConfig, serve};
+use lazuli_chunks::{Progress, Region};
 use lazuli_disks::RawFile;
-use lazuli_engine::blobs::{Blobs, GrantDetail, OpenRegion};
-use lazuli_engine::call::{ActionReply, Call, Caller, Deleted, Listing, OperationView, ProviderInfo, Written};
+use lazuli_engine::blobs::{Blobs, GrantDetail};
+use lazuli_engine::{Engine, EngineConfig};
 use lazuli_meta::Db;
 use lazuli_meta::model::{Change, Grant, Write};
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub const CONTAINER: &str = "c0ntainer";
-
-struct NoArm;
-
-fn absent() -> ArmError {
-    ArmError::new(404, "NotFound", "no management plane here")
-}
-
-#[async_trait]
-impl ArmBackend for NoArm {
-    async fn put(&self, _: &Call, _: &ResourceId, _: Value) -> Result<Written, ArmError> {
-        Err(absent())
-    }
-    async fn patch(&self, _: &Call, _: &ResourceId, _: Value) -> Result<Written, ArmError> {
-        Err(absent())
-    }
-    async fn delete(&self, _: &Call, _: &ResourceId) -> Result<Deleted, ArmError> {
-        Err(absent())
-    }
-    async fn get(&self, _: &Call, _: &ResourceId) -> Result<Value, ArmError> {
-        Err(absent())
-    }
-    async fn list(&self, _: &Call, _: &ResourceId, _: &ResourceType) -> Result<Listing, ArmError> {
-        Err(absent())
-    }
-    async fn action(&self, _: &Call, _: &ResourceId, _: &str, _: Value) -> Result<ActionReply, ArmError> {
-        Err(absent())
-    }
-    async fn operation(&self, _: &Call, _: &str, _: &str) -> Result<OperationView, ArmError> {
-        Err(absent())
-    }
-    fn providers(&self) -> Vec<ProviderInfo> {
-        Vec::new()
-    }
-    async fn tenants(&self, _: &Caller) -> Result<Vec<Tenant>, ArmError> {
-        Err(absent())
-    }
-    async fn subscriptions(&self, _: &Caller) -> Result<Vec<Subscription>, ArmError> {
-        Err(absent())
-    }
-    async fn has_tenant(&self, _: &str) -> Result<bool, ArmError> {
-        Ok(false)
-    }
-    async fn sign_in_client(&self, _: &str, _: &str, _: &str) -> Result<Caller, SignInError> {
-        Err(SignInError::UnknownTenant)
-    }
-    async fn caller(&self, _: &str, _: &str) -> Result<Option<Caller>, ArmError> {
-        Ok(None)
-    }
-}
-
-struct OneRegion(Region);
-
-#[async_trait]
-impl OpenRegion for OneRegion {
-    async fn open_region(&self, _: &str) -> Result<Region, ChunkError> {
-        Ok(self.0.clone())
-    }
-}
 
 pub struct World {
     pub dir: PathBuf,
@@ -86,11 +24,12 @@ pub struct World {
 impl World {
     pub async fn start(dir: &Path) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let db = Db::open(&format!("sqlite:{}", dir.join("meta.db").display())).await.unwrap();
-        let config = RegionConfig::local("eastus", &dir.join("eastus"), Cache::new(32 << 20)).unwrap();
-        let region = Region::open(config).await.unwrap();
-        let blobs = Blobs::new(db.clone(), Arc::new(OneRegion(region.clone())));
-        let mut config = ServeConfig::new(dir, Arc::new(NoArm));
+        let settings = EngineConfig::local(dir);
+        let db = Db::open(&settings.database).await.unwrap();
+        let engine = Engine::open(settings).await.unwrap();
+        let region = engine.regions().get("eastus").await.unwrap();
+        let blobs = engine.blobs().clone();
+        let mut config = ServeConfig::new(dir, Arc::new(engine));
         config.blobs = Some(Arc::new(DiskPlane::new(blobs.clone())));
         config.proxy_listen = Some(([127, 0, 0, 1], 0).into());
         let running = serve(config, CancellationToken::new()).await.unwrap();
