@@ -3,7 +3,8 @@
 //! ```text
 //! beginGetAccess ─> Grant row (meta) ─> https://ACCOUNT…/CONTAINER/abcd?sv&sr=b&si=ID&sig=SECRET ─> blobs
 //! ```
-//! A row ends with endGetAccess, with the disk, or when `expires_ms` has passed; who serves bytes checks it at every request.
+//! A row ends with endGetAccess, with the disk, or when `expires_ms` has passed; who serves bytes checks it at every request. After the
+//! row of an upload is gone, `Blobs::end_upload` waits for the writes that are still under way.
 
 use crate::call::Urls;
 use lazuli_arm::ArmError;

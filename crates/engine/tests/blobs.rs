@@ -7,8 +7,9 @@ use futures::TryStreamExt;
 use lazuli_chunks::{Cache, ChunkError, Progress, Region, RegionConfig};
 use lazuli_disks::RawFile;
 use lazuli_disks::vhd::{Footer, FooterAppended};
-use lazuli_engine::blobs::{Blob, BlobError, Blobs, Conditions, ContentHeaders, GrantDetail, OpenRegion, Sas};
+use lazuli_engine::blobs::{Blob, BlobError, Blobs, Conditions, ContentHeaders, OpenRegion, Sas};
 use lazuli_engine::blobs::{SequenceAction, SequenceTest};
+use lazuli_engine::grant::GrantDetail;
 use lazuli_meta::model::{Change, Grant, Write};
 use lazuli_meta::{Db, ManualClock};
 use proptest::prelude::*;
@@ -308,12 +309,7 @@ async fn a_stored_disk_reads_as_a_fixed_vhd() {
     let size = 12 * MIB;
     let (manifest, disk) = stored(&world, size).await;
     let unique_id = Uuid::new_v4();
-    let detail = GrantDetail::Stored {
-        region: "eastus".into(),
-        manifest: Some(manifest),
-        size_bytes: size,
-        unique_id: unique_id.to_string(),
-    };
+    let detail = GrantDetail::Manifest { region: "eastus".into(), manifest, size, footer_unique_id: unique_id };
     world.grant(&detail).await;
     let blob = world.open().await.unwrap();
     assert_eq!(blob.size(), size + 512);
@@ -349,22 +345,19 @@ async fn a_stored_disk_reads_as_a_fixed_vhd() {
     assert!(matches!(refused(create(&blob, size + 512, &always()).await), BlobError::ReadOnly));
 }
 
-/// MD-4: an empty disk has no manifest; a disk that grew is longer than its manifest.
+/// A disk that grew is longer than what is stored of it.
 #[tokio::test]
 async fn what_is_not_stored_reads_as_zeros() {
     let world = World::new().await;
-    let (manifest, disk) = stored(&world, 12 * MIB).await;
-    for (manifest, start) in [(None, Vec::new()), (Some(manifest), disk)] {
-        world.write(Change::DeleteGrant { id: sas().si }).await;
-        let unique_id = Uuid::nil().to_string();
-        world.grant(&GrantDetail::Stored { region: "eastus".into(), manifest, size_bytes: 16 * MIB, unique_id }).await;
-        let blob = world.open().await.unwrap();
-        let all = bytes(&blob, 0..u64::MAX).await;
-        let end = usize::try_from(16 * MIB).unwrap();
-        assert_eq!(all.len(), end + 512);
-        assert!(all[..start.len()] == start && all[start.len()..end].iter().all(|b| *b == 0));
-        assert_eq!(blob.page_ranges(12 * MIB..u64::MAX).await.unwrap(), vec![16 * MIB..16 * MIB + 512]);
-    }
+    let (manifest, start) = stored(&world, 12 * MIB).await;
+    let (region, footer_unique_id) = ("eastus".into(), Uuid::nil());
+    world.grant(&GrantDetail::Manifest { region, manifest, size: 16 * MIB, footer_unique_id }).await;
+    let blob = world.open().await.unwrap();
+    let all = bytes(&blob, 0..u64::MAX).await;
+    let end = usize::try_from(16 * MIB).unwrap();
+    assert_eq!(all.len(), end + 512);
+    assert!(all[..start.len()] == start && all[start.len()..end].iter().all(|b| *b == 0));
+    assert_eq!(blob.page_ranges(12 * MIB..u64::MAX).await.unwrap(), vec![16 * MIB..16 * MIB + 512]);
 }
 
 const MODEL_PAGES: u64 = 2048 + 1;

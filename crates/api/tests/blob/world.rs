@@ -3,7 +3,8 @@
 use lazuli_api::{DiskPlane, Running, ServeConfig, serve};
 use lazuli_chunks::{Progress, Region};
 use lazuli_disks::RawFile;
-use lazuli_engine::blobs::{Blobs, GrantDetail};
+use lazuli_engine::blobs::Blobs;
+use lazuli_engine::grant::GrantDetail;
 use lazuli_engine::{Engine, EngineConfig};
 use lazuli_meta::Db;
 use lazuli_meta::model::{Change, Grant, Write};
@@ -71,13 +72,13 @@ impl World {
     /// Takes a raw disk into the store and grants reading it.
     pub async fn stored(&self, account: &str, raw: &Path) -> String {
         let source = Arc::new(RawFile::open(raw).unwrap());
-        let size_bytes = std::fs::metadata(raw).unwrap().len();
+        let size = std::fs::metadata(raw).unwrap().len();
         let ingested = self.region.ingest(source, &Progress::new(), &CancellationToken::new()).await.unwrap();
-        let detail = GrantDetail::Stored {
+        let detail = GrantDetail::Manifest {
             region: "eastus".into(),
-            manifest: Some(ingested.manifest.to_string()),
-            size_bytes,
-            unique_id: "6f1f0000-0000-4000-8000-000000000001".into(),
+            manifest: ingested.manifest.to_string(),
+            size,
+            footer_unique_id: "6f1f0000-0000-4000-8000-000000000001".parse().unwrap(),
         };
         let query = self.grant(account, "Read", detail).await;
         self.url(account, &query)

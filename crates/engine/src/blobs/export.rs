@@ -1,9 +1,9 @@
 //! A stored disk as the fixed VHD that a download of it is: the disk's bytes from the content store, zeros where nothing is
 //! stored, and a footer made on the spot. Never holds more than a few pieces of it.
 
+use super::BlobError;
 use super::conditions::{ContentHeaders, Properties};
 use super::ranges::Ranges;
-use super::{BlobError, GrantDetail};
 use bytes::Bytes;
 use lazuli_chunks::DiskReader;
 use lazuli_disks::vhd::FooterAppended;
@@ -16,8 +16,8 @@ const WINDOW: u64 = 4 << 30;
 
 #[derive(Clone)]
 pub(super) struct Export {
-    /// `None`: an empty disk.
-    reader: Option<DiskReader>,
+    /// May be shorter than the disk, which then ends with zeros.
+    reader: DiskReader,
     file: FooterAppended,
     disk_size: u64,
     etag: String,
@@ -26,21 +26,14 @@ pub(super) struct Export {
 
 impl Export {
     /// `created_ms` goes into the footer: it must be the same for every request.
-    pub fn new(
-        reader: Option<DiskReader>,
-        disk_size: u64,
-        unique_id: Uuid,
-        created_ms: i64,
-    ) -> Result<Self, BlobError> {
-        if let Some(reader) = &reader
-            && reader.size() > disk_size
-        {
+    pub fn new(reader: DiskReader, disk_size: u64, unique_id: Uuid, created_ms: i64) -> Result<Self, BlobError> {
+        if reader.size() > disk_size {
             let text = format!("image {} has {} bytes, its disk {disk_size}", reader.manifest(), reader.size());
             return Err(BlobError::internal(text));
         }
         let file = FooterAppended::new(disk_size, unique_id, created_ms.div_euclid(1000));
-        let manifest = reader.as_ref().map(|r| r.manifest().to_string()).unwrap_or_default();
-        Ok(Self { etag: etag(&manifest, disk_size, unique_id), reader, file, disk_size, created_ms })
+        let etag = etag(&reader.manifest().to_string(), disk_size, unique_id);
+        Ok(Self { reader, file, disk_size, etag, created_ms })
     }
 
     pub fn properties(&self) -> Properties {
@@ -59,10 +52,10 @@ impl Export {
         let (disk, footer) = self.file.split(range.clone());
         let length = |r: &Range<u64>| usize::try_from(r.end - r.start).map_err(BlobError::internal);
         let mut bytes = vec![0; length(&range)?];
-        let stored = disk.start..disk.end.min(self.stored_size());
-        if let Some(reader) = self.reader.as_ref().filter(|_| !stored.is_empty()) {
+        let stored = disk.start..disk.end.min(self.reader.size());
+        if !stored.is_empty() {
             let length = length(&stored)?;
-            reader.read_at(stored.start, &mut bytes[..length]).await.map_err(BlobError::of_chunks)?;
+            self.reader.read_at(stored.start, &mut bytes[..length]).await.map_err(BlobError::of_chunks)?;
         }
         let from = bytes.len() - footer.len();
         bytes[from..].copy_from_slice(footer);
@@ -71,25 +64,19 @@ impl Export {
 
     pub async fn page_ranges(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, BlobError> {
         let mut ranges = Ranges::new();
-        if let Some(reader) = &self.reader {
-            let end = range.end.min(self.stored_size());
-            let mut at = range.start;
-            while at < end {
-                let window = WINDOW.min(end - at);
-                for extent in reader.extents(at, window).await.map_err(BlobError::of_chunks)? {
-                    if !extent.hole {
-                        ranges.push(at..at + extent.len);
-                    }
-                    at += extent.len;
+        let end = range.end.min(self.reader.size());
+        let mut at = range.start;
+        while at < end {
+            let window = WINDOW.min(end - at);
+            for extent in self.reader.extents(at, window).await.map_err(BlobError::of_chunks)? {
+                if !extent.hole {
+                    ranges.push(at..at + extent.len);
                 }
+                at += extent.len;
             }
         }
         ranges.push(range.start.max(self.disk_size)..range.end.max(self.disk_size));
         Ok(ranges.into_vec())
-    }
-
-    fn stored_size(&self) -> u64 {
-        self.reader.as_ref().map_or(0, DiskReader::size)
     }
 }
 
@@ -99,12 +86,4 @@ fn etag(manifest: &str, size: u64, unique_id: Uuid) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     let hex = hex::encode_upper(digest.as_ref());
     format!("0x8D{}", &hex[..13])
-}
-
-/// The disk's id in its footer; disks without one get the nil id.
-pub(super) fn unique_id(detail: &GrantDetail) -> Uuid {
-    match detail {
-        GrantDetail::Stored { unique_id, .. } => unique_id.parse().unwrap_or_default(),
-        GrantDetail::Upload { .. } => Uuid::nil(),
-    }
 }

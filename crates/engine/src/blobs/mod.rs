@@ -22,6 +22,7 @@ pub use conditions::{Conditions, ContentHeaders, Properties, SequenceTest};
 pub use error::BlobError;
 pub use upload::SequenceAction;
 
+use crate::grant::{BLOB, GrantDetail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use export::Export;
@@ -29,15 +30,12 @@ use futures::stream::{self, Stream, StreamExt};
 use lazuli_chunks::{ChunkError, DiskReader, ManifestId, Region};
 use lazuli_meta::Db;
 use lazuli_meta::model::Grant;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use upload::Staged;
 
-/// The name of every blob of a managed disk.
-pub const BLOB_NAME: &str = "abcd";
 /// What one Put Page may carry.
 pub const MAX_WRITE: u64 = 4 << 20;
 /// A read is done in pieces of this many bytes...
@@ -55,25 +53,6 @@ const MISMATCH: &str = "Signature did not match";
 pub struct Sas {
     pub si: String,
     pub sig: String,
-}
-
-/// [`Grant::detail`]: where the bytes are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", rename_all_fields = "camelCase")]
-pub enum GrantDetail {
-    /// The staging file and its length, the VHD's footer included.
-    Upload { path: PathBuf, size: u64 },
-    /// A disk in the store of a region; its export is 512 bytes longer.
-    #[serde(alias = "manifest")]
-    Stored {
-        region: String,
-        /// `None`: an empty disk. It may be shorter than the disk, which then ends with zeros.
-        manifest: Option<String>,
-        #[serde(alias = "size")]
-        size_bytes: u64,
-        #[serde(alias = "footerUniqueId")]
-        unique_id: String,
-    },
 }
 
 /// Gives the content store of a region.
@@ -124,12 +103,18 @@ impl Blobs {
         if container != grant.container {
             return Err(BlobError::NoContainer);
         }
-        if blob != BLOB_NAME {
+        if blob != BLOB {
             return Err(BlobError::NoBlob);
         }
-        match serde_json::from_value(grant.detail.clone()).map_err(BlobError::internal)? {
+        match GrantDetail::of(&grant).map_err(BlobError::internal)? {
             GrantDetail::Upload { path, size } => self.open_upload(&grant, path, size).await,
-            detail @ GrantDetail::Stored { .. } => self.open_export(&grant, &detail).await,
+            GrantDetail::Manifest { region, manifest, size, footer_unique_id } => {
+                let reader = self.reader(&region, &manifest).await?;
+                let disk = self.0.db.resource(&grant.resource_key).await.map_err(BlobError::of_meta)?;
+                let created_ms = disk.map_or(0, |row| row.created_ms);
+                let export = Export::new(reader, size, footer_unique_id, created_ms)?;
+                Ok(Blob(Kind::Export(Box::new(export))))
+            }
         }
     }
 
@@ -168,20 +153,6 @@ impl Blobs {
         let staged = Arc::new(Staged::new(path.clone(), size, self.0.db.clock().clone()));
         all.insert(path, Arc::downgrade(&staged));
         staged
-    }
-
-    async fn open_export(&self, grant: &Grant, detail: &GrantDetail) -> Result<Blob, BlobError> {
-        let GrantDetail::Stored { region, manifest, size_bytes, .. } = detail else {
-            return Err(BlobError::internal("not a stored disk"));
-        };
-        let reader = match manifest {
-            Some(manifest) => Some(self.reader(region, manifest).await?),
-            None => None,
-        };
-        let disk = self.0.db.resource(&grant.resource_key).await.map_err(BlobError::of_meta)?;
-        let created_ms = disk.map_or(0, |row| row.created_ms);
-        let export = Export::new(reader, *size_bytes, export::unique_id(detail), created_ms)?;
-        Ok(Blob(Kind::Export(Box::new(export))))
     }
 
     async fn reader(&self, region: &str, manifest: &str) -> Result<DiskReader, BlobError> {

@@ -44,6 +44,8 @@ impl Operation for DiskEndAccess {
             }));
         }
         let path = state.upload_path(cx.engine.config());
+        // Requests that came in before are waited for: the file no longer changes.
+        cx.engine.blobs().end_upload(&path).await.map_err(|e| file_error(e, "closed"))?;
         let stored = ingest(cx, &row, path.clone()).await?;
         remove(path).await?;
         Ok(Outcome::update(move |row| uploaded(row, &stored)))
