@@ -152,21 +152,17 @@ impl Ask {
     }
 
     pub fn conditions(&self) -> Result<Conditions, Failure> {
-        let mut sequence = Vec::new();
-        let tests: [(_, fn(u64) -> SequenceTest); 3] = [
-            ("x-ms-if-sequence-number-le", SequenceTest::AtMost),
-            ("x-ms-if-sequence-number-lt", SequenceTest::Below),
-            ("x-ms-if-sequence-number-eq", SequenceTest::Exactly),
+        let sequence = [
+            self.number("x-ms-if-sequence-number-le")?.map(SequenceTest::AtMost),
+            self.number("x-ms-if-sequence-number-lt")?.map(SequenceTest::Below),
+            self.number("x-ms-if-sequence-number-eq")?.map(SequenceTest::Exactly),
         ];
-        for (name, test) in tests {
-            sequence.extend(self.number(name)?.map(test));
-        }
         Ok(Conditions {
             if_match: self.header("if-match").map(str::to_owned),
             if_none_match: self.header("if-none-match").map(str::to_owned),
             if_modified_since: self.date("if-modified-since")?,
             if_unmodified_since: self.date("if-unmodified-since")?,
-            sequence,
+            sequence: sequence.into_iter().flatten().collect(),
         })
     }
 
