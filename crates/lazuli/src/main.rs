@@ -1,1 +1,91 @@
-fn main() {}
+//! The binary: reads the command line, puts the pieces together, and leaves the work to them.
+//!
+//! One file a subcommand. What a user sees on stdout is part of the product (scripts read it); logs go to stderr.
+
+mod bench;
+mod config;
+mod credentials;
+mod data_dir;
+mod env;
+mod files;
+mod host;
+mod keeper;
+mod logging;
+mod serve;
+mod signals;
+mod stop;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A self-hosted VM-image platform that speaks Azure's protocols.
+#[derive(Debug, Parser)]
+#[command(name = "lazuli", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    /// How log lines on stderr are written. What is logged is chosen by LAZULI_LOG, e.g. `info,lazuli_engine=debug`.
+    #[arg(long, global = true, value_enum, default_value_t = logging::Format::Text, env = "LAZULI_LOG_FORMAT")]
+    log_format: logging::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// API and workers in one process, with everything below one folder.
+    Serve(serve::Args),
+    /// The virtual machines of this computer; `serve` starts one where none runs.
+    Host(host::Args),
+    /// Ends a server and its host process, and on request the virtual machines.
+    Stop(stop::Args),
+    /// Prints shell lines that point az, SDKs and azcopy at a server: eval "$(lazuli env)".
+    Env(env::Args),
+    /// Measures the content store alone, without a server.
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start(cli.log_format);
+    // The one TLS provider of the process; a second installation would be a defect, but not one to die of.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed already");
+    }
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lazuli: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    if let Command::Env(args) = command {
+        return env::run(&args);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Host(args) => host::run(args).await,
+            Command::Stop(args) => stop::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
+            Command::Env(_) => Ok(()),
+        }
+    });
+    // Blocking work that nobody waits for any more must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+/// An error and its causes; a cause that its parent already quotes is not said twice.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.replace('\n', " ")
+}

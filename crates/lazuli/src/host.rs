@@ -1,0 +1,52 @@
+//! `lazuli host`: the virtual machines of one computer.
+//!
+//! Asked to end it stops serving and leaves the guests running; the next host takes them over.
+
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::{files, signals};
+use anyhow::Context;
+use lazuli_engine::base_images::StoredImages;
+use lazuli_vmm::hypervisor::{Qemu, QemuConfig};
+use lazuli_vmm::{Host, HostConfig};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Bytes of decompressed image data kept in memory, unless configured.
+const CACHE_MIB: u64 = 128;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
+    #[arg(long, env = "LAZULI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Leave the session of whoever started this process, so that it does not end with that session.
+    #[arg(long, hide = true)]
+    detach: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    if args.detach {
+        // Fails only for the leader of a group, who has left already.
+        let _ = rustix::process::setsid();
+    }
+    let config = Config::read(args.config.as_deref())?;
+    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    dir.create()?;
+    files::private_dir(&dir.host())?;
+    let shutdown = signals::shutdown()?;
+    let section = config.host;
+    let firmware = match (section.firmware_code, section.firmware_variables) {
+        (Some(code), Some(variables)) => Some((code, variables)),
+        (None, None) => None,
+        _ => anyhow::bail!("firmware_code and firmware_variables go together; set both or none"),
+    };
+    let qemu = QemuConfig { program: section.qemu, accelerator: section.accelerator, firmware };
+    let qemu = Qemu::find(qemu, &dir.host()).await.context("no usable QEMU")?;
+    let images = StoredImages::new(dir.regions(), section.cache_mib.unwrap_or(CACHE_MIB) << 20);
+    let host = HostConfig::new(dir.host(), Arc::new(images), Arc::new(qemu));
+    Ok(Host::run(host, shutdown).await?)
+}
