@@ -115,7 +115,7 @@ async fn first_start(engine: &Engine, dir: &DataDir) -> anyhow::Result<Option<Cr
         // An earlier first start was cut short here.
         Some(credentials) => credentials,
         None => {
-            let credentials = new_credentials(dir);
+            let credentials = new_credentials(dir)?;
             credentials.write(dir)?;
             credentials
         }
@@ -125,9 +125,9 @@ async fn first_start(engine: &Engine, dir: &DataDir) -> anyhow::Result<Option<Cr
     Ok(Some(credentials))
 }
 
-fn new_credentials(dir: &DataDir) -> Credentials {
-    let new = Bootstrap::generate();
-    Credentials {
+fn new_credentials(dir: &DataDir) -> anyhow::Result<Credentials> {
+    let new = Bootstrap::generate()?;
+    Ok(Credentials {
         tenant_id: new.tenant_id,
         subscription_id: new.subscription_id,
         object_id: new.object_id,
@@ -136,7 +136,7 @@ fn new_credentials(dir: &DataDir) -> Credentials {
         arm_endpoint: None,
         proxy_endpoint: None,
         ca_file: dir.path().join("ca.pem"),
-    }
+    })
 }
 
 fn identities(credentials: &Credentials) -> Bootstrap {

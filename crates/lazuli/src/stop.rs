@@ -86,7 +86,10 @@ async fn host_for_guests(dir: &DataDir) -> anyhow::Result<Option<HostClient>> {
     let deadline = Instant::now() + PATIENCE;
     while client.info().await.is_err() {
         if let Some(status) = child.try_wait()? {
-            bail!("a host process is needed to switch the guests off, but it ended ({status}); see {}", keeper::log_file(dir).display());
+            bail!(
+                "a host process is needed to switch the guests off, but it ended ({status}); see {}",
+                keeper::log_file(dir).display()
+            );
         }
         if Instant::now() > deadline {
             bail!("the host process does not answer; see {}", keeper::log_file(dir).display());

@@ -1,0 +1,205 @@
+//! The built binary as a server of its own, with everything below a temporary folder.
+//!
+//! When a [`TestServer`] is dropped, its server, host process and guests are gone, and its log has been looked through
+//! for panics. A test that leaves processes behind fails.
+
+use crate::arm::Arm;
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// A debug build on a loaded machine.
+const READY: Duration = Duration::from_secs(120);
+const STOPPED: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_millis(20);
+
+/// A server that was started by this test.
+#[derive(Debug)]
+pub struct TestServer {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    folder: TempDir,
+    child: Option<Child>,
+    credentials: Value,
+    starts: u32,
+}
+
+impl TestServer {
+    /// A new server on its own folder and port.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with more arguments for `lazuli serve`.
+    pub async fn start_with(arguments: &[&str]) -> anyhow::Result<Self> {
+        // Short: the host's sockets lie below it.
+        let folder = tempfile::Builder::new().prefix("lz").tempdir()?;
+        let mut server = Self {
+            program: program()?,
+            arguments: arguments.iter().map(Into::into).collect(),
+            folder,
+            child: None,
+            credentials: Value::Null,
+            starts: 0,
+        };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Starts the server that was killed or stopped, and waits until it is ready.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(self.child.is_none(), "the server runs already");
+        self.starts += 1;
+        let ready = self.folder.path().join(format!("ready-{}", self.starts));
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let child = self
+            .command("serve")
+            .args(["--listen", "127.0.0.1:0"])
+            .args(&self.arguments)
+            .env("LAZULI_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(File::create(&ready)?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
+        self.child = Some(child);
+        self.wait_ready(&ready).await?;
+        self.credentials = serde_json::from_slice(&std::fs::read(self.dir().join("credentials.json"))?)?;
+        Ok(())
+    }
+
+    async fn wait_ready(&mut self, out: &Path) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY;
+        loop {
+            let line = std::fs::read_to_string(out)?;
+            if line.ends_with('\n') {
+                ensure!(line.starts_with("lazuli ready: https://"), "an unknown ready line: {line}");
+                ensure!(line.lines().count() == 1, "more than the ready line on stdout: {line}");
+                return Ok(());
+            }
+            if let Some(status) = self.child.as_mut().context("not started")?.try_wait()? {
+                self.child = None;
+                bail!("the server ended ({status}) before it was ready:\n{}", self.log());
+            }
+            ensure!(Instant::now() < deadline, "the server was not ready in time:\n{}", self.log());
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
+    /// `kill -9`: what a power cut is to the process. The host process and the guests run on.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("the server does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut child = self.child.take().context("the server does not run")?;
+        let sent = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status()?;
+        ensure!(sent.success(), "cannot signal the server");
+        let deadline = Instant::now() + STOPPED;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                bail!("the server did not stop when asked to:\n{}", self.log());
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
+    /// The data folder.
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("d")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("serve.log")
+    }
+
+    /// What the server logged, over all its starts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// What the host process logged.
+    pub fn host_log(&self) -> String {
+        std::fs::read_to_string(self.dir().join("host/host.log")).unwrap_or_default()
+    }
+
+    /// An entry of `credentials.json`.
+    pub fn credential(&self, name: &str) -> &str {
+        self.credentials[name].as_str().unwrap_or_default()
+    }
+
+    /// A subcommand of the same binary on the same data folder.
+    pub fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(subcommand).arg("--data-dir").arg(self.dir());
+        command
+    }
+
+    /// A client signed in as the owner.
+    pub async fn arm(&self) -> anyhow::Result<Arm> {
+        Arm::sign_in(&self.credentials).await
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        if self.dir().exists() {
+            let out = self.command("stop").args(["--guests", "--force"]).output()?;
+            ensure!(out.status.success(), "lazuli stop: {}", String::from_utf8_lossy(&out.stderr).trim());
+        }
+        let left = processes_naming(&self.dir());
+        ensure!(left.is_empty(), "processes are left behind: {left:?}");
+        for log in [self.log(), self.host_log()] {
+            let panic = log.lines().find(|l| l.contains("panicked at"));
+            ensure!(panic.is_none(), "a panic in the log:\n{log}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("--- serve.log\n{}\n--- host.log\n{}", self.log(), self.host_log());
+            // A second panic would hide the first.
+            assert!(std::thread::panicking(), "{error:#}");
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// `LAZULI_BIN`, or the binary that cargo built beside this test.
+fn program() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LAZULI_BIN") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let beside = test.ancestors().skip(1).take(2).map(|folder| folder.join("lazuli"));
+    let found = beside.into_iter().find(|p| p.is_file());
+    found.with_context(|| "the binary is not built: cargo build -p lazuli, or name one in LAZULI_BIN".to_owned())
+}
+
+/// Processes with the folder on their command line: a server, a host, a QEMU.
+fn processes_naming(folder: &Path) -> Vec<String> {
+    let folder = folder.to_string_lossy().into_owned();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = processes.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
+    let lines = lines.map(|l| String::from_utf8_lossy(&l).replace('\0', " "));
+    lines.filter(|l| l.contains(&folder)).collect()
+}
