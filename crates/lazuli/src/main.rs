@@ -14,6 +14,7 @@ mod logging;
 mod serve;
 mod signals;
 mod stop;
+mod usage;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     Stop(stop::Args),
     /// Prints shell lines that point az, SDKs and azcopy at a server: eval "$(lazuli env)".
     Env(env::Args),
+    /// Shows what the content stores hold, region by region.
+    Usage(usage::Args),
     /// Measures the content store alone, without a server.
     Bench(bench::Args),
 }
@@ -69,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Serve(args) => serve::run(args).await,
             Command::Host(args) => host::run(args).await,
             Command::Stop(args) => stop::run(args).await,
+            Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Env(_) => Ok(()),
         }

@@ -1,0 +1,86 @@
+//! `lazuli usage`: what the content stores hold, region by region. Beside a running server or without one.
+
+use crate::data_dir::DataDir;
+use anyhow::Context;
+use indicatif::BinaryBytes;
+use lazuli_chunks::{Cache, Region, RegionConfig, Usage};
+use serde_json::{Value, json};
+use std::io;
+use std::path::{Path, PathBuf};
+
+const CACHE_BYTES: u64 = 8 << 20;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
+    #[arg(long, env = "LAZULI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// A JSON list instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let dir = DataDir::find(args.data_dir.as_deref())?;
+    let mut regions = Vec::new();
+    for name in names(&dir.regions())? {
+        let at = || format!("cannot read the store of the region {name}");
+        let folder = dir.regions().join(&name);
+        let config = RegionConfig::local(&name, &folder, Cache::new(CACHE_BYTES)).with_context(at)?;
+        let region = Region::open_read_only(config).await.with_context(at)?;
+        let usage = region.usage().await.with_context(at)?;
+        regions.push((name, usage));
+    }
+    if args.json {
+        println!("{:#}", Value::from_iter(regions.iter().map(|(name, usage)| as_json(name, usage))));
+    } else {
+        print!("{}", table(&regions));
+    }
+    Ok(())
+}
+
+fn names(root: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", root.display())),
+    };
+    let mut names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect::<Vec<_>>();
+    names.sort();
+    Ok(names)
+}
+
+fn as_json(name: &str, usage: &Usage) -> Value {
+    json!({
+        "region": name, "disks": usage.manifests, "logicalBytes": usage.logical_bytes, "dataBytes": usage.data_bytes,
+        "uniqueBytes": usage.unique_bytes, "storedBytes": usage.stored_bytes, "chunks": usage.chunks,
+        "packs": usage.packs,
+    })
+}
+
+/// `logical` are the disks' sizes, `data` what of them is not zeros, `unique` what of that is kept once, `stored` what
+/// that takes compressed.
+fn table(regions: &[(String, Usage)]) -> String {
+    let size = |bytes: u64| BinaryBytes(bytes).to_string();
+    let head = ["region", "disks", "logical", "data", "unique", "stored"].map(str::to_owned);
+    let rows = regions.iter().map(|(name, u)| {
+        let [logical, data, unique, stored] = [u.logical_bytes, u.data_bytes, u.unique_bytes, u.stored_bytes].map(size);
+        [name.clone(), u.manifests.to_string(), logical, data, unique, stored]
+    });
+    let lines = std::iter::once(head).chain(rows);
+    lines.map(|[n, d, l, a, u, s]| format!("{n:<20} {d:>6} {l:>12} {a:>12} {u:>12} {s:>12}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_stores_is_an_empty_table() {
+        assert!(names(Path::new("/nonexistent/regions")).unwrap().is_empty());
+        assert_eq!(table(&[]).lines().count(), 1);
+        let usage = Usage { manifests: 2, logical_bytes: 1 << 30, stored_bytes: 1 << 20, ..Usage::default() };
+        let text = table(&[("eastus".into(), usage)]);
+        assert!(text.contains("1.00 GiB") && text.contains("1.00 MiB"), "{text}");
+    }
+}

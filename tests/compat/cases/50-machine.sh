@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# A network, and a machine from the image version: provisioned, reached by ssh, stopped, started, deleted. Needs the case `gallery`.
+
+works 'group of the machine' az group create -n machines -l eastus
+gives 'a network' Succeeded az network vnet create -g machines -n net --address-prefixes 10.0.0.0/16 \
+  --subnet-name default --subnet-prefixes 10.0.0.0/24 --query newVNet.provisioningState -o tsv
+gives 'a security group' Succeeded az network nsg create -g machines -n nsg --query NewNSG.provisioningState -o tsv
+works 'open port 22' az network nsg rule create -g machines --nsg-name nsg -n ssh --priority 1000 --access Allow \
+  --protocol Tcp --direction Inbound --destination-port-ranges 22
+gives 'a public address' Succeeded az network public-ip create -g machines -n ip --sku Standard --allocation-method Static \
+  --query publicIp.provisioningState -o tsv
+gives 'an interface' Succeeded az network nic create -g machines -n nic --vnet-name net --subnet default \
+  --network-security-group nsg --public-ip-address ip --query NewNIC.provisioningState -o tsv
+
+[ -f "$work/key" ] || ssh-keygen -q -t ed25519 -N '' -f "$work/key"
+base=/subscriptions/$subscription/resourceGroups/machines/providers
+python3 - "$base" "/subscriptions/$subscription/resourceGroups/pictures/providers/Microsoft.Compute/galleries/gal/images/def/versions/1.0.0" \
+  "$(cat "$work/key.pub")" > "$work/vm.json" <<'PYTHON'
+import json, sys
+base, image, key = sys.argv[1:]
+print(json.dumps({"location": "eastus", "properties": {
+    "hardwareProfile": {"vmSize": "Standard_B1ls"},
+    "storageProfile": {"imageReference": {"id": image}, "osDisk": {"createOption": "FromImage", "deleteOption": "Delete"}},
+    "osProfile": {"computerName": "compat-vm", "adminUsername": "azureuser", "linuxConfiguration": {
+        "disablePasswordAuthentication": True,
+        "ssh": {"publicKeys": [{"path": "/home/azureuser/.ssh/authorized_keys", "keyData": key}]}}},
+    "networkProfile": {"networkInterfaces": [{"id": f"{base}/Microsoft.Network/networkInterfaces/nic"}]}}}))
+PYTHON
+power() { az vm get-instance-view -g machines -n vm --query "instanceView.statuses[?starts_with(code, 'PowerState/')].code | [0]" -o tsv; }
+on_it() {
+  ssh -i "$work/key" -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+    -o ConnectTimeout=20 "azureuser@$address" "$@"
+}
+
+works 'create a machine' az rest --method put --resource "$LAZULI_ENDPOINT" --body "@$work/vm.json" \
+  --url "$LAZULI_ENDPOINT$base/Microsoft.Compute/virtualMachines/vm?api-version=2024-11-01"
+works 'it is provisioned' az vm wait -g machines -n vm --created --interval 3 --timeout 600
+gives 'show it' 'Succeeded Standard_B1ls' sh -c "az vm show -g machines -n vm --query '[provisioningState, hardwareProfile.vmSize]' -o tsv | xargs"
+gives 'it runs' PowerState/running power
+address=$(az network public-ip show -g machines -n ip --query ipAddress -o tsv)
+holds 'ssh answers' until_true 120 on_it true
+gives 'ssh to it' compat-vm on_it hostname
+works 'the mark of this machine' on_it 'echo kept > mark; sync'
+gives 'list machines' vm az vm list -g machines --query '[].name' -o tsv
+
+works 'stop it' az vm stop -g machines -n vm
+gives 'it is stopped' PowerState/stopped power
+works 'start it' az vm start -g machines -n vm
+gives 'it runs again' PowerState/running power
+holds 'ssh answers again' until_true 120 on_it true
+gives 'its disk was kept' kept on_it cat mark
+works 'deallocate it' az vm deallocate -g machines -n vm
+gives 'it is deallocated' PowerState/deallocated power
+works 'start it from there' az vm start -g machines -n vm
+holds 'ssh answers once more' until_true 120 on_it true
+
+# The server may go at any time; the machine does not notice.
+kill -9 "$server"; wait "$server" 2>/dev/null || true
+gives 'kill -9 of the server: the machine runs on' kept on_it cat mark
+start_server
+gives 'the restarted server knows it' PowerState/running power
+
+works 'delete it' az vm delete -g machines -n vm --yes
+refuses 'it is gone' ResourceNotFound az vm show -g machines -n vm
+gives 'its disk went with it' '' az disk list -g machines --query '[].name' -o tsv
