@@ -122,7 +122,7 @@ impl From<BlobError> for Failure {
             BlobError::Full { .. } => new(
                 507,
                 "InsufficientStorage",
-                "The server's storage is full: this write was not done, earlier ones are unharmed. Free some space on the \
+                "The server's storage is full: this write was not completed, earlier ones are unharmed. Free some space on the \
                  server and send it again.",
             ),
             BlobError::Busy { .. } => {
