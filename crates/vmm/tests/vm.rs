@@ -210,12 +210,12 @@ async fn vm_that_hangs_can_still_be_deleted() {
     host.stop().await;
 }
 
-/// A whole Debian with the unmodified agents; `LAZULI_DEBIAN_GUEST` is what `scripts/guest/debian` makes.
+/// A whole Debian with the unmodified agents; `LAZULI_GUEST_DEBIAN` is what `scripts/guest/debian` makes.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes under emulation; run with LAZULI_DEBIAN_GUEST set"]
+#[ignore = "takes minutes under emulation; run with LAZULI_GUEST_DEBIAN set"]
 async fn vm_debian_provisions_itself() {
     let _turn = ONE_AT_A_TIME.lock().await;
-    let image = PathBuf::from(std::env::var_os("LAZULI_DEBIAN_GUEST").expect("LAZULI_DEBIAN_GUEST is set"));
+    let image = PathBuf::from(std::env::var_os("LAZULI_GUEST_DEBIAN").expect("LAZULI_GUEST_DEBIAN is set"));
     let dir = short_dir();
     let host_dir = dir.path().join("host");
     let host = TestHost::start(&host_dir, qemu(&host_dir).await).await;

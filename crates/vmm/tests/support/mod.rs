@@ -223,22 +223,22 @@ pub async fn conformance(client: &HostClient, spec: VmSpec) {
     assert!(client.list().await.expect("a list").iter().all(|s| s.id != id));
 }
 
-/// The tiny guest's image: `LAZULI_TINY_GUEST`, or what `scripts/guest/tiny` makes (and caches).
+/// The tiny guest's image: `LAZULI_GUEST_TINY`, or what `scripts/guest/tiny` makes (and caches).
 pub fn tiny_guest() -> PathBuf {
-    if let Some(path) = std::env::var_os("LAZULI_TINY_GUEST") {
+    if let Some(path) = std::env::var_os("LAZULI_GUEST_TINY") {
         let path = PathBuf::from(path);
-        assert!(path.exists(), "LAZULI_TINY_GUEST names {}, which does not exist", path.display());
+        assert!(path.exists(), "LAZULI_GUEST_TINY names {}, which does not exist", path.display());
         return path;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/guest/tiny");
     let output = std::process::Command::new(&script).output().unwrap_or_else(|e| {
-        panic!("there is no tiny guest: {} cannot be run ({e}); make one and set LAZULI_TINY_GUEST", script.display())
+        panic!("there is no tiny guest: {} cannot be run ({e}); make one and set LAZULI_GUEST_TINY", script.display())
     });
     let said = String::from_utf8_lossy(&output.stdout);
     let path = PathBuf::from(said.lines().last().unwrap_or_default().trim());
     assert!(
         output.status.success() && path.exists(),
-        "scripts/guest/tiny made no guest; run it by hand, or set LAZULI_TINY_GUEST:\n{said}{}",
+        "scripts/guest/tiny made no guest; run it by hand, or set LAZULI_GUEST_TINY:\n{said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
     path
