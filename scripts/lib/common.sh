@@ -11,20 +11,26 @@ export PATH=$LAZULI_CACHE/bin:$PATH:/usr/sbin:/sbin
 say() { printf '%s\n' "$*"; }
 die() { printf '\n%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
-# stage NAME COMMAND...: runs it, and prints its name before and its seconds after; ends the script where it fails.
+# stage NAME COMMAND...: runs it, and prints its name before and its seconds after. A command that fails ends the script (set -e,
+# which holds in functions only where nobody asks for their status: so the failure is told by the trap at the script's end).
 stage_times=()
+stage_name='' stage_start=''
 stage() {
-  local name=$1 start=$EPOCHREALTIME seconds status=0; shift
-  printf '\n=== %s\n' "$name"
-  "$@" || status=$?
-  seconds=$(elapsed "$start")
-  stage_times+=("$(printf '%8s s  %s' "$seconds" "$name")")
-  if [ "$status" -ne 0 ]; then
-    printf '=== %s FAILED after %s s (exit %s)\n' "$name" "$seconds" "$status"
-    exit "$status"
-  fi
-  printf '=== %s: %s s\n' "$name" "$seconds"
+  stage_name=$1 stage_start=$EPOCHREALTIME; shift
+  printf '\n=== %s\n' "$stage_name"
+  "$@"
+  local seconds
+  seconds=$(elapsed "$stage_start")
+  stage_times+=("$(printf '%8s s  %s' "$seconds" "$stage_name")")
+  printf '=== %s: %s s\n' "$stage_name" "$seconds"
+  stage_name=''
 }
+
+# stage_failed: for the trap at the script's end; tells of the stage that did not end.
+stage_failed() {
+  [ -z "$stage_name" ] || printf '=== %s FAILED after %s s\n' "$stage_name" "$(elapsed "$stage_start")" >&2
+}
+trap stage_failed EXIT
 
 # stage_summary: what each stage took.
 stage_summary() { printf '\n'; printf '%s\n' "${stage_times[@]}"; }
