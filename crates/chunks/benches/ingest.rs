@@ -6,7 +6,9 @@
 //! cargo bench -p lazuli-chunks --bench ingest -- --frames FILE      sizes by zstd level and by chunks a frame
 //! ```
 //! Both write to the same temporary folder (`TMPDIR`). What is stored of the second disk beside the
-//! first shows deduplication, which a qcow2 file does not have. `--rounds N` repeats (the best counts).
+//! first shows deduplication, which a qcow2 file does not have. `--rounds N` repeats, taking turns (the medians
+//! count; processor seconds, user and system together, are the steadier figure on a shared machine). Our seconds
+//! last until all is durable; qemu-img syncs nothing. `--no-reads` leaves out the reads.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use lazuli_disks::{DiskSource, RawFile, vhd};
 struct Line {
     what: String,
     seconds: f64,
+    cpu: f64,
     stored: u64,
     peak: u64,
 }
@@ -30,6 +33,7 @@ struct Line {
 fn main() -> Result<()> {
     let mut short = false;
     let mut only_frames = false;
+    let mut with_reads = true;
     let mut rounds = 1;
     let mut files = Vec::new();
     let mut args = std::env::args().skip(1);
@@ -37,6 +41,7 @@ fn main() -> Result<()> {
         match arg.as_str() {
             "--short" => short = true,
             "--frames" => only_frames = true,
+            "--no-reads" => with_reads = false,
             "--rounds" => rounds = args.next().context("--rounds N")?.parse()?,
             "--bench" | "--test" => {}
             file => files.push(PathBuf::from(file)),
@@ -52,41 +57,62 @@ fn main() -> Result<()> {
         return files.iter().try_for_each(|f| frames(f));
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut best: Vec<(Line, Line)> = Vec::new();
+    let mut lines: Vec<(Vec<Line>, Vec<Line>)> = files.iter().map(|_| Default::default()).collect();
     for round in 0..rounds {
         let store = work.path().join(format!("store{round}"));
         let region = runtime.block_on(Region::open(RegionConfig::local("bench", &store, Cache::new(64 << 20))?))?;
-        for (i, file) in files.iter().enumerate() {
-            let theirs = qemu_img(file, &work.path().join("out.qcow2"))?;
-            let ours = ingest(&runtime, &region, file)?;
-            if round == 0 {
-                best.push((theirs, ours));
-            } else {
-                best[i].0.seconds = best[i].0.seconds.min(theirs.seconds);
-                best[i].1.seconds = best[i].1.seconds.min(ours.seconds);
-            }
+        for (file, (theirs, ours)) in files.iter().zip(&mut lines) {
+            theirs.push(qemu_img(file, &work.path().join("out.qcow2"))?);
+            ours.push(ingest(&runtime, &region, file, round == 0)?);
         }
         drop(region);
-        if round + 1 == rounds {
+        if with_reads && round + 1 == rounds {
             reads(&runtime, &store, &files)?;
+        }
+        if round == 0 {
+            index_size(&runtime, &store)?;
         }
         std::fs::remove_dir_all(&store)?;
     }
-    println!("{:<44} {:>8} {:>10} {:>7} {:>9}", "", "seconds", "MiB stored", "ratio", "peak MiB");
-    for ((theirs, ours), file) in best.iter().zip(&files) {
+    println!("{:<44} {:>8} {:>8} {:>10} {:>7} {:>9}", "", "seconds", "cpu", "MiB stored", "ratio", "peak MiB");
+    for ((theirs, ours), file) in lines.iter().zip(&files) {
         let data = data_bytes(&*open(file)?)?;
         println!("{} ({} MiB of data)", file.display(), data >> 20);
-        for line in [theirs, ours] {
-            let ratio = permille(data, line.stored);
-            println!(
-                "  {:<42} {:>8.2} {:>10} {ratio:>7} {:>9}",
-                line.what,
-                line.seconds,
-                line.stored >> 20,
-                line.peak >> 20
-            );
+        for lines in [theirs, ours] {
+            let (seconds, cpu) = (median(lines, |l| l.seconds), median(lines, |l| l.cpu));
+            let line = &lines[0];
+            let peak = lines.iter().map(|l| l.peak).max().unwrap_or(0) >> 20;
+            let (ratio, stored) = (permille(data, line.stored), line.stored >> 20);
+            println!("  {:<42} {seconds:>8.2} {cpu:>8.2} {stored:>10} {ratio:>7} {peak:>9}", line.what);
         }
     }
+    Ok(())
+}
+
+fn median(lines: &[Line], figure: impl Fn(&Line) -> f64) -> f64 {
+    let mut all: Vec<f64> = lines.iter().map(figure).collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+/// Processor seconds used by this process and by its ended children (Linux; elsewhere zero).
+fn cpu_seconds() -> (f64, f64) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in brackets, may hold spaces; times are in hundredths of a second.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: Vec<f64> = after_name.split_whitespace().skip(11).take(4).filter_map(|t| t.parse().ok()).collect();
+    match ticks[..] {
+        [user, system, child_user, child_system] => ((user + system) / 100.0, (child_user + child_system) / 100.0),
+        _ => (0.0, 0.0),
+    }
+}
+
+/// Bytes of the index log for each chunk.
+fn index_size(runtime: &tokio::runtime::Runtime, store: &Path) -> Result<()> {
+    let region = runtime.block_on(Region::open(RegionConfig::local("bench", store, Cache::new(64 << 20))?))?;
+    let usage = runtime.block_on(region.usage())?;
+    let log = std::fs::metadata(store.join("index").join("index.log"))?.len();
+    println!("index: {} KiB, {} bytes a chunk, {} packs", log >> 10, log / usage.chunks.max(1), usage.packs);
     Ok(())
 }
 
@@ -112,20 +138,24 @@ fn data_bytes(disk: &dyn DiskSource) -> Result<u64> {
     Ok(sum)
 }
 
-fn ingest(runtime: &tokio::runtime::Runtime, region: &Region, file: &Path) -> Result<Line> {
+fn ingest(runtime: &tokio::runtime::Runtime, region: &Region, file: &Path, tell: bool) -> Result<Line> {
+    let before = cpu_seconds().0;
     let report = runtime.block_on(bench::ingest(region, open(file)?, &Progress::new()))?;
     let done = report.ingested;
-    println!(
-        "{}: {} chunks, {} new, {} KiB on average, {} MiB new",
-        file.display(),
-        done.chunks,
-        done.new_chunks,
-        (done.data_bytes >> 10) / done.chunks.max(1),
-        done.new_bytes >> 20
-    );
+    if tell {
+        println!(
+            "{}: {} chunks, {} new, {} KiB on average, {} MiB new",
+            file.display(),
+            done.chunks,
+            done.new_chunks,
+            (done.data_bytes >> 10) / done.chunks.max(1),
+            done.new_bytes >> 20
+        );
+    }
     Ok(Line {
         what: "lazuli ingest (fsync)".into(),
         seconds: report.seconds,
+        cpu: cpu_seconds().0 - before,
         stored: done.stored_bytes,
         peak: report.peak_memory_bytes.unwrap_or(0),
     })
@@ -133,6 +163,7 @@ fn ingest(runtime: &tokio::runtime::Runtime, region: &Region, file: &Path) -> Re
 
 fn qemu_img(file: &Path, out: &Path) -> Result<Line> {
     let format = if is_vhd(file) { "vpc" } else { "raw" };
+    let before = cpu_seconds().1;
     let start = Instant::now();
     let mut child = Command::new("qemu-img")
         .args(["convert", "-c", "-m", "16", "-W", "-f", format, "-O", "qcow2", "-o", "compression_type=zstd"])
@@ -152,9 +183,10 @@ fn qemu_img(file: &Path, out: &Path) -> Result<Line> {
     if !status.success() {
         bail!("qemu-img failed: {status}");
     }
+    let cpu = cpu_seconds().1 - before;
     let stored = std::fs::metadata(out)?.len();
     std::fs::remove_file(out)?;
-    Ok(Line { what: "qemu-img convert -c zstd (no fsync)".into(), seconds, stored, peak })
+    Ok(Line { what: "qemu-img convert -c zstd (no fsync)".into(), seconds, cpu, stored, peak })
 }
 
 /// Reads with a cold cache of our own (the system's may be warm), compared with the file.

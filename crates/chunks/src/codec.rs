@@ -1,5 +1,7 @@
 //! How one blob's bytes are stored: a zstd frame, or raw where compression saves under 3 %.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 
 use crate::error::{ChunkError, Result};
@@ -18,15 +20,32 @@ pub(crate) struct StoredBlob {
     pub bytes: Bytes,
 }
 
-/// Compresses blobs; one a thread, its context is reused.
+/// Compresses blobs; one a thread, its context and its buffer are reused.
 pub(crate) struct Encoder {
     zstd: zstd::bulk::Compressor<'static>,
+    packed: Vec<u8>,
+}
+
+thread_local! {
+    /// Making a context costs more than unpacking a chunk with it, so each thread keeps one (about 100 KiB).
+    static UNPACK: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// The plain bytes of a frame, at most `plain_len` of them; `None` if it is none.
+fn unpack(frame: &[u8], plain_len: usize) -> Option<Vec<u8>> {
+    UNPACK.with_borrow_mut(|kept| {
+        let context = match kept {
+            Some(context) => context,
+            None => kept.insert(zstd::bulk::Decompressor::new().ok()?),
+        };
+        context.decompress(frame, plain_len).ok()
+    })
 }
 
 impl Encoder {
     pub(crate) fn new(level: i32) -> Result<Self> {
         let zstd = zstd::bulk::Compressor::new(level).map_err(ChunkError::worker)?;
-        Ok(Self { zstd })
+        Ok(Self { zstd, packed: Vec::new() })
     }
 
     pub(crate) fn encode(&mut self, kind: BlobKind, id: ChunkId, plain: &[u8]) -> Result<StoredBlob> {
@@ -34,14 +53,11 @@ impl Encoder {
             .ok()
             .filter(|_| plain.len() <= MAX_PLAIN)
             .ok_or_else(|| ChunkError::corrupt("a blob", format!("{} bytes are too many", plain.len())))?;
-        let packed = self.zstd.compress(plain).map_err(ChunkError::worker)?;
-        let raw = packed.len() >= plain.len() - plain.len() * 3 / 100;
-        let bytes = if raw {
-            Bytes::copy_from_slice(plain)
-        } else {
-            // The compressor's vector has the worst case's capacity; keep what is used.
-            Bytes::copy_from_slice(&packed)
-        };
+        self.packed.clear();
+        self.packed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.zstd.compress_to_buffer(plain, &mut self.packed).map_err(ChunkError::worker)?;
+        let raw = self.packed.len() >= plain.len() - plain.len() * 3 / 100;
+        let bytes = Bytes::copy_from_slice(if raw { plain } else { &self.packed });
         Ok(StoredBlob { id, kind, raw, plain_len, bytes })
     }
 }
@@ -62,7 +78,7 @@ pub(crate) fn decode_unnamed(kind: BlobKind, raw: bool, plain_len: u32, stored: 
     if plain_len > MAX_PLAIN {
         return None;
     }
-    let plain = if raw { stored.clone() } else { Bytes::from(zstd::bulk::decompress(stored, plain_len).ok()?) };
+    let plain = if raw { stored.clone() } else { Bytes::from(unpack(stored, plain_len)?) };
     (plain.len() == plain_len).then(|| (kind.id_of(&plain), plain))
 }
 

@@ -1,7 +1,7 @@
 //! Ingest: a disk becomes a manifest.
 //!
 //! ```text
-//! workers, one a core, a segment at a time                      the calling task
+//! workers, two more than cores, a segment at a time             the calling task
 //!   read what may be data -> cut -> BLAKE3 -> known? ──no──> zstd ──(bounded channel)──> pack writer
 //! ```
 //! A worker holds one read window and one chunk; the channel and the pack writer are bounded; so
@@ -150,9 +150,10 @@ impl Job {
     }
 
     async fn run(&self, writer: &mut PackWriter) -> Result<Found> {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let (send, mut receive) = mpsc::channel::<Vec<StoredBlob>>(cores + 2);
-        let workers: Vec<_> = (0..cores)
+        // Two more than cores: one that waits for the source's disk leaves no core idle.
+        let count = std::thread::available_parallelism().map_or(2, usize::from) + 2;
+        let (send, mut receive) = mpsc::channel::<Vec<StoredBlob>>(count);
+        let workers: Vec<_> = (0..count)
             .map(|_| {
                 let (job, send) = (self.clone(), send.clone());
                 tokio::task::spawn_blocking(move || Worker::new(job, send)?.run())

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::cache::Cached;
@@ -23,8 +23,11 @@ const GAP: u32 = 64 << 10;
 /// ...and the whole read is no longer than this.
 const GROUP: u32 = 1 << 20;
 const PARALLEL: usize = 4;
-/// How far a sequential reader is kept ahead.
-const AHEAD: u64 = 1 << 20;
+/// How far a sequential reader is kept ahead: as far as it has read without a jump, within these.
+const AHEAD_MIN: u64 = 256 << 10;
+const AHEAD_MAX: u64 = 4 << 20;
+/// Read-ahead is fetched in pieces of this size, each by a task of its own, so that several cores unpack.
+const AHEAD_PIECE: u64 = 1 << 20;
 
 /// A run of a disk, from where the one before it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +45,47 @@ struct Shared {
     inner: Arc<Inner>,
     manifest: ManifestId,
     root: Root,
-    /// Where the last read ended, to notice sequential readers.
-    last_end: AtomicU64,
+    ahead: Mutex<Ahead>,
+}
+
+/// Read-ahead of one disk.
+#[derive(Default)]
+struct Ahead {
+    /// The run of reads, each of which began where the one before it ended.
+    run: Range<u64>,
     /// Up to where read-ahead was started.
-    ahead: AtomicU64,
+    started: u64,
+    /// What is being fetched; a channel closes when its fetch is over, whatever came of it.
+    running: Vec<(Range<u64>, watch::Receiver<()>)>,
+}
+
+impl Ahead {
+    /// Notes a read and decides what to fetch ahead of it.
+    fn after(&mut self, read: Range<u64>, size: u64) -> Vec<Range<u64>> {
+        if read.start != self.run.end || read.start == 0 && self.run.is_empty() {
+            self.run = read;
+            return Vec::new();
+        }
+        self.run.end = read.end;
+        let window = (self.run.end - self.run.start).clamp(AHEAD_MIN, AHEAD_MAX);
+        let to = (read.end + window).min(size);
+        let known = (read.end..=read.end + AHEAD_MAX).contains(&self.started);
+        let from = if known { self.started } else { read.end };
+        let worth = to.saturating_sub(from) >= (window / 2).min(AHEAD_PIECE) || to == size;
+        if from >= to || !worth {
+            return Vec::new();
+        }
+        self.started = to;
+        let pieces = (to - from).div_ceil(AHEAD_PIECE);
+        (0..pieces).map(|i| from + i * AHEAD_PIECE..(from + (i + 1) * AHEAD_PIECE).min(to)).collect()
+    }
+
+    /// The fetches under way that touch `wanted`.
+    fn fetching(&mut self, wanted: &Range<u64>) -> Vec<watch::Receiver<()>> {
+        self.running.retain(|(_, over)| over.has_changed().is_ok());
+        let touching = self.running.iter().filter(|(r, _)| r.start < wanted.end && wanted.start < r.end);
+        touching.map(|(_, over)| over.clone()).collect()
+    }
 }
 
 /// A part of a chunk and where it goes in the caller's buffer.
@@ -58,13 +98,7 @@ struct Piece {
 impl DiskReader {
     pub(crate) async fn open(inner: Arc<Inner>, manifest: ManifestId) -> Result<Self> {
         let root = load_root(&inner, manifest).await?;
-        Ok(Self(Arc::new(Shared {
-            inner,
-            manifest,
-            root,
-            last_end: AtomicU64::new(u64::MAX),
-            ahead: AtomicU64::new(0),
-        })))
+        Ok(Self(Arc::new(Shared { inner, manifest, root, ahead: Mutex::default() })))
     }
 
     /// The disk's size in bytes.
@@ -84,8 +118,9 @@ impl DiskReader {
     /// Fills `buf` with the disk's bytes at `offset`. On an error nothing in `buf` may be used.
     pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = self.check_range(offset, buf.len() as u64)?;
+        self.wait_for_ahead(offset..end).await;
         let extents = self.extents_in(offset..end).await?;
-        buf.fill(0);
+        zero_holes(&extents, offset, buf);
         let pieces: Vec<Piece> = extents.iter().map(|(at, e)| piece(*at, e, offset..end)).collect();
         let mut missing = Vec::new();
         for (i, piece) in pieces.iter().enumerate() {
@@ -102,7 +137,6 @@ impl DiskReader {
                 }
             }
         }
-        self.read_ahead(offset, end);
         Ok(())
     }
 
@@ -150,27 +184,48 @@ impl DiskReader {
         Ok(out)
     }
 
-    /// Starts fetching what a sequential reader will want next.
-    fn read_ahead(&self, offset: u64, end: u64) {
-        let sequential = self.0.last_end.swap(end, Ordering::Relaxed) == offset;
-        let started = self.0.ahead.load(Ordering::Relaxed);
-        let from = if (end..=end + 2 * AHEAD).contains(&started) { started } else { end };
-        let to = (end + AHEAD).min(self.size());
-        let worth = to.saturating_sub(from) >= AHEAD / 2 || to == self.size();
-        if !sequential || from >= to || !worth || self.0.inner.cache.capacity() < 16 * AHEAD {
+    /// Starts fetching what a sequential reader will want next, and waits for what was started for this read:
+    /// fetching it a second time would only be slower.
+    async fn wait_for_ahead(&self, read: Range<u64>) {
+        if self.0.inner.cache.capacity() < 8 * AHEAD_MAX {
             return;
         }
-        self.0.ahead.store(to, Ordering::Relaxed);
-        let reader = self.clone();
-        tokio::spawn(async move {
-            // Only a hint: the read itself will meet the error again and report it.
-            if let Ok(extents) = reader.extents_in(from..to).await {
-                let ids = extents.iter().map(|(_, e)| e.chunk);
-                let wanted = ids.filter(|id| !reader.0.inner.cache.holds(*id)).collect();
-                let _ = fetch_plain(&reader.0.inner, wanted).await;
+        let waits = {
+            let mut ahead = self.0.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+            let waits = ahead.fetching(&read);
+            for range in ahead.after(read, self.size()) {
+                let (over, watch) = watch::channel(());
+                ahead.running.push((range.clone(), watch));
+                tokio::spawn(self.clone().fetch_ahead(range, over));
             }
-        });
+            waits
+        };
+        for mut wait in waits {
+            let _ = wait.changed().await;
+        }
     }
+
+    async fn fetch_ahead(self, range: Range<u64>, over: watch::Sender<()>) {
+        // Only a hint: the read itself will meet the error again and report it.
+        if let Ok(extents) = self.extents_in(range).await {
+            let ids = extents.iter().map(|(_, e)| e.chunk);
+            let wanted = ids.filter(|id| !self.0.inner.cache.holds(*id)).collect();
+            let _ = fetch_plain(&self.0.inner, wanted).await;
+        }
+        drop(over);
+    }
+}
+
+/// Zeroes what no extent covers; the rest is about to be filled.
+fn zero_holes(extents: &[(u64, SegmentExtent)], offset: u64, buf: &mut [u8]) {
+    let local = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+    let covered: Vec<_> = extents.iter().map(|(at, e)| local(*at)..local(at + u64::from(e.len))).collect();
+    let mut at = 0;
+    for data in covered {
+        buf[at..data.start.max(at)].fill(0);
+        at = at.max(data.end);
+    }
+    buf[at..].fill(0);
 }
 
 fn piece(start: u64, extent: &SegmentExtent, wanted: Range<u64>) -> Piece {
@@ -347,4 +402,44 @@ fn verify_now(group: &Group, bytes: &Bytes) -> Result<Vec<(StoredBlob, Bytes)>> 
         Ok((blob, plain))
     });
     each.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_ahead_follows_a_sequential_reader_once() {
+        const READ: u64 = 128 << 10;
+        let size = 64 << 20;
+        let mut ahead = Ahead::default();
+        let mut fetched = Vec::new();
+        for at in (0..size).step_by(1 << 17) {
+            for range in ahead.after(at..at + READ, size) {
+                assert!(range.start >= at + READ && range.end <= at + READ + AHEAD_MAX);
+                assert!(range.end - range.start <= AHEAD_PIECE);
+                fetched.push(range);
+            }
+        }
+        // All but the first reads, every byte once, to the very end.
+        assert_eq!(fetched.first().unwrap().start, 2 * READ);
+        assert!(fetched.windows(2).all(|w| w[0].end == w[1].start));
+        assert_eq!(fetched.last().unwrap().end, size);
+    }
+
+    #[test]
+    fn jumps_fetch_nothing_ahead() {
+        let mut ahead = Ahead::default();
+        for at in [0, 40 << 20, 8 << 20, 9 << 20, 3 << 20] {
+            assert_eq!(ahead.after(at..at + 4096, 64 << 20), []);
+        }
+    }
+
+    #[test]
+    fn only_what_no_extent_covers_is_zeroed() {
+        let extent = |offset, len| (u64::from(offset), SegmentExtent { offset, len, chunk: ChunkId([0; 32]) });
+        let mut buf = [7; 20];
+        zero_holes(&[extent(0, 12), extent(15, 3), extent(28, 9)], 10, &mut buf);
+        assert_eq!(buf, [7, 7, 0, 0, 0, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 7]);
+    }
 }
