@@ -35,6 +35,7 @@ use regions::Regions;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Where the engine keeps what, and what it may use.
@@ -46,6 +47,10 @@ pub struct EngineConfig {
     pub database: String,
     /// Accept what Azure refuses but its printed samples need (mission.md T4: end-of-life dates in the past).
     pub lenient: bool,
+    /// How long a generalized guest may take until it reports that it is provisioned.
+    pub provisioning_time: Duration,
+    /// How long an operation on a machine waits for a host process that does not answer.
+    pub host_time: Duration,
 }
 
 impl EngineConfig {
@@ -55,6 +60,9 @@ impl EngineConfig {
             data_dir: data_dir.to_owned(),
             database: format!("sqlite:{}", data_dir.join("lazuli.db").display()),
             lenient: false,
+            // Azure gives a guest 20 minutes (40 for Windows).
+            provisioning_time: Duration::from_secs(20 * 60),
+            host_time: Duration::from_secs(60),
         }
     }
 }

@@ -159,6 +159,29 @@ impl OpContext {
         }
     }
 
+    /// Changes another row now, whatever others do to it meanwhile; `update` says whether there is anything to change.
+    /// A row that is gone is left so.
+    pub async fn update_other(&self, key: &str, update: impl Fn(&mut Resource) -> bool) -> Result<(), OpError> {
+        loop {
+            let Some(mut row) = self.engine.db().resource(key).await.map_err(crate::db_error)? else { return Ok(()) };
+            let expect = Expect::Etag(row.etag.clone());
+            if !update(&mut row) {
+                return Ok(());
+            }
+            row.etag = crate::new_etag();
+            let write = Write {
+                fence: Some((self.op.id.clone(), self.op.fence)),
+                changes: vec![Change::PutResource { resource: row, expect }],
+            };
+            match self.engine.db().write(write).await {
+                Ok(()) => return Ok(()),
+                Err(lazuli_meta::WriteError::Conflict(Conflict::Etag { .. } | Conflict::Missing { .. })) => {}
+                Err(lazuli_meta::WriteError::Conflict(Conflict::Fenced { .. })) => return Err(OpError::Interrupted),
+                Err(e) => return Err(OpError::Failed(ArmError::internal(e))),
+            }
+        }
+    }
+
     /// Shown by polls and by people; cheap enough to be called a few times a second.
     pub async fn progress(&self, done: u64, total: u64, phase: &str) {
         let (done, total) = (i64::try_from(done).unwrap_or(i64::MAX), i64::try_from(total).unwrap_or(i64::MAX));
@@ -366,7 +389,9 @@ async fn commit_end(
         let write = Write { fence: Some((cx.op.id.clone(), cx.op.fence)), changes };
         match cx.engine.db().write(write).await {
             Ok(()) => return Ok(()),
-            Err(lazuli_meta::WriteError::Conflict(Conflict::Etag { .. } | Conflict::Missing { .. })) => {}
+            // Only the resource's own row is read again; another row's conflict would come back for ever.
+            Err(lazuli_meta::WriteError::Conflict(Conflict::Etag { key } | Conflict::Missing { key }))
+                if key == cx.op.resource_key => {}
             Err(lazuli_meta::WriteError::Conflict(Conflict::Fenced { .. })) => return Err(OpError::Interrupted),
             Err(e) => return Err(OpError::Failed(ArmError::internal(e))),
         }

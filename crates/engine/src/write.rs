@@ -16,10 +16,11 @@ use lazuli_meta::model::{
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// How often a write is decided anew because another writer was faster.
-const ATTEMPTS: usize = 16;
+const ATTEMPTS: u32 = 32;
 
 enum Verb {
     Put(Value),
@@ -47,11 +48,12 @@ impl Engine {
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
         self.authorize(&call.caller, &id.key(), &format!("{}/write", provider.resource_type())).await?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let old = self.db().resource(&id.key()).await.map_err(db_error)?;
             if let Some(written) = self.try_write(call, id, verb, &provider, old).await? {
                 return Ok(written);
             }
+            give_way(attempt).await;
         }
         Err(too_busy(id))
     }
@@ -156,7 +158,7 @@ impl Engine {
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
         self.authorize(&call.caller, &id.key(), &format!("{}/delete", provider.resource_type())).await?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
                 return Ok(Deleted::Absent);
             };
@@ -164,6 +166,7 @@ impl Engine {
             if let Some(deleted) = self.try_delete(call, &provider, old).await? {
                 return Ok(deleted);
             }
+            give_way(attempt).await;
         }
         Err(too_busy(id))
     }
@@ -192,7 +195,8 @@ impl Engine {
         }
         let cx = Context { engine: self, call, now_ms: now_ms() };
         let DeletePlan { start, changes: more } = provider.delete(cx, &old).await?;
-        let mut changes = Vec::new();
+        // First: among them may be the removal of children (subnets, rules).
+        let mut changes = more;
         if old.kind != "microsoft.resources/resourcegroups" {
             changes.push(Change::RequireNoChildren { key: old.key.clone() });
         }
@@ -215,7 +219,6 @@ impl Engine {
         }
         changes.push(Change::StartOperation(operation));
         changes.push(audit(call, &old.key, &old.subscription, &format!("{}/delete", provider.resource_type())));
-        changes.extend(more);
         match self.db().write(Write { fence: None, changes }).await {
             Ok(()) => {}
             Err(WriteError::Conflict(Conflict::HasChildren { children, .. })) => return Err(has_children(&children)),
@@ -260,7 +263,7 @@ impl Engine {
         self.require_subscription(&call.caller, &id.subscription).await?;
         let right = format!("{}/{action}/action", provider.resource_type());
         self.authorize(&call.caller, &id.key(), &right).await?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
                 return Err(not_found(provider.resource_type(), id));
             };
@@ -270,6 +273,7 @@ impl Engine {
             if let Some(reply) = self.commit_action(call, &old, &right, plan).await? {
                 return Ok(reply);
             }
+            give_way(attempt).await;
         }
         Err(too_busy(id))
     }
@@ -307,6 +311,14 @@ impl Engine {
             None => ActionReply::Done(reply),
         }))
     }
+}
+
+/// Writers that meet at one row (a subnet that many interfaces take addresses from) must not meet there again and again:
+/// each waits for a random while that grows with its bad luck.
+async fn give_way(attempt: u32) {
+    let most = 1_u64 << attempt.min(6);
+    let random = u64::from(Uuid::new_v4().as_bytes()[0]) * most / 256;
+    tokio::time::sleep(Duration::from_millis(random)).await;
 }
 
 /// Whether an operation that the row's state tells of is under way.

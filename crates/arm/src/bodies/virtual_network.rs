@@ -42,6 +42,12 @@ impl Prefix {
         let last = first | !self.mask();
         (first.saturating_add(4)..last).map(Ipv4Addr::from)
     }
+
+    /// Whether [`Prefix::hosts`] has this address.
+    pub fn is_host(self, address: Ipv4Addr) -> bool {
+        let offset = u32::from(address).wrapping_sub(u32::from(self.network));
+        self.contains(address) && offset >= 4 && offset != !self.mask()
+    }
 }
 
 impl fmt::Display for Prefix {
@@ -194,6 +200,8 @@ mod tests {
         assert_eq!(p.gateway(), Ipv4Addr::new(10, 0, 1, 1));
         let hosts: Vec<String> = p.hosts().map(|h| h.to_string()).collect();
         assert_eq!(hosts, ["10.0.1.4", "10.0.1.5", "10.0.1.6"]);
+        let all = (0..=255).map(|n| Ipv4Addr::new(10, 0, 1, n)).filter(|a| p.is_host(*a));
+        assert!(all.eq(p.hosts()));
         assert!(prefix("10.0.0.0/16").covers(p) && !p.covers(prefix("10.0.0.0/16")));
         assert!(prefix("10.0.0.0/16").overlaps(p) && !prefix("10.1.0.0/16").overlaps(p));
     }

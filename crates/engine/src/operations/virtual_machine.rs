@@ -17,6 +17,10 @@ use lazuli_vmm::spec::{
     VmSpec,
 };
 use serde_json::Value;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The machine's definition for the host, from the rows as they are now.
 pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, OpError> {
@@ -158,6 +162,33 @@ async fn public_of(engine: &Engine, key: &str, nic: &Resource, subnet: &Resource
         .map(|o| PortRule { protocol: if o.udp { Protocol::Udp } else { Protocol::Tcp }, port: o.port })
         .collect();
     Ok(PublicAddress { address: state.address, ports })
+}
+
+/// Asks the host, and again for [`crate::EngineConfig::host_time`] while no host process answers: one that is being replaced
+/// is back in a moment. The outer error ends the operation, the inner one is the host's own.
+pub(super) async fn on_host<T, F>(
+    cx: &OpContext,
+    name: &str,
+    ask: impl Fn() -> F,
+) -> Result<Result<T, ClientError>, OpError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let begin = Instant::now();
+    loop {
+        cx.check()?;
+        let error = match ask().await {
+            Err(error @ ClientError::Unreachable { .. }) => error,
+            answer => return Ok(answer),
+        };
+        if begin.elapsed() >= cx.engine.config().host_time {
+            return Err(host_error(error, name));
+        }
+        tokio::select! {
+            () = cx.stop.cancelled() => {}
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+        }
+    }
 }
 
 /// The host's answer in Azure's words.

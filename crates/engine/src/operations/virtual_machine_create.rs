@@ -1,19 +1,20 @@
 //! Makes a new machine run. A generalized image has succeeded when its guest reported that it is provisioned (GS-5); anything
 //! else when its processors run (GS-8).
 //!
-//! A failure leaves machine and disks as they are, for the user to look at; delete removes them.
+//! A failure leaves machine and disks as they are, for the user to look at; delete removes them, start or another PUT tries
+//! again.
 
-use super::virtual_machine::{host_error, spec_of};
+use super::virtual_machine::{host_error, on_host, spec_of};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
+use lazuli_meta::model::Resource;
+use lazuli_vmm::host::HostErrorCode;
 use lazuli_vmm::spec::{PowerState, ProvisioningState, VmSpec, VmStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Azure gives a guest 20 minutes (40 for Windows).
-const PROVISIONING_TIME: Duration = Duration::from_secs(20 * 60);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) struct VirtualMachineCreate;
@@ -26,67 +27,80 @@ impl Operation for VirtualMachineCreate {
 
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
         let row = cx.resource().await?;
-        let spec: VmSpec = cx.step("define", async { spec_of(cx, &row).await }).await?;
-        cx.progress(0, 0, "starting the machine").await;
-        let status = cx.engine.host().define_and_start(&spec).await.map_err(|e| host_error(e, &row.name))?;
-        let ready = wait_until_provisioned(cx, &spec, status).await?;
-        tracing::info!(
-            machine = row.id,
-            reads = ready.nbd.reads,
-            read_bytes = ready.nbd.bytes,
-            image_bytes = ready.nbd.image_bytes,
-            "machine created"
-        );
-        Ok(Outcome::update(|row| {
-            // The secrets of the first boot are not needed any more.
-            if let Ok(mut state) = internal::<MachineInternal>(row) {
-                state.admin_password = None;
-                state.custom_data = None;
-                row.internal = to_internal(&state);
-            }
-        }))
+        bring_up(cx, &row).await?;
+        Ok(Outcome::update(mark_created))
     }
 }
 
-async fn wait_until_provisioned(cx: &OpContext, spec: &VmSpec, mut status: VmStatus) -> Result<VmStatus, OpError> {
-    let begin = Instant::now();
+/// From now on its disk is provisioned: the next start only switches it on, and the secrets are not needed any more.
+pub(super) fn mark_created(row: &mut Resource) {
+    if let Ok(mut state) = internal::<MachineInternal>(row) {
+        state.created = true;
+        state.provision = false;
+        state.deallocated = false;
+        state.admin_password = None;
+        state.custom_data = None;
+        row.internal = to_internal(&state);
+    }
+}
+
+/// Switches a machine on that never came up before, and waits until it is what was ordered.
+pub(super) async fn bring_up(cx: &OpContext, row: &Resource) -> Result<(), OpError> {
+    let mut spec: VmSpec = cx.step("define", async { Ok(without_secrets(spec_of(cx, row).await?)) }).await?;
+    let state: MachineInternal = internal(row)?;
+    if let Some(provisioning) = &mut spec.provisioning {
+        provisioning.admin_password = state.admin_password;
+        provisioning.custom_data = state.custom_data;
+    }
+    let began: i64 = cx.step("begin", async { Ok(crate::now_ms()) }).await?;
+    cx.progress(0, 0, "starting the machine").await;
+    let host = cx.engine.host();
+    let mut defined = on_host(cx, &row.name, || host.define_and_start(&spec)).await?;
+    // An earlier attempt defined it otherwise (its network rules were others): nothing of that is worth keeping.
+    if defined.as_ref().is_err_and(|e| e.code() == Some(HostErrorCode::Conflict)) {
+        host.delete(spec.id, &[]).await.map_err(|e| host_error(e, &row.name))?;
+        defined = on_host(cx, &row.name, || host.define_and_start(&spec)).await?;
+    }
+    let status = defined.map_err(|e| host_error(e, &row.name))?;
+    let ready = wait_until_provisioned(cx, &spec, status, began).await?;
+    tracing::info!(
+        machine = row.id,
+        reads = ready.nbd.reads,
+        read_bytes = ready.nbd.bytes,
+        image_bytes = ready.nbd.image_bytes,
+        "machine created"
+    );
+    Ok(())
+}
+
+/// What may be written down with the operation: it is kept after the operation's end.
+fn without_secrets(mut spec: VmSpec) -> VmSpec {
+    if let Some(provisioning) = &mut spec.provisioning {
+        provisioning.admin_password = None;
+        provisioning.custom_data = None;
+    }
+    spec
+}
+
+async fn wait_until_provisioned(
+    cx: &OpContext,
+    spec: &VmSpec,
+    mut status: VmStatus,
+    began_ms: i64,
+) -> Result<VmStatus, OpError> {
+    let limit = i64::try_from(cx.engine.config().provisioning_time.as_millis()).unwrap_or(i64::MAX);
     loop {
+        if let Some(error) = failure(spec, &status) {
+            return Err(OpError::Failed(error));
+        }
         match (&status.provisioning, status.power) {
             (ProvisioningState::NotNeeded, PowerState::Running) | (ProvisioningState::Ready { .. }, _) => {
                 return Ok(status);
             }
-            (ProvisioningState::Failed { description }, _) => {
-                return Err(OpError::Failed(ArmError::conflict(
-                    "OSProvisioningClientError",
-                    format!("OS provisioning failed for VM '{}': {description}", spec.name),
-                )));
-            }
-            (_, PowerState::Crashed) => {
-                return Err(OpError::Failed(
-                    ArmError::conflict(
-                        "VMStartTimedOut",
-                        format!(
-                            "VM '{}' stopped unexpectedly while it started. Its console said last:\n{}",
-                            spec.name,
-                            tail(&status)
-                        ),
-                    )
-                    .caused_by(status.error.clone().unwrap_or_default()),
-                ));
-            }
-            (ProvisioningState::Waiting, PowerState::Stopped) => {
-                return Err(OpError::Failed(ArmError::conflict(
-                    "OSProvisioningInternalError",
-                    format!(
-                        "VM '{}' was shut down before it reported that it is provisioned. Its console said last:\n{}",
-                        spec.name,
-                        tail(&status)
-                    ),
-                )));
-            }
             _ => {}
         }
-        if begin.elapsed() > PROVISIONING_TIME {
+        let left = began_ms.saturating_add(limit).saturating_sub(crate::now_ms());
+        let Some(left) = u64::try_from(left).ok().filter(|l| *l > 0) else {
             return Err(OpError::Failed(ArmError::conflict(
                 "OSProvisioningTimedOut",
                 format!(
@@ -96,23 +110,56 @@ async fn wait_until_provisioned(cx: &OpContext, spec: &VmSpec, mut status: VmSta
                     tail(&status)
                 ),
             )));
-        }
+        };
         cx.check()?;
         cx.progress(status.nbd.bytes, 0, "waiting until the guest reports that it is provisioned").await;
-        let wait = cx.engine.host().wait_change(spec.id, status.generation_counter, LOOK_AGAIN);
-        status = match wait.await {
+        let pause = LOOK_AGAIN.min(Duration::from_millis(left));
+        let host = cx.engine.host();
+        let wait = host.wait_change(spec.id, status.generation_counter, pause);
+        let answer = tokio::select! {
+            () = cx.stop.cancelled() => continue,
+            answer = wait => answer,
+        };
+        status = match answer {
             Ok(status) => status,
             // The host process was restarted: the next one adopts the guest.
             Err(e) if e.code().is_none() => {
                 tracing::warn!(machine = spec.resource_id, error = %e, "the host process does not answer; it is asked again");
                 tokio::select! {
                     () = cx.stop.cancelled() => {}
-                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
                 status
             }
             Err(e) => return Err(host_error(e, &spec.name)),
         };
+    }
+}
+
+/// Why a machine will not come up any more.
+fn failure(spec: &VmSpec, status: &VmStatus) -> Option<ArmError> {
+    let name = &spec.name;
+    match (&status.provisioning, status.power) {
+        (ProvisioningState::Ready { .. }, _) => None,
+        (ProvisioningState::Failed { description }, _) => Some(ArmError::conflict(
+            "OSProvisioningClientError",
+            format!("OS provisioning failed for VM '{name}': {description}"),
+        )),
+        (_, PowerState::Crashed) => Some(
+            ArmError::conflict(
+                "VMStartTimedOut",
+                format!("VM '{name}' stopped unexpectedly while it started. Its console said last:\n{}", tail(status)),
+            )
+            .caused_by(status.error.clone().unwrap_or_default()),
+        ),
+        (ProvisioningState::Waiting, PowerState::Stopped) => Some(ArmError::conflict(
+            "OSProvisioningInternalError",
+            format!(
+                "VM '{name}' was shut down before it reported that it is provisioned. Its console said last:\n{}",
+                tail(status)
+            ),
+        )),
+        _ => None,
     }
 }
 

@@ -1,15 +1,15 @@
 //! Removes a machine: off the host first, then its rows. Disks and interfaces stay unless their `deleteOption` says `Delete`.
 
-use super::virtual_machine::host_error;
+use super::virtual_machine::{host_error, on_host};
 use crate::call::Call;
+use crate::db_error;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::network_interface::NicInternal;
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{internal, to_internal};
-use crate::{db_error, new_etag};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk::{DiskState, set_state};
-use lazuli_meta::model::{Change, Expect, Resource};
+use lazuli_meta::model::Resource;
 use serde_json::Value;
 
 pub(crate) struct VirtualMachineDelete;
@@ -23,17 +23,13 @@ impl Operation for VirtualMachineDelete {
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
         let row = cx.resource().await?;
         let state: MachineInternal = internal(&row)?;
-        cx.engine.host().delete(state.vm_id, &[]).await.map_err(|e| host_error(e, &row.name))?;
-        let (mut changes, mut gone) = (Vec::new(), Vec::new());
+        let host = cx.engine.host();
+        on_host(cx, &row.name, || host.delete(state.vm_id, &[])).await?.map_err(|e| host_error(e, &row.name))?;
         for (key, delete) in parts(&row, &state) {
-            changes.extend(release(cx, &key).await?);
+            cx.update_other(&key, |part| release(part, &row.id)).await?;
             if delete {
-                gone.push(key);
+                delete_part(cx, &key).await?;
             }
-        }
-        cx.commit(changes).await?;
-        for key in gone {
-            delete_part(cx, &key).await?;
         }
         Ok(Outcome::deleted())
     }
@@ -55,30 +51,35 @@ fn parts(row: &Resource, state: &MachineInternal) -> Vec<(String, bool)> {
     parts
 }
 
-/// The part without its tie to the machine.
-async fn release(cx: &OpContext, key: &str) -> Result<Option<Change>, OpError> {
-    let Some(mut row) = cx.engine.db().resource(key).await.map_err(db_error)? else { return Ok(None) };
-    let expect = Expect::Etag(row.etag.clone());
+/// Unties a part from the machine; whoever has taken it since keeps it.
+fn release(row: &mut Resource, machine: &str) -> bool {
     if row.kind == "microsoft.compute/disks" {
-        set_state(&mut row.body, DiskState::Unattached);
-        if let Some(body) = row.body.as_object_mut() {
-            body.shift_remove("managedBy");
+        if !is_machine(row.body["managedBy"].as_str(), machine) {
+            return false;
         }
+        set_state(&mut row.body, DiskState::Unattached);
+        row.body.as_object_mut().is_some_and(|body| body.shift_remove("managedBy").is_some())
     } else {
-        let mut state: NicInternal = internal(&row)?;
+        let Ok(mut state) = internal::<NicInternal>(row) else { return false };
+        if !is_machine(state.machine.as_deref(), machine) {
+            return false;
+        }
         state.machine = None;
         row.internal = to_internal(&state);
+        true
     }
-    row.etag = new_etag();
-    Ok(Some(Change::PutResource { resource: row, expect }))
 }
 
-/// Starts the part's own deletion.
+fn is_machine(owner: Option<&str>, machine: &str) -> bool {
+    owner.is_some_and(|o| o.eq_ignore_ascii_case(machine))
+}
+
+/// Starts the part's own deletion, unless another machine has taken it meanwhile.
 async fn delete_part(cx: &OpContext, key: &str) -> Result<(), OpError> {
     while let Some(row) = cx.engine.db().resource(key).await.map_err(db_error)? {
         let Some(provider) = cx.engine.provider_of_kind(&row.kind).cloned() else { break };
-        let call = Call::system(&row.subscription);
-        if cx.engine.try_delete(&call, &provider, row).await?.is_some() {
+        let taken = row.body["managedBy"].is_string() || row.internal["machine"].is_string();
+        if taken || cx.engine.try_delete(&Call::system(&row.subscription), &provider, row).await?.is_some() {
             break;
         }
     }

@@ -1,12 +1,15 @@
 //! Start, power off, restart, deallocate.
 
-use super::virtual_machine::{host_error, spec_of};
+use super::virtual_machine::{host_error, on_host, spec_of};
+use super::virtual_machine_create::{bring_up, mark_created};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{internal, to_internal};
 use async_trait::async_trait;
-use lazuli_arm::bodies::disk::{DiskState, set_state};
-use lazuli_meta::model::{Change, Expect, Resource};
+use lazuli_arm::bodies::disk::{self, DiskState};
+use lazuli_meta::model::Resource;
+use lazuli_vmm::host::{ClientError, HostErrorCode};
+use lazuli_vmm::spec::VmSpec;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -32,61 +35,69 @@ impl Operation for VirtualMachinePower {
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
         let row = cx.resource().await?;
         let state: MachineInternal = internal(&row)?;
-        let host = cx.engine.host();
-        let skip = cx.op.params["skipShutdown"].as_bool().unwrap_or(false);
-        let failed = |e| host_error(e, &row.name);
-        match self.0 {
-            Action::Start if state.deallocated => {
-                host.define_and_start(&spec_of(cx, &row).await?).await.map_err(failed)?;
-            }
-            Action::Start => {
-                host.start(state.vm_id).await.map_err(failed)?;
-            }
-            Action::PowerOff if !state.deallocated => {
-                host.power_off(state.vm_id, skip).await.map_err(failed)?;
-            }
-            Action::PowerOff => {}
-            Action::Restart => {
-                host.restart(state.vm_id).await.map_err(failed)?;
-            }
-            Action::Deallocate => {
-                if !state.deallocated && host.status(state.vm_id).await.is_ok() {
-                    host.power_off(state.vm_id, skip).await.map_err(failed)?;
-                }
-                host.delete(state.vm_id, &[]).await.map_err(failed)?;
-            }
+        if !state.created && matches!(self.0, Action::Start | Action::Restart) {
+            // Its first boot has not succeeded yet: this is another attempt at it.
+            bring_up(cx, &row).await?;
+            set_disks(cx, &state, DiskState::Attached).await?;
+            return Ok(Outcome::update(mark_created));
         }
+        self.ask_host(cx, &row, &state).await?.map_err(|e| host_error(e, &row.name))?;
         let deallocated = match self.0 {
             Action::Deallocate => true,
             Action::Start | Action::Restart => false,
             Action::PowerOff => state.deallocated,
         };
-        let disk_state = if deallocated { DiskState::Reserved } else { DiskState::Attached };
-        let changes = disk_states(cx, &state, disk_state).await?;
-        let update = move |row: &mut Resource| {
+        set_disks(cx, &state, if deallocated { DiskState::Reserved } else { DiskState::Attached }).await?;
+        Ok(Outcome::update(move |row| {
             if let Ok(mut state) = internal::<MachineInternal>(row) {
                 state.deallocated = deallocated;
-                // Only the first boot of a generalized image is provisioned; afterwards the disk is the machine's own.
                 row.internal = to_internal(&state);
             }
-        };
-        Ok(Outcome { changes, ..Outcome::update(update) })
+        }))
     }
 }
 
-/// The machine's disks with another state.
-async fn disk_states(cx: &OpContext, state: &MachineInternal, to: DiskState) -> Result<Vec<Change>, OpError> {
-    let mut changes = Vec::new();
+impl VirtualMachinePower {
+    async fn ask_host(
+        &self,
+        cx: &OpContext,
+        row: &Resource,
+        state: &MachineInternal,
+    ) -> Result<Result<(), ClientError>, OpError> {
+        let (host, id) = (cx.engine.host(), state.vm_id);
+        let skip = cx.op.params["skipShutdown"].as_bool().unwrap_or(false);
+        let done = match self.0 {
+            // The host holds nothing of it. Its disk is provisioned: no provisioning medium is put in again.
+            Action::Start | Action::Restart if state.deallocated => {
+                let spec: VmSpec = cx.step("define", async { spec_of(cx, row).await }).await?;
+                on_host(cx, &row.name, || host.define_and_start(&spec)).await?.map(drop)
+            }
+            Action::Start => on_host(cx, &row.name, || host.start(id)).await?.map(drop),
+            Action::Restart => on_host(cx, &row.name, || host.restart(id)).await?.map(drop),
+            Action::PowerOff if state.deallocated => Ok(()),
+            Action::PowerOff => on_host(cx, &row.name, || host.power_off(id, skip)).await?.map(drop),
+            Action::Deallocate => {
+                match on_host(cx, &row.name, || host.power_off(id, skip)).await? {
+                    // Not defined: there is nothing to shut down.
+                    Err(e) if e.code() != Some(HostErrorCode::NotFound) => Err(e),
+                    _ => on_host(cx, &row.name, || host.delete(id, &[])).await?,
+                }
+            }
+        };
+        Ok(done)
+    }
+}
+
+/// Shows the machine's disks in another state.
+async fn set_disks(cx: &OpContext, state: &MachineInternal, to: DiskState) -> Result<(), OpError> {
     let keys = std::iter::once(&state.os_disk).chain(state.data_disks.iter().map(|(_, k)| k));
     for key in keys {
-        if let Some(mut row) = cx.engine.db().resource(key).await.map_err(crate::db_error)?
-            && lazuli_arm::bodies::disk::state(&row.body) != Some(to)
-        {
-            let expect = Expect::Etag(row.etag.clone());
-            set_state(&mut row.body, to);
-            row.etag = crate::new_etag();
-            changes.push(Change::PutResource { resource: row, expect });
-        }
+        cx.update_other(key, |row| {
+            let other = disk::state(&row.body) != Some(to);
+            disk::set_state(&mut row.body, to);
+            other
+        })
+        .await?;
     }
-    Ok(changes)
+    Ok(())
 }

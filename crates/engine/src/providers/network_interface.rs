@@ -8,11 +8,12 @@ use super::public_ip_address::PublicIpInternal;
 use super::virtual_network::allocations;
 use crate::provider::{Context, DeletePlan, Plan, Provider, standard_view};
 use crate::stored::{internal, to_internal};
+use crate::write::canonical;
 use crate::{db_error, new_etag};
 use async_trait::async_trait;
 use lazuli_arm::bodies::network_interface as body;
 use lazuli_arm::bodies::virtual_network::prefix_of;
-use lazuli_arm::{ArmError, ResourceId};
+use lazuli_arm::{ArmError, ResourceId, locations};
 use lazuli_meta::model::{Change, Expect, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,6 +21,10 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 const KIND: &str = "Microsoft.Network/networkInterfaces";
+const NETWORK: &str = "Microsoft.Network/virtualNetworks";
+const SUBNET: &str = "Microsoft.Network/virtualNetworks/subnets";
+const GROUP: &str = "Microsoft.Network/networkSecurityGroups";
+const PUBLIC: &str = "Microsoft.Network/publicIPAddresses";
 
 pub(crate) struct NetworkInterface;
 
@@ -56,10 +61,17 @@ impl Provider for NetworkInterface {
         let body = body::put(id, &new, old.map(|o| &o.body), &arm_context(cx))?;
         let before: Option<NicInternal> = old.map(internal).transpose()?;
         let configuration = &body["properties"]["ipConfigurations"][0];
-        let owner = format!("{id}/ipConfigurations/{}", configuration["name"].as_str().unwrap_or_default());
+        // As a GET shows it, however this request spells it.
+        let shown = old.map_or_else(|| canonical(id, KIND), |o| o.id.clone());
+        let owner = format!("{shown}/ipConfigurations/{}", configuration["name"].as_str().unwrap_or_default());
+        let location = place(&body["location"]);
         let subnet_id = link(configuration, "subnet").unwrap_or_default();
-        let subnet = require(cx, &subnet_id).await?;
-        let wanted = configuration["properties"]["privateIPAddress"].as_str();
+        let subnet = require(cx, &owner, &subnet_id, SUBNET, None).await?;
+        let network = subnet_id.rsplitn(3, '/').last().unwrap_or_default();
+        require(cx, &owner, network, NETWORK, Some(location)).await?;
+        // A dynamic address that the body names is the one that a GET had shown.
+        let fixed = configuration["properties"]["privateIPAllocationMethod"] == "Static";
+        let wanted = configuration["properties"]["privateIPAddress"].as_str().filter(|_| fixed);
         let address = choose_address(&subnet, &owner, wanted, before.as_ref())?;
         let mut changes = Vec::new();
         changes.extend(allocate(&subnet, &owner, Some(address)));
@@ -77,9 +89,10 @@ impl Provider for NetworkInterface {
             }
         }
         let public = link(configuration, "publicIPAddress");
-        changes.extend(take_public(cx, public.as_deref(), before.as_ref(), &owner).await?);
+        changes.extend(take_public(cx, public.as_deref(), before.as_ref(), &owner, location).await?);
         if let Some(nsg) = body["properties"]["networkSecurityGroup"]["id"].as_str() {
-            require(cx, nsg).await?;
+            let nsg = require(cx, &owner, nsg, GROUP, Some(location)).await?;
+            changes.push(Change::RequireResource { key: nsg.key });
         }
         let guid = before.as_ref().map_or_else(Uuid::new_v4, |b| b.guid);
         let state = NicInternal {
@@ -110,7 +123,7 @@ impl Provider for NetworkInterface {
         if let Some(subnet) = cx.engine.db().resource(&state.subnet).await.map_err(db_error)? {
             changes.extend(allocate(&subnet, &owner, None));
         }
-        changes.extend(take_public(cx, None, Some(&state), &owner).await?);
+        changes.extend(take_public(cx, None, Some(&state), &owner, &old.location).await?);
         Ok(DeletePlan { start: None, changes })
     }
 
@@ -163,15 +176,37 @@ fn link(configuration: &Value, name: &str) -> Option<String> {
     configuration["properties"][name]["id"].as_str().map(str::to_owned)
 }
 
-/// A resource that a body refers to.
-async fn require(cx: Context<'_>, id: &str) -> Result<Resource, ArmError> {
+/// Canonical name of a body's location.
+fn place(location: &Value) -> &str {
+    let text = location.as_str().unwrap_or_default();
+    locations::normalize(text).map_or(text, |l| l.name)
+}
+
+/// A resource of this type, in this location, that `by` refers to.
+pub(super) async fn require(
+    cx: Context<'_>,
+    by: &str,
+    id: &str,
+    kind: &str,
+    location: Option<&str>,
+) -> Result<Resource, ArmError> {
     let row = cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)?;
-    row.ok_or_else(|| {
+    let fits = |r: &Resource| r.kind.eq_ignore_ascii_case(kind) && location.is_none_or(|l| r.location == l);
+    row.filter(fits).ok_or_else(|| {
         ArmError::bad_request(
             "InvalidResourceReference",
-            format!("Resource {id} referenced by resource was not found. Please make sure that the referenced resource exists."),
+            format!(
+                "Resource {id} referenced by resource {by} was not found. Please make sure that the referenced resource \
+                 exists, and that both resources are in the same region."
+            ),
         )
     })
+}
+
+/// Whether two ids of IP configurations are of one interface (the configuration may have been renamed).
+fn same_nic(a: &str, b: &str) -> bool {
+    let nic = |id: &str| id.rsplitn(3, '/').last().unwrap_or_default().to_ascii_lowercase();
+    nic(a) == nic(b)
 }
 
 /// What was asked for if it is free, else what it had, else the first free one.
@@ -182,11 +217,11 @@ fn choose_address(
     before: Option<&NicInternal>,
 ) -> Result<Ipv4Addr, ArmError> {
     let taken = allocations(subnet);
-    let free = |a: &Ipv4Addr| taken.get(&a.to_string()).is_none_or(|o| o == owner);
+    let free = |a: &Ipv4Addr| taken.get(&a.to_string()).and_then(Value::as_str).is_none_or(|o| same_nic(o, owner));
     let prefix = prefix_of(&subnet.body).ok_or_else(|| ArmError::internal("a stored subnet has no prefix"))?;
     if let Some(wanted) = wanted {
         let address: Ipv4Addr = wanted.parse().map_err(ArmError::internal)?;
-        if !prefix.hosts().any(|h| h == address) {
+        if !prefix.is_host(address) {
             return Err(ArmError::bad_request(
                 "PrivateIPAddressNotInSubnet",
                 format!("Private static IP address {address} does not belong to the range of subnet prefix {prefix}."),
@@ -220,7 +255,7 @@ fn choose_address(
 fn allocate(subnet: &Resource, owner: &str, address: Option<Ipv4Addr>) -> Option<Change> {
     let before = allocations(subnet);
     let mut after = before.clone();
-    after.retain(|_, o| o != owner);
+    after.retain(|_, o| o.as_str().is_none_or(|o| !same_nic(o, owner)));
     if let Some(address) = address {
         after.insert(address.to_string(), owner.into());
     }
@@ -239,6 +274,7 @@ async fn take_public(
     wanted: Option<&str>,
     before: Option<&NicInternal>,
     owner: &str,
+    location: &str,
 ) -> Result<Vec<Change>, ArmError> {
     let mut changes = Vec::new();
     let old = before.and_then(|b| b.public.as_deref());
@@ -248,10 +284,10 @@ async fn take_public(
         changes.push(own(row, None)?);
     }
     if let Some(wanted) = wanted {
-        let row = require(cx, wanted).await?;
+        let row = require(cx, owner, wanted, PUBLIC, Some(location)).await?;
         let state: PublicIpInternal = internal(&row)?;
         match state.owner {
-            Some(other) if other != owner => {
+            Some(other) if !same_nic(&other, owner) => {
                 return Err(ArmError::bad_request(
                     "PublicIPAddressInUse",
                     format!(
@@ -259,8 +295,8 @@ async fn take_public(
                     ),
                 ));
             }
-            Some(_) => {}
-            None => changes.push(own(row, Some(owner))?),
+            Some(same) if same == owner => {}
+            _ => changes.push(own(row, Some(owner))?),
         }
     }
     Ok(changes)

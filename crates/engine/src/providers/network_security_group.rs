@@ -7,7 +7,7 @@ use crate::{db_error, new_etag};
 use async_trait::async_trait;
 use lazuli_arm::bodies::network_security_group as body;
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Change, Expect, Resource};
+use lazuli_meta::model::{Change, Expect, Resource, ResourceQuery};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -47,6 +47,16 @@ impl Provider for NetworkSecurityGroup {
     }
 
     async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+        if let Some(user) = user_of(cx, old).await? {
+            return Err(ArmError::bad_request(
+                "InUseNetworkSecurityGroupCannotBeDeleted",
+                format!(
+                    "Network security group {} cannot be deleted because it is in use by the following resources: {user}. In \
+                     order to delete the Network security group, remove the association with the resource(s).",
+                    old.id
+                ),
+            ));
+        }
         let rules = cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?;
         let delete = |r: Resource| Change::DeleteResource { key: r.key, expect: Expect::Etag(r.etag) };
         Ok(DeletePlan { start: None, changes: rules.into_iter().map(delete).collect() })
@@ -65,6 +75,25 @@ impl Provider for NetworkSecurityGroup {
     fn delete_rank(&self) -> u8 {
         60
     }
+}
+
+/// Id of an interface or subnet of this subscription whose rules these are.
+async fn user_of(cx: Context<'_>, group: &Resource) -> Result<Option<String>, ArmError> {
+    for kind in ["microsoft.network/networkinterfaces", "microsoft.network/virtualnetworks/subnets"] {
+        let query = ResourceQuery {
+            kind: Some(kind.into()),
+            subscription: Some(group.subscription.clone()),
+            ..ResourceQuery::default()
+        };
+        let uses = |r: &Resource| {
+            let id = r.body["properties"]["networkSecurityGroup"]["id"].as_str();
+            id.is_some_and(|id| id.eq_ignore_ascii_case(&group.id))
+        };
+        if let Some(user) = cx.engine.all_rows(query).await?.into_iter().find(uses) {
+            return Ok(Some(user.id));
+        }
+    }
+    Ok(None)
 }
 
 pub(crate) struct SecurityRule;

@@ -24,6 +24,9 @@ use uuid::Uuid;
 
 pub(crate) const KIND: &str = "Microsoft.Compute/virtualMachines";
 const DISK: &str = "Microsoft.Compute/disks";
+const NIC: &str = "Microsoft.Network/networkInterfaces";
+/// Kind of the operation that makes a machine run for the first time.
+const CREATE: &str = "virtual_machine.create";
 
 pub(crate) struct VirtualMachine;
 
@@ -47,6 +50,9 @@ pub(crate) struct MachineInternal {
     pub admin_password: Option<String>,
     #[serde(default)]
     pub custom_data: Option<String>,
+    /// Its creation has succeeded once: whatever starts it afterwards only switches it on.
+    #[serde(default)]
+    pub created: bool,
     /// Deallocated: the host holds nothing of it.
     #[serde(default)]
     pub deallocated: bool,
@@ -68,7 +74,10 @@ impl Provider for VirtualMachine {
         let arm = arm_context(cx);
         if let Some(old) = old {
             let body = body::update(id, &new, &old.body, &arm)?;
-            return Ok(Plan { body, internal: old.internal.clone(), ..Plan::default() });
+            let state: MachineInternal = internal(old)?;
+            // What never came to run is tried again: its PUT must not end well otherwise.
+            let start = (!state.created).then(|| Start { kind: CREATE, params: json!({}) });
+            return Ok(Plan { body, internal: old.internal.clone(), start, ..Plan::default() });
         }
         let mut body = body::create(id, &new, &arm)?;
         let mut plan = Builder { cx, id, changes: vec![] };
@@ -78,7 +87,7 @@ impl Provider for VirtualMachine {
         };
         check_os_profile(&body, image.as_ref())?;
         let (os_disk, generation) = match &image {
-            Some(image) => plan.new_os_disk(&mut body, image)?,
+            Some(image) => plan.new_os_disk(&mut body, image).await?,
             None => plan.attached_os_disk(&mut body).await?,
         };
         let data_disks = plan.data_disks(&mut body, &os_disk).await?;
@@ -96,12 +105,13 @@ impl Provider for VirtualMachine {
             provision: image.as_ref().is_some_and(|i| i.generalized),
             admin_password: secret(&mut body, "adminPassword"),
             custom_data: secret(&mut body, "customData"),
+            created: false,
             deallocated: false,
         };
         Ok(Plan {
             body,
             internal: to_internal(&state),
-            start: Some(Start { kind: "virtual_machine.create", params: json!({}) }),
+            start: Some(Start { kind: CREATE, params: json!({}) }),
             changes: plan.changes,
         })
     }
@@ -149,18 +159,6 @@ impl Provider for VirtualMachine {
             "deallocate" => "virtual_machine.deallocate",
             _ => return Err(unknown_action(&row.id, action)),
         };
-        if row.provisioning_state == "Failed" && kind != "virtual_machine.deallocate" {
-            let state: MachineInternal = internal(row)?;
-            if cx.engine.host().status(state.vm_id).await.is_err()
-                && !state.deallocated
-                && kind != "virtual_machine.start"
-            {
-                return Err(ArmError::conflict(
-                    "OperationNotAllowed",
-                    format!("Operation '{action}' is not allowed on VM '{}' since it was never started.", row.name),
-                ));
-            }
-        }
         let skip = cx.call.query.get("skipshutdown").is_some_and(|v| v.eq_ignore_ascii_case("true"));
         let mut busy = row.clone();
         busy.provisioning_state = "Updating".into();
@@ -204,12 +202,22 @@ impl Builder<'_> {
     }
 
     /// A disk of its own over the image's bytes in this region.
-    fn new_os_disk(&mut self, body: &mut Value, image: &ImageSource) -> Result<(String, String), ArmError> {
+    async fn new_os_disk(&mut self, body: &mut Value, image: &ImageSource) -> Result<(String, String), ArmError> {
         let location = self.location(body);
         let os = body["properties"]["storageProfile"]["osDisk"].clone();
         let name = os["name"].as_str().unwrap_or_default();
         let group = ResourceId::group(&self.id.subscription, self.id.resource_group.as_deref().unwrap_or_default());
         let disk_id = group.resource("Microsoft.Compute", "disks", name);
+        if self.cx.engine.db().resource(&disk_id.key()).await.map_err(db_error)?.is_some() {
+            return Err(ArmError::conflict(
+                "ConflictingUserInput",
+                format!(
+                    "Disk '{name}' already exists in resource group {}. Only CreateOption.Attach is supported.",
+                    group.name().to_ascii_uppercase()
+                ),
+            )
+            .target(disk_id.to_string()));
+        }
         let wanted = os["diskSizeGB"].as_u64().map_or(0, |gib| gib << 30);
         if wanted != 0 && wanted < image.os_disk.size_bytes {
             return Err(ArmError::bad_request(
@@ -370,6 +378,13 @@ impl Builder<'_> {
         for entry in entries {
             let id = entry["id"].as_str().unwrap_or_default();
             let old = self.row(id).await?;
+            if old.kind != NIC.to_ascii_lowercase() || keys.contains(&old.key) {
+                return Err(ArmError::bad_request(
+                    "InvalidParameter",
+                    format!("'{id}' is no network interface, or is named more than once."),
+                )
+                .target("networkProfile.networkInterfaces"));
+            }
             let mut state: NicInternal = internal(&old)?;
             if let Some(machine) = state.machine {
                 return Err(ArmError::bad_request(

@@ -1,5 +1,6 @@
 //! `Microsoft.Network/virtualNetworks` and their subnets. Subnets named inline are children of their own (az-cli.md §7).
 
+use super::network_interface::require;
 use super::{arm_context, child_row, named_children};
 use crate::provider::{Context, DeletePlan, Plan, Provider, standard_view};
 use crate::{db_error, new_etag};
@@ -39,9 +40,19 @@ impl Provider for VirtualNetwork {
             }
             for (name, subnet) in subnets {
                 let old = existing.iter().find(|e| e.name.eq_ignore_ascii_case(&name));
+                if let Some(old) = old {
+                    require_same_range(old, &subnet)?;
+                }
+                changes.extend(security_group(cx, &id.child("subnets", &name), &subnet).await?);
                 let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag.clone()));
                 let resource = child_row(&id.child("subnets", &name), SUBNET, &id.key(), subnet, old, cx.now_ms);
                 changes.push(Change::PutResource { resource, expect });
+            }
+        } else if let Some(old) = old {
+            // Subnets that the request does not speak of stay, and must fit the new address space.
+            let others = cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?;
+            for subnet in &others {
+                body::put_subnet(&subnet.name, &subnet.body, &checked.body, &[])?;
             }
         }
         Ok(Plan { body: checked.body, internal, start: None, changes })
@@ -93,17 +104,15 @@ impl Provider for Subnet {
         };
         let others = named_children(cx, &network.key).await?;
         let checked = body::put_subnet(id.name(), &new, &network.body, &others)?;
-        if let Some(old) = old
-            && !allocations(old).is_empty()
-            && old.body["properties"]["addressPrefix"] != checked["properties"]["addressPrefix"]
-        {
-            return Err(in_use(old));
+        if let Some(old) = old {
+            require_same_range(old, &checked)?;
         }
         let internal = old.map_or_else(|| json!({}), |o| o.internal.clone());
         // Two subnets that are put at once must see each other.
         let mut touched = network.clone();
         touched.etag = new_etag();
-        let changes = vec![Change::PutResource { resource: touched, expect: Expect::Etag(network.etag) }];
+        let mut changes = vec![Change::PutResource { resource: touched, expect: Expect::Etag(network.etag) }];
+        changes.extend(security_group(cx, id, &checked).await?);
         Ok(Plan { body: checked, internal, start: None, changes })
     }
 
@@ -139,6 +148,19 @@ pub(super) fn allocations(subnet: &Resource) -> serde_json::Map<String, Value> {
 
 fn require_unused(subnet: &Resource) -> Result<(), ArmError> {
     if allocations(subnet).is_empty() { Ok(()) } else { Err(in_use(subnet)) }
+}
+
+/// A subnet's range may change only while nobody has an address of it.
+fn require_same_range(old: &Resource, new: &Value) -> Result<(), ArmError> {
+    let range = |body: &Value| body["properties"]["addressPrefix"].clone();
+    if range(&old.body) == range(new) { Ok(()) } else { require_unused(old) }
+}
+
+/// The security group that a subnet's body names must be there.
+async fn security_group(cx: Context<'_>, id: &ResourceId, subnet: &Value) -> Result<Option<Change>, ArmError> {
+    let Some(group) = subnet["properties"]["networkSecurityGroup"]["id"].as_str() else { return Ok(None) };
+    let group = require(cx, &id.to_string(), group, "Microsoft.Network/networkSecurityGroups", None).await?;
+    Ok(Some(Change::RequireResource { key: group.key }))
 }
 
 fn in_use(subnet: &Resource) -> ArmError {

@@ -32,7 +32,10 @@ pub(crate) async fn run(engine: Engine, shutdown: CancellationToken) {
 }
 
 /// Compares every running machine with what its host was told last. Returns how many were updated.
-async fn reconcile(engine: &Engine, told: &mut HashMap<Uuid, Vec<NicSpec>>) -> Result<usize, lazuli_arm::ArmError> {
+pub(crate) async fn reconcile(
+    engine: &Engine,
+    told: &mut HashMap<Uuid, Vec<NicSpec>>,
+) -> Result<usize, lazuli_arm::ArmError> {
     let query = ResourceQuery { kind: Some(KIND.to_ascii_lowercase()), ..ResourceQuery::default() };
     let machines = engine.all_rows(query).await?;
     let mut updated = 0;
@@ -43,7 +46,14 @@ async fn reconcile(engine: &Engine, told: &mut HashMap<Uuid, Vec<NicSpec>>) -> R
             continue;
         }
         present.push(state.vm_id);
-        let nics = nics_of(engine, row, &state).await?;
+        let nics = match nics_of(engine, row, &state).await {
+            Ok(nics) => nics,
+            Err(error) => {
+                // One machine must not keep the others from their rules.
+                tracing::warn!(machine = row.id, %error, "a machine's network rules could not be found");
+                continue;
+            }
+        };
         if told.get(&state.vm_id) == Some(&nics) {
             continue;
         }

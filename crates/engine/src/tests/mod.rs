@@ -3,6 +3,11 @@
 
 mod disks;
 mod galleries;
+mod grants;
+mod groups;
+mod machines;
+mod networks;
+mod site;
 mod versions;
 
 use crate::call::{ActionReply, Call, Caller, Deleted, OperationView, Urls};
@@ -46,8 +51,15 @@ impl Server {
     }
 
     pub async fn start_without_worker() -> Self {
+        Self::configured(|_| {}).await
+    }
+
+    /// Without a worker, with another configuration.
+    pub async fn configured(change: impl FnOnce(&mut EngineConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::open(EngineConfig::local(dir.path())).await.unwrap();
+        let mut config = EngineConfig::local(dir.path());
+        change(&mut config);
+        let engine = Engine::open(config).await.unwrap();
         let owner = Bootstrap::generate().unwrap();
         engine.bootstrap(&owner).await.unwrap();
         let call = Call {
@@ -85,17 +97,21 @@ impl Server {
             worker.await.unwrap();
         }
         engine.db().close().await;
+        let config = engine.config().clone();
         drop(engine);
-        let engine = Engine::open(EngineConfig::local(dir.path())).await.unwrap();
+        let engine = Engine::open(config).await.unwrap();
         let stop = CancellationToken::new().drop_guard();
         let mut server = Self { engine, call, group, dir, stop, worker: None };
         server.run();
         server
     }
 
-    /// `galleries/g/images/i` below the group.
+    /// `galleries/g/images/i` or `virtualNetworks/v` below the group.
     pub fn id(&self, tail: &str) -> ResourceId {
-        format!("{}/providers/Microsoft.Compute/{tail}", self.group).parse().unwrap()
+        const NETWORK: [&str; 4] =
+            ["virtualNetworks", "networkInterfaces", "publicIPAddresses", "networkSecurityGroups"];
+        let namespace = if NETWORK.iter().any(|t| tail.starts_with(t)) { "Network" } else { "Compute" };
+        format!("{}/providers/Microsoft.{namespace}/{tail}", self.group).parse().unwrap()
     }
 
     pub async fn put(&self, tail: &str, body: Value) -> Result<Value, ArmError> {

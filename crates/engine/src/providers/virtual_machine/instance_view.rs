@@ -61,7 +61,9 @@ fn power(status: Option<&VmStatus>, state: &MachineInternal) -> Option<Value> {
 }
 
 fn agent(status: &VmStatus, row: &Resource) -> Value {
-    let ready = matches!(status.provisioning, ProvisioningState::Ready { .. });
+    // A machine that was started again reports provisioning no more; its agent speaks for itself.
+    let ready = matches!(status.provisioning, ProvisioningState::Ready { .. })
+        || status.agent.as_ref().is_some_and(|a| a.status == "Ready");
     let entry = if ready {
         json!({"code": "ProvisioningState/succeeded", "level": "Info", "displayStatus": "Ready",
             "message": "The guest reported that it is provisioned.", "time": time_text(row.changed_ms)})
