@@ -348,8 +348,12 @@ fn check_conditions(call: &Call, old: Option<&Resource>) -> Result<(), ArmError>
     }
 }
 
-/// A resource never moves: 409 `InvalidResourceLocation`. Unknown regions are refused here for all types.
+/// A resource never moves: 409 `InvalidResourceLocation`. Unknown regions are refused here for all types but resource groups,
+/// whose body check has its own words for both.
 fn check_location(body: &Value, id: &ResourceId, resource_type: &str, old: Option<&Resource>) -> Result<(), ArmError> {
+    if resource_type.eq_ignore_ascii_case("Microsoft.Resources/resourceGroups") {
+        return Ok(());
+    }
     let Some(location) = body.get("location").and_then(Value::as_str).filter(|l| !l.is_empty()) else {
         return Ok(());
     };
