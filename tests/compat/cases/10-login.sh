@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # The ways in (az-cli: registered cloud, AD FS form, proxy with the built-in clouds), each in a shell that knows nothing.
 
 arm=$(credential armEndpoint) proxy=$(credential proxyEndpoint)

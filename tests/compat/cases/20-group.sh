@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # Resource groups, providers, locations.
 
 gives 'create a group' Succeeded az group create -n grp -l eastus --tags a=1 --query properties.provisioningState -o tsv

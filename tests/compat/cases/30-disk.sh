@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # Disks: direct upload with azcopy, download with equal bytes, bad uploads.
 
 bytes=$(stat -c %s "$tiny")
@@ -26,6 +26,11 @@ gives 'its footer is one of a fixed VHD' 'conectix 2' \
   python3 -c 'import sys; f = open(sys.argv[1], "rb").read()[-512:]; print(f[:8].decode(), int.from_bytes(f[60:64], "big"))' "$work/back.vhd"
 works 'end reading' az disk revoke-access -g disks -n golden
 
+works 'a disk for the SDK' az disk create -g disks -n sdk -l eastus --upload-type Upload --upload-size-bytes "$bytes" --sku Standard_LRS
+works 'grant writing to it' az disk grant-access -g disks -n sdk --access-level Write --duration-in-seconds 3600 --query accessSAS -o tsv
+works 'azure-storage-blob uploads and reads back the same bytes' python-sdk "$compat/blob_sdk.py" "$out" "$tiny"
+works 'end its upload' az disk revoke-access -g disks -n sdk
+
 # A footer that is none.
 cp --sparse=always "$tiny" "$work/bad.vhd"
 printf 'notavhd!' | dd of="$work/bad.vhd" bs=1 seek=$((bytes - 512)) conv=notrunc status=none
@@ -40,7 +45,7 @@ refuses 'an unknown location is refused' 'LocationNotAvailableForResourceType|lo
   az disk create -g disks -n odd -l atlantis --size-gb 1
 
 gives 'an empty disk' Succeeded az disk create -g disks -n empty -l eastus --size-gb 4 --query provisioningState -o tsv
-gives 'list them' 'bad empty golden' sh -c "az disk list -g disks --query 'sort_by([], &name)[].name' -o tsv | xargs"
+gives 'list them' 'bad empty golden sdk' sh -c "az disk list -g disks --query 'sort_by([], &name)[].name' -o tsv | xargs"
 gives 'a copy of the first' Succeeded az disk create -g disks -n copy -l eastus --source golden --query provisioningState -o tsv
 works 'delete one' az disk delete -g disks -n empty --yes
 refuses 'it is gone' 'ResourceNotFound' az disk show -g disks -n empty

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # Gallery, definition, versions: replication to several regions, order, updates, deletes, bad inputs. Needs the case `disk`.
 
 image=(-g pictures -r gal -i def)

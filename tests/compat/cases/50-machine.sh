@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # A network, and a machine from the image version: provisioned, reached by ssh, stopped, started, deleted. Needs the case `gallery`.
 
 works 'group of the machine' az group create -n machines -l eastus
