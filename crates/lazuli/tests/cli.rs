@@ -20,7 +20,8 @@ fn credentials(dir: &Path) -> Value {
 
 #[test]
 fn help_is_kept() {
-    for words in [&["--help"][..], &["serve", "--help"], &["env", "--help"], &["stop", "--help"], &["bench", "--help"]] {
+    for words in [&["--help"][..], &["serve", "--help"], &["env", "--help"], &["stop", "--help"], &["bench", "--help"]]
+    {
         let out = lazuli(words);
         assert!(out.status.success());
         insta::assert_snapshot!(format!("help-{}", words[0].trim_start_matches('-')), text(&out.stdout));
