@@ -28,4 +28,22 @@ impl Engine {
             ),
         ))
     }
+
+    /// Whether the caller may tie what it writes to another resource: who may write an interface here may not take addresses
+    /// or disks from anywhere.
+    pub(crate) async fn authorize_link(&self, caller: &Caller, linked: &str, action: &str) -> Result<(), ArmError> {
+        let allowed = self.authorize(caller, &linked.to_ascii_lowercase(), action).await;
+        allowed.map_err(|error| match error.code.as_str() {
+            "AuthorizationFailed" => ArmError::new(
+                403,
+                "LinkedAuthorizationFailed",
+                format!(
+                    "The client '{}' with object id '{}' does not have permission to perform action(s) '{action}' on the linked \
+                     scope(s) '{linked}' or the linked scope(s) are invalid.",
+                    caller.app_id, caller.principal
+                ),
+            ),
+            _ => error,
+        })
+    }
 }

@@ -190,6 +190,10 @@ pub(super) async fn require(
     kind: &str,
     location: Option<&str>,
 ) -> Result<Resource, ArmError> {
+    // A network is joined through its subnets.
+    if kind != NETWORK {
+        cx.engine.authorize_link(&cx.call.caller, id, &format!("{kind}/join/action")).await?;
+    }
     let row = cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)?;
     let fits = |r: &Resource| r.kind.eq_ignore_ascii_case(kind) && location.is_none_or(|l| r.location == l);
     row.filter(fits).ok_or_else(|| {

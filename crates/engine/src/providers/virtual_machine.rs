@@ -196,7 +196,9 @@ impl Builder<'_> {
         body["location"].as_str().unwrap_or_default().to_owned()
     }
 
-    async fn row(&self, id: &str) -> Result<Resource, ArmError> {
+    /// What the body ties the machine to; the caller must have this right on it.
+    async fn linked(&self, id: &str, right: &str) -> Result<Resource, ArmError> {
+        self.cx.engine.authorize_link(&self.cx.call.caller, id, right).await?;
         let row = self.cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)?;
         row.ok_or_else(|| ArmError::new(404, "NotFound", format!("Resource {id} is not found.")).target(id))
     }
@@ -331,7 +333,7 @@ impl Builder<'_> {
 
     /// One machine a disk (MD-6), and only a disk that nobody uploads to or reads from.
     async fn attach(&mut self, id: &str, location: &str) -> Result<Resource, ArmError> {
-        let old = self.row(id).await?;
+        let old = self.linked(id, "Microsoft.Compute/disks/write").await?;
         if old.kind != DISK.to_ascii_lowercase() {
             return Err(ArmError::invalid_parameter("managedDisk.id", format!("'{id}' is not a managed disk.")));
         }
@@ -377,7 +379,7 @@ impl Builder<'_> {
         let mut keys = Vec::new();
         for entry in entries {
             let id = entry["id"].as_str().unwrap_or_default();
-            let old = self.row(id).await?;
+            let old = self.linked(id, "Microsoft.Network/networkInterfaces/join/action").await?;
             if old.kind != NIC.to_ascii_lowercase() || keys.contains(&old.key) {
                 return Err(ArmError::bad_request(
                     "InvalidParameter",

@@ -1,9 +1,11 @@
 //! Machines from images and disks, with a host process that runs fake guests.
 
-use super::site::{CUSTOM_DATA, PASSWORD, Site, VERSION, VM, link, nic, rule, until};
+use super::site::{CUSTOM_DATA, PASSWORD, Site, VERSION, VM, link, nic, nic_body, rule, until};
 use super::{definition, disk_bytes};
 use crate::reconcilers;
-use lazuli_meta::model::OperationState;
+use lazuli_arm::ResourceId;
+use lazuli_authz::rbac::CONTRIBUTOR;
+use lazuli_meta::model::{OperationState, Principal, RoleAssignment};
 use lazuli_vmm::hypervisor::Behaviour;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -448,4 +450,50 @@ async fn changed_network_rules_reach_the_host() {
     site.power("deallocate").await.unwrap();
     assert_eq!(reconcile(&server.engine, &mut told).await.unwrap(), 0);
     assert!(told.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_ties_to_what_they_have_no_right_on() {
+    let site = Site::start().await;
+    let server = &site.server;
+    let (owner, db) = (&server.call, server.engine.db());
+    let elsewhere = |id: &str| id.replace("/resourceGroups/rg1", "/resourceGroups/rg2").parse::<ResourceId>().unwrap();
+    let group = elsewhere(&server.group.to_string());
+    server.engine.put(owner, &group, json!({"location": "eastus"})).await.unwrap();
+    let other = Principal {
+        id: "other".into(),
+        tenant: owner.caller.tenant.clone(),
+        app_id: "app".into(),
+        display_name: "other".into(),
+        kind: "ServicePrincipal".into(),
+        secret_hash: String::new(),
+    };
+    db.put_principal(&other).await.unwrap();
+    let contributor = |scope: &ResourceId| RoleAssignment {
+        id: scope.name().to_owned(),
+        scope: scope.key(),
+        role: CONTRIBUTOR.into(),
+        principal: other.id.clone(),
+    };
+    db.put_role_assignment(&contributor(&group)).await.unwrap();
+    let mut call = owner.clone();
+    call.caller.principal = other.id.clone();
+    let put = async |tail: &str, body: Value| {
+        server.engine.put(&call, &elsewhere(&server.id(tail).to_string()), body).await.map_err(|e| (e.status, e.code))
+    };
+    let refused = Some((403, "LinkedAuthorizationFailed".to_owned()));
+    assert_eq!(put("networkInterfaces/n9", nic_body(server, json!({}))).await.err(), refused, "a subnet");
+    let vm = site.body(|b| {
+        b["properties"]["storageProfile"] =
+            json!({"osDisk": {"createOption": "Attach", "osType": "Linux", "managedDisk": link(server, "disks/d1")}});
+        b["properties"].as_object_mut().unwrap().remove("osProfile");
+    });
+    assert_eq!(put(VM, vm.clone()).await.err(), refused, "a disk");
+    db.put_role_assignment(&contributor(&server.id("disks/d1"))).await.unwrap();
+    assert_eq!(put(VM, vm).await.err(), refused, "an interface");
+    let unreadable = put(VM, site.body(|_| {})).await.err();
+    assert_eq!(unreadable, Some((403, "AuthorizationFailed".to_owned())), "an image");
+
+    db.put_role_assignment(&contributor(&server.group)).await.unwrap();
+    put("networkInterfaces/n9", nic_body(server, json!({}))).await.unwrap();
 }
