@@ -14,7 +14,7 @@ mod virtual_network;
 use crate::provider::{Context, Provider};
 use crate::{db_error, new_etag};
 use lazuli_arm::{ArmError, ResourceId, bodies};
-use lazuli_meta::model::Resource;
+use lazuli_meta::model::{Change, Expect, Resource};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -51,6 +51,35 @@ pub(crate) fn arm_context<'a>(cx: Context<'a>) -> bodies::Context<'a> {
 async fn named_children(cx: Context<'_>, key: &str) -> Result<Vec<(String, Value)>, ArmError> {
     let rows = cx.engine.db().children(key, 1000).await.map_err(db_error)?;
     Ok(rows.into_iter().map(|r| (r.name, r.body)).collect())
+}
+
+/// The children that a parent's body names: those named are put, the others deleted (what stands in the way of that is for the
+/// caller to check). `resource_type` ends with the children's own type.
+fn inline_children(
+    cx: Context<'_>,
+    parent: &ResourceId,
+    resource_type: &str,
+    existing: &[Resource],
+    named: Vec<(String, Value)>,
+) -> Vec<Change> {
+    let segment = resource_type.rsplit('/').next().unwrap_or_default();
+    let gone = existing.iter().filter(|e| !named.iter().any(|(n, _)| n.eq_ignore_ascii_case(&e.name)));
+    let mut changes: Vec<Change> =
+        gone.map(|e| Change::DeleteResource { key: e.key.clone(), expect: Expect::Etag(e.etag.clone()) }).collect();
+    for (name, body) in named {
+        let old = existing.iter().find(|e| e.name.eq_ignore_ascii_case(&name));
+        let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag.clone()));
+        let id = parent.child(segment, &name);
+        let resource = child_row(&id, resource_type, &parent.key(), body, old, cx.now_ms);
+        changes.push(Change::PutResource { resource, expect });
+    }
+    changes
+}
+
+/// Deletes all children together with their parent.
+fn delete_children(children: Vec<Resource>) -> Vec<Change> {
+    let delete = |r: Resource| Change::DeleteResource { key: r.key, expect: Expect::Etag(r.etag) };
+    children.into_iter().map(delete).collect()
 }
 
 /// Row of a child that its parent's body brought along.

@@ -1,7 +1,7 @@
 //! `Microsoft.Network/networkSecurityGroups` and their rules. Rules named inline are children of their own.
 //! A changed rule reaches running guests at once: the interfaces that use the group are told to the host.
 
-use super::{arm_context, child_row, named_children};
+use super::{arm_context, delete_children, inline_children, named_children};
 use crate::provider::{Context, DeletePlan, Plan, Provider, standard_view};
 use crate::{db_error, new_etag};
 use async_trait::async_trait;
@@ -33,15 +33,7 @@ impl Provider for NetworkSecurityGroup {
         let mut changes = Vec::new();
         if let Some(rules) = rules {
             let existing = cx.engine.db().children(&id.key(), 1000).await.map_err(db_error)?;
-            for gone in existing.iter().filter(|e| !rules.iter().any(|(n, _)| n.eq_ignore_ascii_case(&e.name))) {
-                changes.push(Change::DeleteResource { key: gone.key.clone(), expect: Expect::Etag(gone.etag.clone()) });
-            }
-            for (name, rule) in rules {
-                let old = existing.iter().find(|e| e.name.eq_ignore_ascii_case(&name));
-                let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag.clone()));
-                let resource = child_row(&id.child("securityRules", &name), RULE, &id.key(), rule, old, cx.now_ms);
-                changes.push(Change::PutResource { resource, expect });
-            }
+            changes.extend(inline_children(cx, id, RULE, &existing, rules));
         }
         Ok(Plan { body, internal, start: None, changes })
     }
@@ -58,8 +50,7 @@ impl Provider for NetworkSecurityGroup {
             ));
         }
         let rules = cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?;
-        let delete = |r: Resource| Change::DeleteResource { key: r.key, expect: Expect::Etag(r.etag) };
-        Ok(DeletePlan { start: None, changes: rules.into_iter().map(delete).collect() })
+        Ok(DeletePlan { start: None, changes: delete_children(rules) })
     }
 
     async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {

@@ -1,7 +1,7 @@
 //! `Microsoft.Network/virtualNetworks` and their subnets. Subnets named inline are children of their own (az-cli.md §7).
 
 use super::network_interface::require;
-use super::{arm_context, child_row, named_children};
+use super::{arm_context, delete_children, inline_children, named_children};
 use crate::provider::{Context, DeletePlan, Plan, Provider, standard_view};
 use crate::{db_error, new_etag};
 use async_trait::async_trait;
@@ -36,18 +36,14 @@ impl Provider for VirtualNetwork {
             let existing = cx.engine.db().children(&id.key(), 1000).await.map_err(db_error)?;
             for gone in existing.iter().filter(|e| !subnets.iter().any(|(n, _)| n.eq_ignore_ascii_case(&e.name))) {
                 require_unused(gone)?;
-                changes.push(Change::DeleteResource { key: gone.key.clone(), expect: Expect::Etag(gone.etag.clone()) });
             }
-            for (name, subnet) in subnets {
-                let old = existing.iter().find(|e| e.name.eq_ignore_ascii_case(&name));
-                if let Some(old) = old {
-                    require_same_range(old, &subnet)?;
+            for (name, subnet) in &subnets {
+                if let Some(old) = existing.iter().find(|e| e.name.eq_ignore_ascii_case(name)) {
+                    require_same_range(old, subnet)?;
                 }
-                changes.extend(security_group(cx, &id.child("subnets", &name), &subnet).await?);
-                let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag.clone()));
-                let resource = child_row(&id.child("subnets", &name), SUBNET, &id.key(), subnet, old, cx.now_ms);
-                changes.push(Change::PutResource { resource, expect });
+                changes.extend(security_group(cx, &id.child("subnets", name), subnet).await?);
             }
+            changes.extend(inline_children(cx, id, SUBNET, &existing, subnets));
         } else if let Some(old) = old {
             // Subnets that the request does not speak of stay, and must fit the new address space.
             let others = cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?;
@@ -60,12 +56,8 @@ impl Provider for VirtualNetwork {
 
     async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
         let subnets = cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?;
-        let mut changes = Vec::new();
-        for subnet in subnets {
-            require_unused(&subnet)?;
-            changes.push(Change::DeleteResource { key: subnet.key, expect: Expect::Etag(subnet.etag) });
-        }
-        Ok(DeletePlan { start: None, changes })
+        subnets.iter().try_for_each(require_unused)?;
+        Ok(DeletePlan { start: None, changes: delete_children(subnets) })
     }
 
     async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
