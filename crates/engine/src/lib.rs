@@ -107,6 +107,15 @@ impl Engine {
         })))
     }
 
+    /// Lets [`Engine::run`] go on at once with what a server left behind that was killed, without waiting for its leases.
+    /// Only for one that knows that no other server uses this database.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn take_over(&self) -> Result<u64, lazuli_meta::MetaError> {
+        self.db().release_all().await
+    }
+
     /// Runs operations and reconcilers until `shutdown` fires.
     pub async fn run(&self, shutdown: CancellationToken) {
         tokio::join!(

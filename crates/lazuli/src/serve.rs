@@ -96,7 +96,16 @@ async fn open_engine(dir: &DataDir, args: &Args, config: &Config) -> anyhow::Res
         engine.database.clone_from(database);
     }
     engine.lenient = args.lenient || config.lenient;
-    Engine::open(engine).await.with_context(|| format!("cannot open the database of {}", dir.path().display()))
+    let at = || format!("cannot open the database of {}", dir.path().display());
+    let engine = Engine::open(engine).await.with_context(at)?;
+    // The folder is locked: nobody else uses the database in it. A database elsewhere may have more servers.
+    if config.database.is_none() {
+        let interrupted = engine.take_over().await.with_context(at)?;
+        if interrupted > 0 {
+            tracing::info!(operations = interrupted, "the last server was killed; its operations go on");
+        }
+    }
+    Ok(engine)
 }
 
 /// Makes the first identities. `None`: they were made, but their file is gone.

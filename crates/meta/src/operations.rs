@@ -168,6 +168,18 @@ impl Db {
         self.give_back(vec![Signal::Operation], id, fence, Some(self.clock().after_ms(delay))).await
     }
 
+    /// Takes every operation back from whoever holds it, so that it may be claimed at once; returns how many. For a server
+    /// that starts and knows that it is the only one: whoever holds something then was killed, and its lease need not be
+    /// waited for. Holders that live after all may no longer write.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn release_all(&self) -> Result<u64, MetaError> {
+        let release = sql("UPDATE operations SET lease_owner = NULL, lease_until_ms = NULL, fence = fence + 1 \
+                           WHERE state = 'Running' AND lease_owner IS NOT NULL");
+        self.change_rows(vec![Signal::Work, Signal::Operation], release).await
+    }
+
     async fn give_back(
         &self,
         signals: Vec<Signal>,

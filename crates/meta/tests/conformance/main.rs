@@ -58,6 +58,7 @@ cases! {
     operations::an_expired_lease_is_claimed_with_a_higher_fence,
     operations::a_renewed_lease_is_kept,
     operations::released_and_deferred,
+    operations::all_are_taken_back,
     operations::steps_are_kept_in_order,
     operations::ends_only_under_its_fence,
     operations::progress_and_cancel,

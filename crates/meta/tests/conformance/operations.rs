@@ -137,6 +137,25 @@ pub async fn released_and_deferred(bench: Bench) {
     assert_eq!(bench.claim().await.attempt, 3);
 }
 
+pub async fn all_are_taken_back(bench: Bench) {
+    bench.start("ended", "k").await;
+    let ended = bench.claim().await;
+    bench.db.write(fenced(&ended, [end("ended", OperationState::Succeeded)])).await.unwrap();
+    let ended = bench.db.operation("ended").await.unwrap();
+    bench.start("deferred", "k").await;
+    let deferred = bench.claim().await;
+    assert!(bench.db.defer("deferred", deferred.fence, LEASE).await.unwrap());
+    bench.start("held", "k").await;
+    let held = bench.claim().await;
+    assert_eq!(bench.db.release_all().await.unwrap(), 1);
+    // Nothing but the lease is gone: what has ended stays so, what waits for its time waits on.
+    assert_eq!(bench.db.operation("ended").await.unwrap(), ended);
+    assert_eq!(conflict(bench.db.write(fenced(&held, [step("held", "s", 1)])).await), is_fenced("held"));
+    let again = bench.claim().await;
+    assert_eq!((again.id.as_str(), again.attempt), ("held", 2));
+    assert_eq!(bench.db.claim("other", None, LEASE).await.unwrap(), None);
+}
+
 pub async fn steps_are_kept_in_order(bench: Bench) {
     bench.start("op", "k").await;
     bench.start("other", "k").await;
