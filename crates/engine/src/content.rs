@@ -5,6 +5,7 @@
 
 use crate::Engine;
 use crate::operation::{OpContext, OpError};
+use crate::sources::FoundDisk;
 use crate::stored::Stored;
 use lazuli_arm::ArmError;
 use lazuli_chunks::{ChunkError, Collected, DiskReader, ManifestId, Progress};
@@ -91,21 +92,23 @@ pub(crate) async fn watched<T>(cx: &OpContext, progress: &Progress, phase: &str,
     }
 }
 
-/// A disk of `size_bytes` whose first bytes are `base` and whose rest is zeros, as one manifest of exactly that size.
-/// Nothing is done when `base` is that already. The new manifest is referenced by `owner` when this returns.
-pub(crate) async fn settle(
+/// A found disk as one manifest of exactly its size. Nothing is done when its base is that already. The new manifest is
+/// referenced by `owner` when this returns. `step` names the step: one for each disk of an operation.
+pub(crate) async fn settle_found(
     cx: &OpContext,
+    step: &str,
     owner: &str,
     region: &str,
-    base: Option<&Stored>,
-    size_bytes: u64,
+    found: &FoundDisk,
 ) -> Result<Stored, OpError> {
+    let FoundDisk { base, size_bytes } = found;
+    let (base, size_bytes) = (base.as_ref(), *size_bytes);
     if let Some(base) = base.filter(|b| b.size_bytes == size_bytes) {
         return Ok(base.clone());
     }
     // Held until the step has committed the reference.
     let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
-    cx.step_with("settle", async {
+    cx.step_with(step, async {
         let failed = |e| store_op_error(cx, e, region);
         let reader = match base {
             Some(base) => Some(guard.region.reader(manifest_id(&base.manifest)?).await.map_err(failed)?),

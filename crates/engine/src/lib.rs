@@ -18,6 +18,7 @@ mod providers;
 mod read;
 mod reconcilers;
 pub mod regions;
+mod sources;
 pub mod stored;
 #[cfg(test)]
 mod tests;

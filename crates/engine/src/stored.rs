@@ -41,8 +41,20 @@ pub struct DiskInternal {
 pub struct ImageVersionInternal {
     /// Known once the source was read.
     pub os_disk: Option<Stored>,
+    /// By LUN; known once their sources were read.
+    pub data_disks: BTreeMap<u32, Stored>,
     /// By canonical region name.
     pub regions: BTreeMap<String, RegionState>,
+}
+
+/// `internal` of a managed image: its own bytes, in its own region.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ManagedImageInternal {
+    /// Known once the source was read.
+    pub os_disk: Option<Stored>,
+    /// By LUN.
+    pub data_disks: BTreeMap<u32, Stored>,
 }
 
 /// How far a region of an image version is.

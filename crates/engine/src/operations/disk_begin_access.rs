@@ -1,10 +1,11 @@
 //! Gives a SAS: to an empty staging file (upload), or to the disk's stored bytes (download).
 
 use crate::call::Urls;
-use crate::content::settle;
+use crate::content::settle_found;
 use crate::grant::{GrantDetail, new_grant, sas_url};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::disk::BeginAccess;
+use crate::sources::FoundDisk;
 use crate::stored::{DiskInternal, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
@@ -111,7 +112,8 @@ pub(super) fn file_error(error: io::Error, what: &str) -> ArmError {
 }
 
 async fn stored(cx: &OpContext, row: &Resource, state: &DiskInternal) -> Result<GrantDetail, OpError> {
-    let disk = settle(cx, &row.key, &row.location, state.base.as_ref(), state.size_bytes).await?;
+    let found = FoundDisk { base: state.base.clone(), size_bytes: state.size_bytes };
+    let disk = settle_found(cx, "settle", &row.key, &row.location, &found).await?;
     Ok(GrantDetail::Manifest {
         region: row.location.clone(),
         manifest: disk.manifest,

@@ -4,9 +4,9 @@
 //! finds them.
 
 use super::image_version::{change_state, replicate, show_size};
-use crate::content::settle;
+use crate::content::settle_found;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
-use crate::providers::image_version::FoundSource;
+use crate::sources::FoundDisk;
 use async_trait::async_trait;
 
 pub(crate) struct ImageVersionCreate;
@@ -18,9 +18,9 @@ impl Operation for ImageVersionCreate {
     }
 
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
-        let source: FoundSource = cx.params()?;
+        let source: FoundDisk = cx.params()?;
         let row = cx.resource().await?;
-        let disk = settle(cx, &row.key, &row.location, source.base.as_ref(), source.size_bytes).await?;
+        let disk = settle_found(cx, "settle", &row.key, &row.location, &source).await?;
         cx.update_resource(|row| change_state(row, |s| s.os_disk = Some(disk.clone()))).await?;
         replicate(cx, &row, &disk).await?;
         Ok(Outcome::update(move |row| show_size(row, disk.size_bytes)))

@@ -8,6 +8,7 @@ use crate::content::reference;
 use crate::db_error;
 use crate::grant::blob_url;
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
+use crate::sources::{SourceDisk, disk_or_snapshot};
 use crate::stored::{DiskInternal, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::Fields;
@@ -125,15 +126,14 @@ async fn create(cx: Context<'_>, id: &ResourceId, mut body: Value) -> Result<Pla
             state.base = Some(image.os_disk);
         }
         Origin::Copy(source) => {
-            let row = copy_source(cx, &source, &location).await?;
-            let stored: DiskInternal = internal(&row)?;
+            let SourceDisk { found, row } = disk_or_snapshot(cx, &source, &location).await?;
             for name in ["osType", "hyperVGeneration"] {
                 describe(&mut body, name, &row.body["properties"][name]);
             }
             body["properties"]["creationData"]["sourceUniqueId"] = row.body["properties"]["uniqueId"].clone();
             changes.push(Change::RequireResource { key: row.key });
-            state.size_bytes = fit(&mut body, stored.size_bytes)?;
-            state.base = stored.base;
+            state.size_bytes = fit(&mut body, found.size_bytes)?;
+            state.base = found.base;
         }
     }
     if let Some(base) = &state.base {
@@ -171,18 +171,6 @@ fn fit(body: &mut Value, source_bytes: u64) -> Result<u64, ArmError> {
             Ok(source_bytes)
         }
     }
-}
-
-async fn copy_source(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Resource, ArmError> {
-    let right = format!("{}/read", id.resource_type());
-    cx.engine.authorize(&cx.call.caller, &id.key(), &right).await?;
-    let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
-    let row = row.filter(|r| r.kind == KIND.to_ascii_lowercase() && r.location == location);
-    let row = row.ok_or_else(|| {
-        ArmError::new(404, "NotFound", format!("Resource {} is not found.", id.name())).target(id.to_string())
-    })?;
-    check_readable(cx, &row).await?;
-    Ok(row)
 }
 
 /// Whether a disk's stored bytes are all there is of it, so that they may be copied, imaged or exported.

@@ -9,10 +9,10 @@
 
 use super::arm_context;
 use super::disk::check_readable;
-use crate::content::reference;
 use crate::db_error;
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start, standard_view};
-use crate::stored::{DiskInternal, ImageVersionInternal, RegionState, Stored, internal, to_internal};
+use crate::sources::FoundDisk;
+use crate::stored::{DiskInternal, ImageVersionInternal, RegionState, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::image_version::{
     self, DiskOrBlob, RegionProgress, ReplicationState, Source, VersionName, check_source_fact, definition_facts,
@@ -20,23 +20,12 @@ use lazuli_arm::bodies::image_version::{
 };
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::cmp::Ordering;
 
 const KIND: &str = "Microsoft.Compute/galleries/images/versions";
 
 pub(crate) struct ImageVersion;
-
-/// Where a new version's bytes are, in the version's own region. Parameters of `image_version.create`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct FoundSource {
-    /// `None`: an empty disk.
-    pub base: Option<Stored>,
-    /// What the disk shows; larger than `base` if the disk was grown.
-    pub size_bytes: u64,
-}
 
 #[async_trait]
 impl Provider for ImageVersion {
@@ -103,9 +92,7 @@ async fn plan(cx: Context<'_>, id: &ResourceId, body: Value, old: Option<&Resour
     let home = body["location"].as_str().unwrap_or_default().to_owned();
     let (found, source_row) = find_source(cx, id, &body, &home).await?;
     let mut changes = vec![Change::RequireResource { key: source_row.key }];
-    if let Some(base) = &found.base {
-        changes.push(Change::PutContentRef(reference(&id.key(), &home, &base.manifest)));
-    }
+    changes.extend(found.references(&id.key(), &home));
     let params = serde_json::to_value(&found).map_err(ArmError::internal)?;
     let start = Start { kind: "image_version.create", params };
     Ok(Plan { body, internal: to_internal(&state), start: Some(start), changes })
@@ -123,7 +110,7 @@ async fn find_source(
     id: &ResourceId,
     body: &Value,
     home: &str,
-) -> Result<(FoundSource, Resource), ArmError> {
+) -> Result<(FoundDisk, Resource), ArmError> {
     let definition = id.parent().unwrap_or_else(|| id.clone()).key();
     let definition = cx.engine.db().resource(&definition).await.map_err(db_error)?;
     let definition = definition.ok_or_else(|| ArmError::parent_not_found(id.name()))?;
@@ -187,7 +174,7 @@ async fn from_disk(
     id: &ResourceId,
     definition: &Resource,
     home: &str,
-) -> Result<(FoundSource, Resource), ArmError> {
+) -> Result<(FoundDisk, Resource), ArmError> {
     let row = readable_source(cx, id, home).await?;
     if row.kind != "microsoft.compute/disks" {
         return Err(source_not_found(id));
@@ -198,7 +185,7 @@ async fn from_disk(
     check_source_fact(&row.id, "OS type", of_disk("osType"), &os_type)?;
     check_source_fact(&row.id, "Hypervisor generation", of_disk("hyperVGeneration"), &generation)?;
     let disk: DiskInternal = internal(&row)?;
-    Ok((FoundSource { base: disk.base, size_bytes: disk.size_bytes }, row))
+    Ok((FoundDisk { base: disk.base, size_bytes: disk.size_bytes }, row))
 }
 
 async fn from_version(
@@ -206,7 +193,7 @@ async fn from_version(
     id: &ResourceId,
     definition: &Resource,
     home: &str,
-) -> Result<(FoundSource, Resource), ArmError> {
+) -> Result<(FoundDisk, Resource), ArmError> {
     let row = readable_source(cx, id, home).await?;
     let state: ImageVersionInternal = internal(&row)?;
     let here = state.regions.get(home).is_some_and(|r| r.state == "Completed");
@@ -225,7 +212,7 @@ async fn from_version(
         check_source_fact(&row.id, "Hypervisor generation", Some(&source_generation), &generation)?;
     }
     let size_bytes = stored.size_bytes;
-    Ok((FoundSource { base: Some(stored), size_bytes }, row))
+    Ok((FoundDisk { base: Some(stored), size_bytes }, row))
 }
 
 /// What `$expand=ReplicationStatus` tells: one line a target region, in the client's order.

@@ -1,0 +1,64 @@
+//! Bytes that one resource takes from another: a version from a disk, a disk from a snapshot, a snapshot from a blob.
+//!
+//! ```text
+//! provider, while it decides:   disk_or_snapshot(cx, id, location) ─> SourceDisk ─ references() ─> committed with the row
+//! operation:                    settle_found(cx, step, owner, region, found) ─> Stored, of exactly `size_bytes`
+//! ```
+//! A provider never reads bytes; it finds out where they are, checks that the caller may have them, and references them in the
+//! transaction of its own row, so that nothing can be deleted or collected between the decision and the work.
+
+use crate::content::reference;
+use crate::db_error;
+use crate::provider::Context;
+use crate::providers::disk::check_readable;
+use crate::stored::{DiskInternal, Stored, internal};
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::{Change, Resource};
+use serde::{Deserialize, Serialize};
+
+/// Where the bytes of a disk are. Serialized into the parameters of operations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FoundDisk {
+    /// In the region of the resource that they were found in. `None`: nothing but zeros.
+    pub base: Option<Stored>,
+    /// What the disk shows; larger than `base` if it was grown.
+    pub size_bytes: u64,
+}
+
+impl FoundDisk {
+    /// Keeps the bytes from garbage collection on behalf of `owner`; to be committed with the owner's row.
+    pub(crate) fn references(&self, owner: &str, region: &str) -> Vec<Change> {
+        self.base.iter().map(|base| Change::PutContentRef(reference(owner, region, &base.manifest))).collect()
+    }
+}
+
+/// A managed disk or a snapshot that may be read.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceDisk {
+    pub found: FoundDisk,
+    /// `Change::RequireResource` on its key belongs to whatever is made of it.
+    pub row: Resource,
+}
+
+/// The disk or snapshot of this id: the caller may read it, it is in `location`, and it is in a state in which its bytes are whole.
+///
+/// # Errors
+/// 403; 404 `NotFound` in Azure's words (wire.md §3: "Resource X is not found."); 409 where its state forbids reading.
+pub(crate) async fn disk_or_snapshot(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<SourceDisk, ArmError> {
+    let right = format!("{}/read", id.resource_type());
+    cx.engine.authorize(&cx.call.caller, &id.key(), &right).await?;
+    let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
+    let row = row.filter(|r| is_disk(&r.kind) && r.location == location);
+    let row = row.ok_or_else(|| {
+        ArmError::new(404, "NotFound", format!("Resource {} is not found.", id.name())).target(id.to_string())
+    })?;
+    check_readable(cx, &row).await?;
+    let disk: DiskInternal = internal(&row)?;
+    Ok(SourceDisk { found: FoundDisk { base: disk.base, size_bytes: disk.size_bytes }, row })
+}
+
+/// Both keep a [`DiskInternal`].
+fn is_disk(kind: &str) -> bool {
+    matches!(kind, "microsoft.compute/disks" | "microsoft.compute/snapshots")
+}
