@@ -6,6 +6,7 @@
 use crate::Engine;
 use crate::call::Call;
 use async_trait::async_trait;
+use lazuli_arm::bodies::merge_patch;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
 use serde_json::Value;
@@ -72,9 +73,7 @@ pub trait Provider: Send + Sync {
 
     /// By default RFC 7396 merge on the stored body, then [`Provider::put`].
     async fn patch(&self, cx: Context<'_>, id: &ResourceId, patch: Value, old: &Resource) -> Result<Plan, ArmError> {
-        let mut body = old.body.clone();
-        merge_patch(&mut body, &patch);
-        self.put(cx, id, body, Some(old)).await
+        self.put(cx, id, merge_patch(&old.body, &patch), Some(old)).await
     }
 
     async fn delete(&self, _cx: Context<'_>, _old: &Resource) -> Result<DeletePlan, ArmError> {
@@ -137,48 +136,4 @@ pub fn standard_view(resource_type: &str, row: &Resource) -> Value {
 
 pub fn unknown_action(id: &str, action: &str) -> ArmError {
     ArmError::new(404, "InvalidResourceAction", format!("The resource '{id}' has no action '{action}'."))
-}
-
-/// RFC 7396: objects merge, `null` removes, everything else replaces.
-pub fn merge_patch(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(serde_json::Map::new());
-    }
-    if let Value::Object(target) = target {
-        for (name, value) in patch {
-            if value.is_null() {
-                target.remove(name);
-            } else {
-                merge_patch(target.entry(name.clone()).or_insert(Value::Null), value);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    /// The examples of RFC 7396, appendix A.
-    #[test]
-    fn merge_patch_follows_the_rfc() {
-        let cases = [
-            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
-            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
-            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
-            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
-            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
-            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
-            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
-        ];
-        for (mut target, patch, expected) in cases {
-            merge_patch(&mut target, &patch);
-            assert_eq!(target, expected);
-        }
-    }
 }

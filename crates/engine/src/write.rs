@@ -74,10 +74,7 @@ impl Engine {
         }
         let cx = Context { engine: self, call, now_ms: now_ms() };
         let plan = match (verb, &old) {
-            (Verb::Put(body), _) => {
-                check_location(body, id, provider.resource_type(), old.as_ref())?;
-                provider.put(cx, id, body.clone(), old.as_ref()).await?
-            }
+            (Verb::Put(body), _) => provider.put(cx, id, body.clone(), old.as_ref()).await?,
             (Verb::Patch(body), Some(old)) => provider.patch(cx, id, body.clone(), old).await?,
             (Verb::Patch(_), None) => return Err(not_found(provider.resource_type(), id)),
         };
@@ -343,39 +340,6 @@ fn check_conditions(call: &Call, old: Option<&Resource>) -> Result<(), ArmError>
     match (&call.if_none_match, old) {
         (Some(unwanted), Some(old)) if matches(unwanted, &old.etag) => {
             precondition("If-None-Match was given, but the resource exists.")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A resource never moves: 409 `InvalidResourceLocation`. Unknown regions are refused here for all types but resource groups,
-/// whose body check has its own words for both.
-fn check_location(body: &Value, id: &ResourceId, resource_type: &str, old: Option<&Resource>) -> Result<(), ArmError> {
-    if resource_type.eq_ignore_ascii_case("Microsoft.Resources/resourceGroups") {
-        return Ok(());
-    }
-    let Some(location) = body.get("location").and_then(Value::as_str).filter(|l| !l.is_empty()) else {
-        return Ok(());
-    };
-    let Some(known) = locations::normalize(location) else {
-        return Err(ArmError::bad_request(
-            "LocationNotAvailableForResourceType",
-            format!("The provided location '{location}' is not available for resource type '{resource_type}'."),
-        ));
-    };
-    match old {
-        Some(old) if !old.location.is_empty() && old.location != known.name => {
-            let group = id.resource_group.as_deref().unwrap_or_default();
-            Err(ArmError::conflict(
-                "InvalidResourceLocation",
-                format!(
-                    "The resource '{}' already exists in location '{}' in resource group '{group}'. A resource with the \
-                     same name cannot be created in location '{}'. Please select a new resource name.",
-                    id.name(),
-                    old.location,
-                    known.name
-                ),
-            ))
         }
         _ => Ok(()),
     }

@@ -4,7 +4,7 @@
 //! The moments come from a seed, which is printed; `LAZULI_CRASH_SEED` repeats a run's choices.
 
 use lazuli_disks::vhd::{COOKIE, FOOTER_LEN, Footer, judge};
-use lazuli_testkit::{Arm, ArmFailure, Reply, TestServer, blob, guests};
+use lazuli_testkit::{Arm, ArmFailure, Reply, TestServer, blob, guests, last_lines};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -475,7 +475,7 @@ async fn a_machine_whose_creation_is_killed_is_there_or_cleanly_failed() {
                 assert!(
                     kills.iter().any(|k| k.2),
                     "the host lived, and yet vm{n} failed: {told}\n{}",
-                    crashed.server.log()
+                    last_lines(&crashed.server.log())
                 );
             }
         }

@@ -14,6 +14,6 @@ pub mod wait;
 #[cfg(feature = "server")]
 pub use arm::{Arm, ArmFailure, Reply};
 #[cfg(feature = "server")]
-pub use server::TestServer;
+pub use server::{TestServer, last_lines};
 #[cfg(feature = "server")]
 pub use wait::wait_for;

@@ -85,9 +85,9 @@ impl TestServer {
             }
             if let Some(status) = self.child.as_mut().context("not started")?.try_wait()? {
                 self.child = None;
-                bail!("the server ended ({status}) before it was ready:\n{}", self.log());
+                bail!("the server ended ({status}) before it was ready:\n{}", last_lines(&self.log()));
             }
-            ensure!(Instant::now() < deadline, "the server was not ready in time:\n{}", self.log());
+            ensure!(Instant::now() < deadline, "the server was not ready in time:\n{}", last_lines(&self.log()));
             tokio::time::sleep(STEP).await;
         }
     }
@@ -112,7 +112,7 @@ impl TestServer {
             }
             if Instant::now() > deadline {
                 child.kill()?;
-                bail!("the server did not stop when asked to:\n{}", self.log());
+                bail!("the server did not stop when asked to:\n{}", last_lines(&self.log()));
             }
             tokio::time::sleep(STEP).await;
         }
@@ -167,7 +167,7 @@ impl TestServer {
         ensure!(left.is_empty(), "processes are left behind: {left:?}");
         for log in [self.log(), self.host_log()] {
             let panic = log.lines().find(|l| l.contains("panicked at"));
-            ensure!(panic.is_none(), "a panic in the log:\n{log}");
+            ensure!(panic.is_none(), "a panic in the log: {}", panic.unwrap_or_default());
         }
         Ok(())
     }
@@ -176,12 +176,20 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            eprintln!("--- serve.log\n{}\n--- host.log\n{}", self.log(), self.host_log());
+            // First what is wrong: what follows is long.
+            eprintln!("the server left something behind: {error:#}");
+            eprintln!("--- serve.log\n{}\n--- host.log\n{}", last_lines(&self.log()), last_lines(&self.host_log()));
             // A second panic would hide the first.
             assert!(std::thread::panicking(), "{error:#}");
-            eprintln!("{error:#}");
         }
     }
+}
+
+/// The end of a log, without the requests that were answered.
+pub fn last_lines(log: &str) -> String {
+    const LINES: usize = 40;
+    let told: Vec<&str> = log.lines().filter(|l| !l.contains(" INFO lazuli_api::app: request ")).collect();
+    told[told.len().saturating_sub(LINES)..].join("\n")
 }
 
 /// `LAZULI_BIN`, or the binary that cargo built beside this test.

@@ -173,3 +173,33 @@ pub(crate) fn out_of_range(path: &str, value: i64, low: i64, high: i64) -> ArmEr
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The examples of RFC 7396, appendix A.
+    #[test]
+    fn merge_patch_follows_the_rfc() {
+        let cases = [
+            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
+            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
+            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
+            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+        ];
+        for (target, patch, expected) in cases {
+            assert_eq!(merge_patch(&target, &patch), expected);
+        }
+    }
+
+    #[test]
+    fn merge_patch_ignores_the_case_of_names_and_keeps_the_stored_one() {
+        let merged = merge_patch(&json!({"Tags": {"a": "1"}}), &json!({"tags": {"b": "2"}}));
+        assert_eq!(merged, json!({"Tags": {"a": "1", "b": "2"}}));
+        assert_eq!(merge_patch(&json!({"Tags": 1}), &json!({"tags": null})), json!({}));
+    }
+}

@@ -162,8 +162,8 @@ pub(super) async fn nic(server: &Server, name: &str, more: Value) -> Result<Valu
 
 pub(super) fn nic_body(server: &Server, mut more: Value) -> Value {
     let group = more.as_object_mut().unwrap().remove("networkSecurityGroup");
-    let mut properties = json!({"subnet": {"id": server.id("virtualNetworks/v/subnets/s").to_string()}});
-    crate::provider::merge_patch(&mut properties, &more);
+    let subnet = json!({"subnet": {"id": server.id("virtualNetworks/v/subnets/s").to_string()}});
+    let properties = lazuli_arm::bodies::merge_patch(&subnet, &more);
     let mut body =
         json!({"location": "eastus", "properties": {"ipConfigurations": [{"name": "ipc", "properties": properties}]}});
     if let Some(group) = group {
