@@ -32,7 +32,6 @@ pub fn arguments(launch: &Launch, accelerator: Accelerator, firmware: &Firmware)
     line.option("-name", format!("guest={}", escape(&spec.name)));
     line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     line.option("-msg", "timestamp=on");
-    line.option("-pidfile", text(&files.pid()));
     processor(&mut line, spec, accelerator);
     identity(&mut line, spec);
     // The guest's own shutdown leaves QEMU paused until the host has seen it, whether the host runs then or later.

@@ -66,10 +66,6 @@ impl VmFiles {
         self.run.join("qmp")
     }
 
-    pub fn pid(&self) -> PathBuf {
-        self.run.join("pid")
-    }
-
     pub fn console(&self) -> PathBuf {
         self.run.join("serial")
     }
@@ -164,8 +160,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Switches a machine on. When this returns its processors run.
     async fn start(&self, launch: &Launch) -> Result<Running, HypervisorError>;
 
-    /// Finds a machine that an earlier host process started. `None`: it does not run any more. An error: perhaps it
-    /// does, but it cannot be controlled.
+    /// Finds a machine that an earlier host process started, or was starting. `None`: it does not run any more. An error:
+    /// perhaps it does, but it cannot be controlled.
     async fn adopt(&self, launch: &Launch) -> Result<Option<Running>, HypervisorError>;
 
     /// Ends a machine that cannot be adopted. Of one that does not run: nothing.

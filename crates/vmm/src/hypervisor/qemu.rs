@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -29,6 +29,8 @@ use crate::spec::Generation;
 
 /// How long QEMU may take from its start to the first answer of its monitor.
 const START_TIME: Duration = Duration::from_secs(90);
+/// How often a QEMU that has started, but does not listen yet, is tried again.
+const LISTENS_AGAIN: Duration = Duration::from_millis(50);
 /// How long QEMU may take to quit, flushing its disks, before it is killed.
 const QUIT_TIME: Duration = Duration::from_secs(5);
 /// How often a machine that stands still for want of space is told to go on.
@@ -201,11 +203,8 @@ impl Hypervisor for Qemu {
     }
 
     async fn adopt(&self, launch: &Launch) -> Result<Option<Running>, HypervisorError> {
-        let (qmp, events) = match Qmp::connect(&launch.files.monitor()).await {
-            Ok(connected) => connected,
-            Err(QmpError::Connect(e)) if nobody_listens(&e) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
+        let monitor = launch.files.monitor();
+        let Some((qmp, events)) = connect(&monitor, launch.spec.id).await? else { return Ok(None) };
         let uuid = qmp.execute("query-uuid", Value::Null).await?;
         let uuid = uuid["UUID"].as_str().and_then(|u| u.parse::<Uuid>().ok());
         if uuid != Some(launch.spec.id) {
@@ -220,18 +219,45 @@ impl Hypervisor for Qemu {
         let process = Arc::new(process);
         Ok(Some(self.supervise(launch, Connected { qmp, events, process, child: None, powered_off, stalled })))
     }
+
     async fn kill_lost(&self, launch: &Launch) -> Result<(), HypervisorError> {
-        // QEMU removes the file when it ends in good order; the process it names may have ended otherwise.
-        let pid = std::fs::read_to_string(launch.files.pid()).ok().and_then(|text| text.trim().parse().ok());
-        let Some(process) = pid.and_then(|pid| Process::open(pid).ok()) else { return Ok(()) };
-        // Read after the process was pinned: the pid may have been given to another since.
-        if !is_ours(&process.command_line(), launch.spec.id) {
-            return Ok(());
-        }
         let failed = |e| io_error("cannot end a machine that does not answer", e);
-        process.kill().map_err(failed)?;
-        process.ended().await.map_err(failed)
+        while let Some(process) = process_of(launch.spec.id) {
+            process.kill().map_err(failed)?;
+            process.ended().await.map_err(failed)?;
+        }
+        Ok(())
     }
+}
+
+/// The monitor of a QEMU that an earlier host process started; `None` if there is no such QEMU. That host may have died while
+/// QEMU was starting: then there is a process that does not listen yet.
+async fn connect(monitor: &Path, id: Uuid) -> Result<Option<(Qmp, mpsc::UnboundedReceiver<Event>)>, HypervisorError> {
+    let deadline = Instant::now() + START_TIME;
+    loop {
+        match Qmp::connect(monitor).await {
+            Ok(connected) => return Ok(Some(connected)),
+            Err(QmpError::Connect(e)) if nobody_listens(&e) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let Some(process) = process_of(id) else { return Ok(None) };
+        if Instant::now() > deadline {
+            return Err(HypervisorError::Start("it runs, but its monitor does not answer".into()));
+        }
+        // Its end is seen at once, its first answer soon.
+        let _ = tokio::time::timeout(LISTENS_AGAIN, process.ended()).await;
+    }
+}
+
+/// The QEMU of machine `id`, whoever started it. One that has ended, but was not reaped, has no command line any more.
+fn process_of(id: Uuid) -> Option<Process> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids = entries.filter_map(|entry| {
+        let ours = is_ours(&std::fs::read(entry.path().join("cmdline")).ok()?, id);
+        if ours { entry.file_name().to_str()?.parse().ok() } else { None }
+    });
+    // Looked at again once the process is pinned: its pid may have been given to another.
+    pids.find_map(|pid| Process::open(pid).ok().filter(|process| is_ours(&process.command_line(), id)))
 }
 
 /// Then nothing runs. Other errors, such as a queue of connections that nobody takes, come from a QEMU that hangs.
@@ -504,6 +530,26 @@ mod tests {
         assert!(is_ours(&line(id), id));
         assert!(!is_ours(&line(Uuid::from_u128(8)), id));
         assert!(!is_ours(b"sh\0-c\0true\0", id));
+    }
+
+    /// The host died between the start of a QEMU and the first answer of its monitor.
+    #[tokio::test]
+    async fn a_qemu_that_does_not_listen_yet_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let monitor = dir.path().join("monitor");
+        let id = Uuid::new_v4();
+        assert!(connect(&monitor, id).await.unwrap().is_none(), "nothing runs");
+        let mut started = Command::new("sh");
+        started.args(["-c", "read line", "qemu", "-uuid", &id.to_string()]).stdin(Stdio::piped()).kill_on_drop(true);
+        let mut started = started.spawn().unwrap();
+        let connecting = connect(&monitor, id);
+        tokio::pin!(connecting);
+        tokio::select! {
+            _ = &mut connecting => panic!("it was given up while it is starting"),
+            () = tokio::time::sleep(3 * LISTENS_AGAIN) => {}
+        }
+        started.kill().await.unwrap();
+        assert!(connecting.await.unwrap().is_none(), "it has ended");
     }
 
     #[test]
