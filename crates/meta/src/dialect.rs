@@ -242,8 +242,14 @@ async fn open_postgres(url: &DbUrl, text: &str) -> Result<Pools, MetaError> {
 
 /// Version, name and text of each migration. Both lists have the same versions and names; a published one never changes.
 type Migrations = &'static [(i64, &'static str, &'static str)];
-const SQLITE_MIGRATIONS: Migrations = &[(1, "initial", include_str!("../migrations/sqlite/0001_initial.sql"))];
-const POSTGRES_MIGRATIONS: Migrations = &[(1, "initial", include_str!("../migrations/postgres/0001_initial.sql"))];
+const SQLITE_MIGRATIONS: Migrations = &[
+    (1, "initial", include_str!("../migrations/sqlite/0001_initial.sql")),
+    (2, "storage", include_str!("../migrations/sqlite/0002_storage.sql")),
+];
+const POSTGRES_MIGRATIONS: Migrations = &[
+    (1, "initial", include_str!("../migrations/postgres/0001_initial.sql")),
+    (2, "storage", include_str!("../migrations/postgres/0002_storage.sql")),
+];
 
 fn migrator(migrations: Migrations) -> Migrator {
     let migrations = migrations.iter().map(|(version, name, text)| {

@@ -15,6 +15,7 @@ pub mod model;
 mod operations;
 mod read;
 mod sql;
+mod storage;
 mod watch;
 mod write;
 

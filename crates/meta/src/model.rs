@@ -173,6 +173,105 @@ pub struct Grant {
     pub detail: Value,
 }
 
+/// A container of a storage account.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// Name of the account, unique on the whole server.
+    pub account: String,
+    pub name: String,
+    /// Another one for each container that ever had this name.
+    pub id: String,
+    /// Changes with what clients see of the container.
+    pub etag: String,
+    /// Changes with every write, leases too; what [`Expect::Etag`] compares.
+    pub revision: String,
+    pub created_ms: i64,
+    pub modified_ms: i64,
+    pub body: Value,
+}
+
+/// Whether a blob's bytes are where they stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlobState {
+    /// In the content store, as far as there are any.
+    Stored,
+    /// At least in part in a staging file.
+    Staged,
+    /// Still being copied from elsewhere.
+    Copying,
+}
+
+impl BlobState {
+    /// The word that is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "Stored",
+            Self::Staged => "Staged",
+            Self::Copying => "Copying",
+        }
+    }
+
+    /// The state that [`Self::as_str`] names.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Stored, Self::Staged, Self::Copying].into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// A blob of a storage account, or a snapshot of one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Blob {
+    pub account: String,
+    pub container: String,
+    pub name: String,
+    /// The snapshot's time as clients write it; `None`: the blob itself.
+    pub snapshot: Option<String>,
+    /// Names its staging files and its content references; another one for each blob that ever had this name.
+    pub id: String,
+    /// `BlockBlob`, `PageBlob`, `AppendBlob`.
+    pub kind: String,
+    pub size: i64,
+    pub state: BlobState,
+    /// Changes with what clients see of the blob.
+    pub etag: String,
+    /// Changes with every write, leases too; what [`Expect::Etag`] compares.
+    pub revision: String,
+    pub created_ms: i64,
+    pub modified_ms: i64,
+    /// What clients wrote and see.
+    pub body: Value,
+    /// Where the bytes are.
+    pub content: Value,
+}
+
+/// Which containers a list shows, in the order of their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerQuery {
+    pub account: String,
+    pub prefix: Option<String>,
+    /// Only names after this one.
+    pub after: Option<String>,
+    /// Default and upper bound: 1000.
+    pub limit: Option<i64>,
+}
+
+/// Which blobs a list shows: by name, the snapshots of a blob by time before the blob itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlobQuery {
+    pub account: String,
+    pub container: String,
+    pub name: Option<String>,
+    pub prefix: Option<String>,
+    /// Only what follows the blob of this name (snapshot given: that snapshot of it).
+    pub after: Option<(String, Option<String>)>,
+    /// Only what follows every name that begins so.
+    pub after_prefix: Option<String>,
+    pub snapshots: bool,
+    /// Default and upper bound: 1000.
+    pub limit: Option<i64>,
+}
+
 /// One thing to be done in a [`Write`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
@@ -225,6 +324,55 @@ pub enum Change {
     PutRoleAssignment(RoleAssignment),
     DeleteRoleAssignment {
         id: String,
+    },
+    /// The reference must exist; else [`Conflict::Missing`]. For who takes over bytes that another keeps alive.
+    RequireContentRef(ContentRef),
+    /// All references of the resources below this key (key + `/…`).
+    DeleteContentRefsBelow {
+        key: String,
+    },
+    PutContainer {
+        container: Container,
+        expect: Expect,
+    },
+    /// With all its blobs and block lists. Their content references are the caller's.
+    DeleteContainer {
+        account: String,
+        name: String,
+        expect: Expect,
+    },
+    /// The container must exist and have this id; else [`Conflict::Missing`].
+    RequireContainer {
+        account: String,
+        name: String,
+        id: String,
+    },
+    PutBlob {
+        blob: Blob,
+        expect: Expect,
+    },
+    /// With its block list.
+    DeleteBlob {
+        account: String,
+        container: String,
+        name: String,
+        snapshot: Option<String>,
+        expect: Expect,
+    },
+    /// The committed blocks of a blob that is in this very write.
+    PutBlockList {
+        /// [`Blob::id`].
+        blob: String,
+        account: String,
+        container: String,
+        blocks: Value,
+    },
+    DeleteBlockList {
+        blob: String,
+    },
+    /// Every container and blob of an account. Their content references are the caller's.
+    DeleteAccountData {
+        account: String,
     },
 }
 

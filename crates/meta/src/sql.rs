@@ -111,11 +111,35 @@ impl Select {
         }
     }
 
+    /// Rows whose `column` begins with `prefix`, compared byte by byte. `condition`: `column >= ? AND column < ?`.
+    pub(crate) fn and_prefix(&mut self, condition: [&'static str; 2], prefix: Option<&String>) {
+        if let Some(prefix) = prefix.filter(|p| !p.is_empty()) {
+            self.and(condition[0], [Arg::Text(prefix.clone())]);
+            if let Some(next) = after_prefix(prefix) {
+                self.and(condition[1], [Arg::Text(next)]);
+            }
+        }
+    }
+
     pub(crate) fn end(mut self, order: &'static str, limit: i64) -> Sql {
         self.args.push(Arg::Int(limit));
         let text = format!("{} ORDER BY {order} LIMIT ${}", self.text, self.args.len());
         Sql { text: text.into(), args: self.args }
     }
+}
+
+/// The first text, byte by byte, after all that begin with `prefix`; `None`: there is none.
+pub(crate) fn after_prefix(prefix: &str) -> Option<String> {
+    let mut chars: Vec<char> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        // UTF-8 sorts as its characters do; what lies between is no character.
+        let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
+        if let Some(next) = next {
+            chars.push(next);
+            return Some(chars.into_iter().collect());
+        }
+    }
+    None
 }
 
 #[derive(Debug)]
@@ -166,7 +190,16 @@ fn parse(table: &'static str, text: &str) -> Result<Value, MetaError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arg, Select};
+    use super::{Arg, Select, after_prefix};
+
+    #[test]
+    fn what_follows_a_prefix() {
+        for (prefix, next) in [("a", Some("b")), ("a/", Some("a0")), ("a\u{d7ff}", Some("a\u{e000}")), ("", None)] {
+            assert_eq!(after_prefix(prefix).as_deref(), next, "{prefix}");
+        }
+        assert_eq!(after_prefix("a\u{10ffff}").as_deref(), Some("b"));
+        assert_eq!(after_prefix("\u{10ffff}"), None);
+    }
 
     #[test]
     fn a_select_numbers_its_arguments() {

@@ -9,6 +9,7 @@ use crate::model::{
     Audit, Change, Conflict, ContentRef, Expect, Grant, NewOperation, OperationState, Resource, RoleAssignment, Write,
 };
 use crate::sql::sql;
+use crate::storage;
 use crate::watch::Signal;
 
 /// How many children a refused deletion names.
@@ -20,7 +21,9 @@ pub(crate) fn check(write: &Write) -> Result<(), WriteError> {
     for change in &write.changes {
         match change {
             Change::PutResource { resource, .. } => check_keys(resource)?,
-            Change::DeleteResource { key, expect: Expect::Absent } => {
+            Change::DeleteResource { key, expect: Expect::Absent }
+            | Change::DeleteContainer { name: key, expect: Expect::Absent, .. }
+            | Change::DeleteBlob { name: key, expect: Expect::Absent, .. } => {
                 return Err(MetaError::Invalid(format!("{key} cannot be deleted where it is absent")).into());
             }
             Change::StartOperation(new)
@@ -124,6 +127,19 @@ pub(crate) async fn apply(tx: &mut Tx, write: &Write, now_ms: i64) -> Result<(),
             Change::DeleteRoleAssignment { id } => {
                 tx.execute(sql("DELETE FROM role_assignments WHERE id = $1").text(id)).await?;
             }
+            Change::RequireContentRef(content) => require_content_ref(tx, content).await?,
+            Change::DeleteContentRefsBelow { key } => {
+                let delete = sql("DELETE FROM content_refs WHERE resource_key > $1 AND resource_key < $2");
+                tx.execute(delete.text(format!("{key}/")).text(format!("{key}0"))).await?;
+            }
+            Change::PutContainer { .. }
+            | Change::DeleteContainer { .. }
+            | Change::RequireContainer { .. }
+            | Change::PutBlob { .. }
+            | Change::DeleteBlob { .. }
+            | Change::PutBlockList { .. }
+            | Change::DeleteBlockList { .. }
+            | Change::DeleteAccountData { .. } => storage::apply(tx, change).await?,
         }
     }
     Ok(())
@@ -274,6 +290,16 @@ fn inserted(rows: u64, key: &str) -> Result<(), WriteError> {
 
 async fn content_ref(tx: &mut Tx, text: &'static str, content: &ContentRef) -> Result<(), MetaError> {
     tx.execute(sql(text).text(&content.resource_key).text(&content.region).text(&content.manifest)).await.map(drop)
+}
+
+async fn require_content_ref(tx: &mut Tx, content: &ContentRef) -> Result<(), WriteError> {
+    let ContentRef { resource_key, region, manifest } = content;
+    let select = sql("SELECT region FROM content_refs WHERE resource_key = $1 AND region = $2 AND manifest = $3");
+    let select = select.text(resource_key).text(region).text(manifest);
+    match tx.locked_row(select, Lock::Share).await? {
+        Some(_) => Ok(()),
+        None => Err(Conflict::Missing { key: resource_key.clone() }.into()),
+    }
 }
 
 async fn put_grant(tx: &mut Tx, grant: &Grant) -> Result<(), WriteError> {

@@ -9,6 +9,7 @@ mod identity;
 mod operations;
 mod resources;
 mod schema;
+mod storage;
 
 use harness::Bench;
 
@@ -78,4 +79,8 @@ cases! {
     concurrency::one_of_many_creators_wins,
     schema::opening_again_and_at_once,
     schema::a_newer_database_is_refused,
+    storage::containers,
+    storage::blobs_and_their_lists,
+    storage::blobs_are_expected,
+    storage::a_container_takes_its_blobs_along,
 }
