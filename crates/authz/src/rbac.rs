@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 pub const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
 pub const CONTRIBUTOR: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
 pub const READER: &str = "acdd72a7-3385-48ef-bd42-f606fba81ae7";
+pub const STORAGE_BLOB_DATA_OWNER: &str = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b";
+pub const STORAGE_BLOB_DATA_CONTRIBUTOR: &str = "ba92f5b4-2d11-453d-a403-e96b0029c9fe";
+pub const STORAGE_BLOB_DATA_READER: &str = "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1";
+pub const STORAGE_BLOB_DELEGATOR: &str = "db58b8e5-c6ad-4a2a-8342-4190687cbf4a";
+pub const STORAGE_ACCOUNT_CONTRIBUTOR: &str = "17d1049b-9a84-46fb-8f53-869881c3d3ab";
 
 /// One block of a role: what it gives, minus what it leaves out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,42 +80,103 @@ pub enum RoleError {
     NotAnAction(String),
 }
 
-/// Owner, Contributor, Reader, as in every subscription.
+fn built_in(name: &str, role_name: &str, description: &str, permissions: Permissions) -> RoleDefinition {
+    RoleDefinition {
+        name: name.to_owned(),
+        role_name: role_name.to_owned(),
+        description: description.to_owned(),
+        built_in: true,
+        permissions: vec![permissions],
+        assignable_scopes: vec!["/".to_owned()],
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+/// Owner, Contributor, Reader, and the roles of storage, as in every subscription.
 pub fn built_in_roles() -> Vec<RoleDefinition> {
-    let role =
-        |name: &str, role_name: &str, description: &str, actions: &[&str], not_actions: &[&str]| RoleDefinition {
-            name: name.to_owned(),
-            role_name: role_name.to_owned(),
-            description: description.to_owned(),
-            built_in: true,
-            permissions: vec![Permissions {
-                actions: actions.iter().map(|a| (*a).to_owned()).collect(),
-                not_actions: not_actions.iter().map(|a| (*a).to_owned()).collect(),
-                ..Permissions::default()
-            }],
-            assignable_scopes: vec!["/".to_owned()],
-        };
-    vec![
-        role(
+    let control = |actions: &[&str], not_actions: &[&str]| Permissions {
+        actions: words(actions),
+        not_actions: words(not_actions),
+        ..Permissions::default()
+    };
+    let mut roles = vec![
+        built_in(
             OWNER,
             "Owner",
             "Full access to all resources, including the right to give access to others.",
-            &["*"],
-            &[],
+            control(&["*"], &[]),
         ),
-        role(
+        built_in(
             CONTRIBUTOR,
             "Contributor",
             "Full access to all resources, without the right to give access or to share galleries.",
-            &["*"],
-            &[
-                "Microsoft.Authorization/*/Delete",
-                "Microsoft.Authorization/*/Write",
-                "Microsoft.Authorization/elevateAccess/Action",
-                "Microsoft.Compute/galleries/share/action",
-            ],
+            control(
+                &["*"],
+                &[
+                    "Microsoft.Authorization/*/Delete",
+                    "Microsoft.Authorization/*/Write",
+                    "Microsoft.Authorization/elevateAccess/Action",
+                    "Microsoft.Compute/galleries/share/action",
+                ],
+            ),
         ),
-        role(READER, "Reader", "View all resources, change nothing.", &["*/read"], &[]),
+        built_in(READER, "Reader", "View all resources, change nothing.", control(&["*/read"], &[])),
+        built_in(
+            STORAGE_ACCOUNT_CONTRIBUTOR,
+            "Storage Account Contributor",
+            "Manage storage accounts, including their keys, which open all data in them.",
+            control(
+                &[
+                    "Microsoft.Authorization/*/read",
+                    "Microsoft.Resources/subscriptions/resourceGroups/read",
+                    "Microsoft.Storage/storageAccounts/*",
+                ],
+                &[],
+            ),
+        ),
+    ];
+    roles.extend(storage_data_roles());
+    roles
+}
+
+/// The roles that open blobs to bearer tokens; Owner and Contributor do not.
+fn storage_data_roles() -> [RoleDefinition; 4] {
+    const DELEGATE: &str = "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action";
+    const CONTAINERS: &str = "Microsoft.Storage/storageAccounts/blobServices/containers";
+    let of = |control: &[&str], data: &[&str]| Permissions {
+        actions: [vec![DELEGATE.to_owned()], control.iter().map(|a| format!("{CONTAINERS}/{a}")).collect()].concat(),
+        data_actions: data.iter().map(|a| format!("{CONTAINERS}/{a}")).collect(),
+        ..Permissions::default()
+    };
+    let write = ["blobs/read", "blobs/write", "blobs/delete", "blobs/add/action", "blobs/move/action"];
+    [
+        built_in(
+            STORAGE_BLOB_DATA_OWNER,
+            "Storage Blob Data Owner",
+            "Full access to containers and blobs.",
+            of(&["*"], &["blobs/*"]),
+        ),
+        built_in(
+            STORAGE_BLOB_DATA_CONTRIBUTOR,
+            "Storage Blob Data Contributor",
+            "Read, write and delete containers and blobs.",
+            of(&["read", "write", "delete"], &write),
+        ),
+        built_in(
+            STORAGE_BLOB_DATA_READER,
+            "Storage Blob Data Reader",
+            "Read and list containers and blobs.",
+            of(&["read"], &["blobs/read"]),
+        ),
+        built_in(
+            STORAGE_BLOB_DELEGATOR,
+            "Storage Blob Delegator",
+            "Get a user delegation key, with which to sign SAS tokens.",
+            of(&[], &[]),
+        ),
     ]
 }
 
@@ -209,7 +275,7 @@ mod tests {
         let mut table = String::new();
         for action in actions {
             let marks: Vec<&str> =
-                roles.iter().map(|r| if role_allows(r, action, Plane::Control) { "yes" } else { "-" }).collect();
+                roles[..3].iter().map(|r| if role_allows(r, action, Plane::Control) { "yes" } else { "-" }).collect();
             table.push_str(&format!("{action:55} {:5} {:11} {}\n", marks[0], marks[1], marks[2]));
         }
         insta::assert_snapshot!(table, @r"
@@ -265,6 +331,43 @@ mod tests {
         let owner = &built_in_roles()[0];
         let read = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read";
         assert!(role_allows(owner, read, Plane::Control) && !role_allows(owner, read, Plane::Data));
+    }
+
+    /// RB-6: what opens blobs to bearer tokens.
+    #[test]
+    fn storage_matrix() {
+        let container = "Microsoft.Storage/storageAccounts/blobServices/containers";
+        let questions = [
+            (Plane::Data, format!("{container}/blobs/read")),
+            (Plane::Data, format!("{container}/blobs/write")),
+            (Plane::Data, format!("{container}/blobs/delete")),
+            (Plane::Data, format!("{container}/blobs/tags/write")),
+            (Plane::Control, format!("{container}/read")),
+            (Plane::Control, format!("{container}/write")),
+            (
+                Plane::Control,
+                "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action".to_owned(),
+            ),
+            (Plane::Control, "Microsoft.Storage/storageAccounts/listKeys/action".to_owned()),
+        ];
+        let mut table = String::new();
+        for (plane, action) in questions {
+            let allowed = built_in_roles().into_iter().filter(|r| role_allows(r, &action, plane));
+            let names: Vec<String> =
+                allowed.map(|r| r.role_name.replace("Storage ", "").replace("Blob ", "")).collect();
+            let action = action.replace("Microsoft.Storage/storageAccounts/", "").replace("blobServices/", "");
+            table.push_str(&format!("{plane:?} {action}: {}\n", names.join(", ")));
+        }
+        insta::assert_snapshot!(table, @r"
+        Data containers/blobs/read: Data Owner, Data Contributor, Data Reader
+        Data containers/blobs/write: Data Owner, Data Contributor
+        Data containers/blobs/delete: Data Owner, Data Contributor
+        Data containers/blobs/tags/write: Data Owner
+        Control containers/read: Owner, Contributor, Reader, Account Contributor, Data Owner, Data Contributor, Data Reader
+        Control containers/write: Owner, Contributor, Account Contributor, Data Owner, Data Contributor
+        Control generateUserDelegationKey/action: Owner, Contributor, Account Contributor, Data Owner, Data Contributor, Data Reader, Delegator
+        Control listKeys/action: Owner, Contributor, Account Contributor
+        ");
     }
 
     #[test]

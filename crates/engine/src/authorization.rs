@@ -8,14 +8,7 @@ use lazuli_authz::rbac::{Assignment, Plane, Question, built_in_roles, is_allowed
 impl Engine {
     /// `scope` is a lower-case id, `action` e.g. `Microsoft.Compute/disks/write`.
     pub(crate) async fn authorize(&self, caller: &Caller, scope: &str, action: &str) -> Result<(), ArmError> {
-        let assignments = self.db().role_assignments(Some(&caller.principal), None).await.map_err(crate::db_error)?;
-        let assignments: Vec<Assignment> = assignments
-            .into_iter()
-            .map(|a| Assignment { principal: a.principal, role: a.role, scope: a.scope })
-            .collect();
-        let principals = [caller.principal.as_str()];
-        let question = Question { principals: &principals, action, scope, plane: Plane::Control };
-        if is_allowed(&built_in_roles(), &assignments, &question) {
+        if self.may(caller, scope, action, Plane::Control).await? {
             return Ok(());
         }
         Err(ArmError::new(
@@ -27,6 +20,41 @@ impl Engine {
                 caller.app_id, caller.principal
             ),
         ))
+    }
+
+    /// Whether the caller may do something with the data in a resource: an action of `dataActions`, such as
+    /// `Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read`. `scope`: id of the account, or of a container below
+    /// it (`{account}/blobServices/default/containers/c`), in any letter case.
+    ///
+    /// # Errors
+    /// 403 `AuthorizationPermissionMismatch`, in the data plane's words.
+    pub async fn authorize_data(&self, caller: &Caller, scope: &str, action: &str) -> Result<(), ArmError> {
+        if self.may(caller, scope, action, Plane::Data).await? {
+            return Ok(());
+        }
+        Err(not_permitted())
+    }
+
+    /// As [`Engine::authorize_data`], for what the data plane does that is an action of `actions`: containers are created,
+    /// listed and deleted by such (`…/blobServices/containers/write`).
+    ///
+    /// # Errors
+    /// 403 `AuthorizationPermissionMismatch`.
+    pub async fn authorize_container(&self, caller: &Caller, scope: &str, action: &str) -> Result<(), ArmError> {
+        if self.may(caller, scope, action, Plane::Control).await? {
+            return Ok(());
+        }
+        Err(not_permitted())
+    }
+
+    async fn may(&self, caller: &Caller, scope: &str, action: &str, plane: Plane) -> Result<bool, ArmError> {
+        let assignments = self.db().role_assignments(Some(&caller.principal), None).await.map_err(crate::db_error)?;
+        let assignments: Vec<Assignment> = assignments
+            .into_iter()
+            .map(|a| Assignment { principal: a.principal, role: a.role, scope: a.scope })
+            .collect();
+        let principals = [caller.principal.as_str()];
+        Ok(is_allowed(&built_in_roles(), &assignments, &Question { principals: &principals, action, scope, plane }))
     }
 
     /// Whether the caller may tie what it writes to another resource: who may write an interface here may not take addresses
@@ -46,4 +74,12 @@ impl Engine {
             _ => error,
         })
     }
+}
+
+fn not_permitted() -> ArmError {
+    ArmError::new(
+        403,
+        "AuthorizationPermissionMismatch",
+        "This request is not authorized to perform this operation using this permission.",
+    )
 }

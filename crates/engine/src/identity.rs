@@ -3,6 +3,7 @@
 use crate::call::Caller;
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
+use lazuli_authz::rbac::{OWNER, STORAGE_BLOB_DATA_OWNER};
 use lazuli_meta::model::{Principal, RoleAssignment, Subscription, Tenant};
 use uuid::Uuid;
 
@@ -85,14 +86,18 @@ impl Engine {
         };
         db.put_principal(&owner).await.map_err(db_error)?;
         let scope = format!("/subscriptions/{}", new.subscription_id);
-        if db.role_assignments(Some(&new.object_id), Some(&scope)).await.map_err(db_error)?.is_empty() {
-            let assignment = RoleAssignment {
-                id: Uuid::new_v4().to_string(),
-                scope,
-                role: lazuli_authz::rbac::OWNER.into(),
-                principal: new.object_id.clone(),
-            };
-            db.put_role_assignment(&assignment).await.map_err(ArmError::internal)?;
+        let existing = db.role_assignments(Some(&new.object_id), Some(&scope)).await.map_err(db_error)?;
+        // Owners have no data actions: without the second role the first principal could not read a blob with its token.
+        for role in [OWNER, STORAGE_BLOB_DATA_OWNER] {
+            if !existing.iter().any(|a| a.role == role) {
+                let assignment = RoleAssignment {
+                    id: Uuid::new_v4().to_string(),
+                    scope: scope.clone(),
+                    role: role.into(),
+                    principal: new.object_id.clone(),
+                };
+                db.put_role_assignment(&assignment).await.map_err(ArmError::internal)?;
+            }
         }
         db.put_setting(BOOTSTRAPPED, &new.tenant_id, true).await.map_err(db_error)?;
         Ok(())

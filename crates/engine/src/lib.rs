@@ -19,6 +19,7 @@ mod read;
 mod reconcilers;
 pub mod regions;
 mod sources;
+mod storage_account;
 pub mod stored;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ mod write;
 
 pub use identity::{Bootstrap, SignInError};
 pub use lazuli_meta::model::{Subscription, Tenant};
+pub use storage_account::{AccountKey, NetworkRules, StorageAccount};
 
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_meta::Db;
@@ -186,6 +188,15 @@ impl Engine {
 
     pub(crate) fn provider_of(&self, id: &ResourceId) -> Result<&Arc<dyn Provider>, ArmError> {
         self.provider(&id.resource_type())
+    }
+
+    /// Providers of a namespace (any letter case), in the order of their types.
+    pub(crate) fn providers_of(&self, namespace: &str) -> Vec<&Arc<dyn Provider>> {
+        let prefix = format!("{}/", namespace.to_ascii_lowercase());
+        let mut found: Vec<_> =
+            self.0.providers.values().filter(|p| p.resource_type().to_ascii_lowercase().starts_with(&prefix)).collect();
+        found.sort_by_key(|p| p.resource_type());
+        found
     }
 
     /// Provider of a stored row.

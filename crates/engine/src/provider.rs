@@ -55,6 +55,8 @@ pub enum ActionPlan {
     Start { start: Start, resource: Option<Resource>, changes: Vec<Change> },
     /// Already done.
     Done { reply: Option<Value>, resource: Option<Resource>, changes: Vec<Change> },
+    /// Nothing was changed: only the activity log hears of it.
+    Show(Value),
 }
 
 #[async_trait]
@@ -93,6 +95,18 @@ pub trait Provider: Send + Sync {
         _body: Value,
     ) -> Result<ActionPlan, ArmError> {
         Err(unknown_action(&row.id, action))
+    }
+
+    /// An action on the namespace itself, at a subscription or a group: `…/providers/Microsoft.Storage/checkNameAvailability`.
+    /// `None` where this type knows none of that name. Whoever answers asks for the right first.
+    async fn namespace_action(
+        &self,
+        _cx: Context<'_>,
+        _scope: &ResourceId,
+        _action: &str,
+        _body: &Value,
+    ) -> Result<Option<Value>, ArmError> {
+        Ok(None)
     }
 
     /// Sub-resource GETs such as `…/instanceView`; `None` where there is no such view.

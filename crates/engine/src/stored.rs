@@ -57,6 +57,25 @@ pub struct ManagedImageInternal {
     pub data_disks: BTreeMap<u32, Stored>,
 }
 
+/// `internal` of a storage account: what opens it. Never shown, but by the actions that are there for it; never logged.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageAccountInternal {
+    /// `key1`, `key2`.
+    pub keys: [StoredKey; 2],
+    /// Base64 of 64 random bytes; user delegation keys are derived from it. Replacing it revokes them all.
+    pub delegation_secret: String,
+}
+
+/// An access key of a storage account.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredKey {
+    /// Base64 of 64 random bytes.
+    pub value: String,
+    pub created_ms: i64,
+}
+
 /// How far a region of an image version is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::call::{ActionReply, Call, Deleted, Written};
-use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start};
+use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, unknown_action};
 use crate::{Engine, db_error, new_etag, now_ms};
 use lazuli_arm::{ArmError, ResourceId, locations};
 use lazuli_meta::WriteError;
@@ -256,6 +256,11 @@ impl Engine {
         action: &str,
         body: Value,
     ) -> Result<ActionReply, ArmError> {
+        if id.segments.is_empty()
+            && let Some((namespace, word)) = action.split_once('/')
+        {
+            return self.namespace_action(call, id, namespace, word, &body).await;
+        }
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
         let right = format!("{}/{action}/action", provider.resource_type());
@@ -275,6 +280,25 @@ impl Engine {
         Err(too_busy(id))
     }
 
+    /// `POST {subscription or group}/providers/{namespace}/{action}`: asks the namespace's types who knows it.
+    async fn namespace_action(
+        &self,
+        call: &Call,
+        scope: &ResourceId,
+        namespace: &str,
+        action: &str,
+        body: &Value,
+    ) -> Result<ActionReply, ArmError> {
+        self.require_subscription(&call.caller, &scope.subscription).await?;
+        let cx = Context { engine: self, call, now_ms: now_ms() };
+        for provider in self.providers_of(namespace) {
+            if let Some(reply) = provider.namespace_action(cx, scope, action, body).await? {
+                return Ok(ActionReply::Done(Some(reply)));
+            }
+        }
+        Err(unknown_action(&format!("{scope}/providers/{namespace}"), action))
+    }
+
     async fn commit_action(
         &self,
         call: &Call,
@@ -285,6 +309,11 @@ impl Engine {
         let (start, reply, resource, more) = match plan {
             ActionPlan::Start { start, resource, changes } => (Some(start), None, resource, changes),
             ActionPlan::Done { reply, resource, changes } => (None, reply, resource, changes),
+            ActionPlan::Show(reply) => {
+                let changes = vec![audit(call, &old.key, &old.subscription, right)];
+                self.db().write(Write { fence: None, changes }).await.map_err(ArmError::internal)?;
+                return Ok(Some(ActionReply::Done(Some(reply))));
+            }
         };
         let mut changes = Vec::new();
         // Even an action that leaves the row alone must not pass a concurrent writer unseen.

@@ -23,6 +23,7 @@ pub mod network_interface;
 pub mod network_security_group;
 pub mod public_ip_address;
 pub mod resource_group;
+pub mod storage_account;
 pub mod virtual_machine;
 pub mod virtual_network;
 

@@ -8,6 +8,7 @@ pub(crate) mod network_interface;
 mod network_security_group;
 pub(crate) mod public_ip_address;
 mod resource_group;
+mod storage_account;
 pub(crate) mod virtual_machine;
 mod virtual_network;
 
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(network_security_group::SecurityRule),
         Arc::new(public_ip_address::PublicIpAddress),
         Arc::new(resource_group::ResourceGroup),
+        Arc::new(storage_account::StorageAccount),
         Arc::new(virtual_machine::VirtualMachine),
         Arc::new(virtual_network::Subnet),
         Arc::new(virtual_network::VirtualNetwork),

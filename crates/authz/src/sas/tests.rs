@@ -1,0 +1,1 @@
+//! What azure-storage-blob signs is believed, and nothing else.
