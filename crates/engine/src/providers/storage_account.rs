@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use lazuli_arm::bodies::{Fields, storage_account as body};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_authz::sas::{self, SasError, Target};
-use lazuli_meta::model::Resource;
+use lazuli_meta::model::{Change, Resource};
 use serde_json::{Value, json};
 
 const KEY_NAMES: [&str; 2] = ["key1", "key2"];
@@ -54,7 +54,12 @@ impl Provider for StorageAccount {
     }
 
     async fn delete(&self, _cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
-        Ok(DeletePlan { start: None, changes: vec![release_name(&old.name)] })
+        let changes = vec![
+            Change::DeleteContentRefsBelow { key: old.key.clone() },
+            Change::DeleteAccountData { account: old.name.clone() },
+            release_name(&old.name),
+        ];
+        Ok(DeletePlan { start: None, changes })
     }
 
     async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
