@@ -11,10 +11,11 @@ use crate::content::reference;
 use crate::db_error;
 use crate::provider::Context;
 use crate::providers::disk::check_readable;
-use crate::stored::{DiskInternal, Stored, internal};
+use crate::stored::{DiskInternal, ManagedImageInternal, Stored, internal};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Where the bytes of a disk are. Serialized into the parameters of operations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,42 @@ pub(crate) async fn disk_or_snapshot(cx: Context<'_>, id: &ResourceId, location:
     check_readable(cx, &row).await?;
     let disk: DiskInternal = internal(&row)?;
     Ok(SourceDisk { found: FoundDisk { base: disk.base, size_bytes: disk.size_bytes }, row })
+}
+
+/// A managed image that may be read.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceImage {
+    /// As for [`SourceDisk::row`].
+    pub row: Resource,
+    pub os: FoundDisk,
+    /// By LUN.
+    pub data: BTreeMap<u32, FoundDisk>,
+}
+
+/// The managed image of this id: the caller may read it, it is in `location` (MI-4, MI-8), and its bytes are whole. What may
+/// not cross subscriptions (MI-5) compares [`SourceImage::row`]'s.
+///
+/// # Errors
+/// 403; 404 `NotFound`; 409 while it is being made, changed or deleted, or after its creation failed.
+pub(crate) async fn managed_image(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<SourceImage, ArmError> {
+    cx.engine.authorize(&cx.call.caller, &id.key(), "Microsoft.Compute/images/read").await?;
+    let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
+    let row = row.filter(|r| r.kind == "microsoft.compute/images" && r.location == location);
+    let row = row.ok_or_else(|| {
+        ArmError::new(404, "NotFound", format!("Resource {} is not found.", id.name())).target(id.to_string())
+    })?;
+    let state: ManagedImageInternal = internal(&row)?;
+    let usable = matches!(row.provisioning_state.as_str(), "Succeeded" | "Updating");
+    let (Some(os), true) = (state.os_disk, usable) else {
+        return Err(ArmError::conflict(
+            "OperationNotAllowed",
+            format!("Image '{}' cannot be used as it is in provisioning state '{}'.", row.name, row.provisioning_state),
+        )
+        .target(row.id));
+    };
+    let whole = |stored: Stored| FoundDisk { size_bytes: stored.size_bytes, base: Some(stored) };
+    let data = state.data_disks.into_iter().map(|(lun, stored)| (lun, whole(stored))).collect();
+    Ok(SourceImage { row, os: whole(os), data })
 }
 
 /// Both keep a [`DiskInternal`].

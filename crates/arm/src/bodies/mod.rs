@@ -19,6 +19,7 @@ pub mod disk;
 pub mod gallery;
 pub mod image_definition;
 pub mod image_version;
+pub mod managed_image;
 pub mod network_interface;
 pub mod network_security_group;
 pub mod public_ip_address;

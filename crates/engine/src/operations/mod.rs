@@ -1,5 +1,6 @@
 //! One file a long-running operation; here is the list of all of them.
 
+mod content_delete;
 mod disk_begin_access;
 mod disk_delete;
 mod disk_end_access;
@@ -7,7 +8,9 @@ mod image_version;
 mod image_version_create;
 mod image_version_delete;
 mod image_version_update;
+mod managed_image_create;
 mod resource_group_delete;
+mod row_update;
 pub(crate) mod virtual_machine;
 mod virtual_machine_create;
 mod virtual_machine_delete;
@@ -26,6 +29,9 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(image_version_create::ImageVersionCreate),
         Arc::new(image_version_delete::ImageVersionDelete),
         Arc::new(image_version_update::ImageVersionUpdate),
+        Arc::new(managed_image_create::ManagedImageCreate),
+        Arc::new(content_delete::ContentDelete("managed_image.delete")),
+        Arc::new(row_update::RowUpdate("managed_image.update")),
         Arc::new(resource_group_delete::ResourceGroupDelete),
         Arc::new(virtual_machine_create::VirtualMachineCreate),
         Arc::new(virtual_machine_delete::VirtualMachineDelete),

@@ -4,6 +4,7 @@ pub(crate) mod disk;
 mod gallery;
 mod image_definition;
 pub(crate) mod image_version;
+pub(crate) mod managed_image;
 pub(crate) mod network_interface;
 mod network_security_group;
 pub(crate) mod public_ip_address;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(gallery::Gallery),
         Arc::new(image_definition::ImageDefinition),
         Arc::new(image_version::ImageVersion),
+        Arc::new(managed_image::ManagedImage),
         Arc::new(network_interface::NetworkInterface),
         Arc::new(network_security_group::NetworkSecurityGroup),
         Arc::new(network_security_group::SecurityRule),

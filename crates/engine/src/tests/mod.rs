@@ -5,6 +5,7 @@ mod disks;
 mod galleries;
 mod grants;
 mod groups;
+mod images;
 mod machines;
 mod networks;
 mod site;

@@ -1,0 +1,38 @@
+//! Makes a managed image of its disks: each is settled as one manifest of exactly its size, which the image references.
+//!
+//! Nothing is undone after a failure: what was settled stays referenced by the image, so that another PUT goes on and a DELETE
+//! frees it.
+
+use crate::content::settle_found;
+use crate::operation::{OpContext, OpError, Operation, Outcome};
+use crate::providers::managed_image::Parts;
+use crate::stored::{ManagedImageInternal, to_internal};
+use async_trait::async_trait;
+use lazuli_arm::bodies::{disk::gib_of, managed_image::show_sizes};
+use std::collections::BTreeMap;
+
+pub(crate) struct ManagedImageCreate;
+
+#[async_trait]
+impl Operation for ManagedImageCreate {
+    fn kind(&self) -> &'static str {
+        "managed_image.create"
+    }
+
+    async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        let Parts { os, data } = cx.params()?;
+        let row = cx.resource().await?;
+        let os_disk = settle_found(cx, "settle", &row.key, &row.location, &os).await?;
+        let mut data_disks = BTreeMap::new();
+        for (lun, found) in &data {
+            let step = format!("settle data disk {lun}");
+            data_disks.insert(*lun, settle_found(cx, &step, &row.key, &row.location, found).await?);
+        }
+        let state = ManagedImageInternal { os_disk: Some(os_disk.clone()), data_disks };
+        Ok(Outcome::update(move |row| {
+            let gib = |lun| state.data_disks.get(&lun).map(|d| gib_of(d.size_bytes));
+            show_sizes(&mut row.body, gib_of(os_disk.size_bytes), gib);
+            row.internal = to_internal(&state);
+        }))
+    }
+}
