@@ -93,7 +93,8 @@ pub(crate) async fn watched<T>(cx: &OpContext, progress: &Progress, phase: &str,
 }
 
 /// A found disk as one manifest of exactly its size. Nothing is done when its base is that already. The new manifest is
-/// referenced by `owner` when this returns. `step` names the step: one for each disk of an operation.
+/// referenced by `owner` when this returns; the base stays so, as another disk of the owner may have the same one
+/// ([`release_others`]). `step` names the step: one for each disk of an operation.
 pub(crate) async fn settle_found(
     cx: &OpContext,
     step: &str,
@@ -119,13 +120,24 @@ pub(crate) async fn settle_found(
         let ingest = guard.region.ingest(disk, &progress, &cx.stop);
         let ingested = watched(cx, &progress, "reading the disk", ingest).await.map_err(failed)?;
         let stored = Stored { manifest: ingested.manifest.to_string(), size_bytes };
-        let mut changes = vec![Change::PutContentRef(reference(owner, region, &stored.manifest))];
-        if let Some(base) = base {
-            changes.push(Change::DeleteContentRef(reference(owner, region, &base.manifest)));
-        }
+        let changes = vec![Change::PutContentRef(reference(owner, region, &stored.manifest))];
         Ok((stored, changes))
     })
     .await
+}
+
+/// Lets go of what `owner` holds in `region` besides `keep`: the bases of disks that were settled otherwise. For the end of an
+/// operation, when all of its disks are settled.
+pub(crate) async fn release_others(
+    cx: &OpContext,
+    owner: &str,
+    region: &str,
+    keep: impl Iterator<Item = &Stored>,
+) -> Result<Vec<Change>, OpError> {
+    let keep: Vec<&str> = keep.map(|s| s.manifest.as_str()).collect();
+    let held = cx.engine.db().content_refs_of(owner).await.map_err(crate::db_error)?;
+    let others = held.into_iter().filter(|r| r.region == region && !keep.contains(&r.manifest.as_str()));
+    Ok(others.map(Change::DeleteContentRef).collect())
 }
 
 pub(crate) fn reference(owner: &str, region: &str, manifest: &str) -> ContentRef {

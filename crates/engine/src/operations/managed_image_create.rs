@@ -3,7 +3,7 @@
 //! Nothing is undone after a failure: what was settled stays referenced by the image, so that another PUT goes on and a DELETE
 //! frees it.
 
-use crate::content::settle_found;
+use crate::content::{release_others, settle_found};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::managed_image::Parts;
 use crate::stored::{ManagedImageInternal, to_internal};
@@ -28,11 +28,14 @@ impl Operation for ManagedImageCreate {
             let step = format!("settle data disk {lun}");
             data_disks.insert(*lun, settle_found(cx, &step, &row.key, &row.location, found).await?);
         }
+        let keep = std::iter::once(&os_disk).chain(data_disks.values());
+        let changes = release_others(cx, &row.key, &row.location, keep).await?;
         let state = ManagedImageInternal { os_disk: Some(os_disk.clone()), data_disks };
-        Ok(Outcome::update(move |row| {
+        let update = Outcome::update(move |row| {
             let gib = |lun| state.data_disks.get(&lun).map(|d| gib_of(d.size_bytes));
             show_sizes(&mut row.body, gib_of(os_disk.size_bytes), gib);
             row.internal = to_internal(&state);
-        }))
+        });
+        Ok(Outcome { changes, ..update })
     }
 }

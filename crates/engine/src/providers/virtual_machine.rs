@@ -7,13 +7,14 @@ mod image;
 mod instance_view;
 
 use super::arm_context;
+use super::managed_image::check_security_type;
 use super::network_interface::NicInternal;
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
 use crate::stored::{DiskInternal, internal, to_internal};
 use crate::{db_error, new_etag};
 use async_trait::async_trait;
-use image::ImageSource;
 pub(crate) use image::resolve_image;
+use image::{ImageKind, ImageSource};
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_arm::bodies::virtual_machine as body;
 use lazuli_arm::{ArmError, ResourceId};
@@ -86,6 +87,7 @@ impl Provider for VirtualMachine {
             None => None,
         };
         check_os_profile(&body, image.as_ref())?;
+        check_managed_image(id, &body, image.as_ref())?;
         let (os_disk, generation) = match &image {
             Some(image) => plan.new_os_disk(&mut body, image).await?,
             None => plan.attached_os_disk(&mut body).await?,
@@ -184,6 +186,25 @@ fn check_os_profile(body: &Value, image: Option<&ImageSource>) -> Result<(), Arm
     }
 }
 
+/// A managed image serves its own subscription (MI-5), and no machine with a security type (MI-7).
+fn check_managed_image(id: &ResourceId, body: &Value, image: Option<&ImageSource>) -> Result<(), ArmError> {
+    let Some(image) = image.filter(|i| i.kind == ImageKind::Managed) else { return Ok(()) };
+    check_security_type(&body["properties"]["securityProfile"]["securityType"])?;
+    let own = image.version_id.parse::<ResourceId>().map_err(ArmError::internal)?;
+    if own.subscription.eq_ignore_ascii_case(&id.subscription) {
+        return Ok(());
+    }
+    Err(ArmError::bad_request(
+        "InvalidParameter",
+        format!(
+            "The managed image '{}' is in another subscription than the VM. Managed images cannot be shared across \
+             subscriptions: use an image version of a compute gallery.",
+            image.version_id
+        ),
+    )
+    .target("imageReference"))
+}
+
 /// Gathers the rows that change together with the machine's own.
 struct Builder<'a> {
     cx: Context<'a>,
@@ -237,13 +258,14 @@ impl Builder<'_> {
             "sku": {"name": os["managedDisk"]["storageAccountType"]},
             "properties": {
                 "osType": image.os_type, "hyperVGeneration": image.generation,
-                "creationData": {"createOption": "FromImage", "galleryImageReference": {"id": image.version_id}},
+                "creationData": {"createOption": "Empty"}, "diskSizeGB": disk::gib_of(size),
             },
         });
         let arm = arm_context(self.cx);
         let mut stored = disk::put(&disk_id, &request, None, &arm)?;
         disk::set_size(&mut stored, size);
         disk::set_state(&mut stored, DiskState::Attached);
+        stored["properties"]["creationData"] = image.creation_data();
         stored["managedBy"] = json!(self.machine_id());
         let state = DiskInternal {
             unique_id: stored["properties"]["uniqueId"]

@@ -1,5 +1,6 @@
 //! Managed images.
 
+use super::site::{Site, VM};
 use super::{MIB, Server, disk_bytes};
 use crate::call::Deleted;
 use crate::db_error;
@@ -144,4 +145,42 @@ async fn a_restart_ends_what_was_begun() {
     server.end(written.operation.as_deref().unwrap()).await.unwrap();
     let (os, _) = manifests(&server).await;
     assert_eq!(server.stored("eastus", &os).await, disk_bytes(1));
+}
+
+/// MI-2, MI-5, MI-7.
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_run_on_copies_of_an_image() {
+    let site = Site::start().await;
+    let server = &site.server;
+    let only_os = |b: &mut Value| b["properties"]["storageProfile"]["dataDisks"] = json!([]);
+    let image = body(server, only_os);
+    server.put(IMAGE, image).await.unwrap();
+    let from_image = |b: &mut Value| {
+        b["properties"]["storageProfile"]["imageReference"] = json!({"id": server.id(IMAGE).to_string()});
+    };
+    let trusted = site.create(|b| {
+        from_image(b);
+        b["properties"]["securityProfile"] = json!({"securityType": "TrustedLaunch"});
+    });
+    let error = trusted.await.unwrap_err();
+    assert_eq!(
+        error.message,
+        "Managed Images are not supported for virtual machines with security type TrustedLaunch."
+    );
+    let error = site.create(|b| drop((from_image(b), b["properties"].as_object_mut().unwrap().remove("osProfile"))));
+    assert_eq!(error.await.unwrap_err().message, "Required parameter 'osProfile' is missing (null).");
+    let vm = site.create(from_image).await.unwrap();
+    assert_eq!(vm["properties"]["storageProfile"]["imageReference"], json!({"id": server.id(IMAGE).to_string()}));
+    assert!(site.fake.is_running(site.vm_id().await));
+    let disk = server.get("disks/os1").await.unwrap();
+    assert_eq!(
+        disk["properties"]["creationData"],
+        json!({"createOption": "FromImage", "imageReference": {"id": server.id(IMAGE).to_string()}})
+    );
+    // The image and its source may go while the machine runs on its copy.
+    server.delete(IMAGE).await.unwrap();
+    server.delete("disks/d1").await.unwrap();
+    let disk = server.internal("disks/os1").await;
+    assert_eq!(server.stored("eastus", disk["base"]["manifest"].as_str().unwrap()).await, disk_bytes(1));
+    server.delete(VM).await.unwrap();
 }

@@ -2,16 +2,27 @@
 
 use crate::db_error;
 use crate::provider::Context;
+use crate::sources::{self, SourceImage};
 use crate::stored::{ImageVersionInternal, Stored, internal};
 use lazuli_arm::bodies::image_version::VersionName;
+use lazuli_arm::bodies::managed_image;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// What an image reference named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ImageKind {
+    Version,
+    /// Serves its own subscription only (MI-5).
+    Managed,
+}
 
 /// What an image gives to a new machine.
 pub(crate) struct ImageSource {
-    /// Id of the version the bytes are from.
+    /// Id of the version or managed image the bytes are from.
     pub version_id: String,
+    pub kind: ImageKind,
     /// Its name, where the reference did not name it.
     pub exact_version: Option<String>,
     pub os_disk: Stored,
@@ -21,7 +32,19 @@ pub(crate) struct ImageSource {
     pub generalized: bool,
 }
 
-/// `…/galleries/g/images/d` and `…/versions/latest` mean the newest version that is not excluded from latest (IV-11).
+impl ImageSource {
+    /// `creationData` of a disk that is made from it.
+    pub(crate) fn creation_data(&self) -> Value {
+        let name = match self.kind {
+            ImageKind::Version => "galleryImageReference",
+            ImageKind::Managed => "imageReference",
+        };
+        json!({"createOption": "FromImage", name: {"id": self.version_id}})
+    }
+}
+
+/// `…/galleries/g/images/d` and `…/versions/latest` mean the newest version that is not excluded from latest (IV-11);
+/// `…/images/i` is a managed image.
 pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &str) -> Result<ImageSource, ArmError> {
     let id: ResourceId = reference
         .parse()
@@ -34,11 +57,13 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
             let latest = name.eq_ignore_ascii_case("latest");
             (id.parent().unwrap_or_else(|| id.clone()), (!latest).then_some(name))
         }
+        "microsoft.compute/images" => return managed(cx, &id, location).await,
         _ => {
             return Err(ArmError::invalid_parameter(
                 "imageReference",
                 format!(
-                    "The value '{reference}' of parameter imageReference is invalid: a gallery image or a version of it is expected."
+                    "The value '{reference}' of parameter imageReference is invalid: a gallery image, a version of it or a managed \
+                     image is expected."
                 ),
             ));
         }
@@ -62,10 +87,32 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
     Ok(ImageSource {
         exact_version: wanted.is_none().then(|| version.name.clone()),
         version_id: version.id,
+        kind: ImageKind::Version,
         os_disk,
         os_type: text("osType", "Linux"),
         generation: text("hyperVGeneration", "V1"),
         generalized: text("osState", "Generalized").eq_ignore_ascii_case("Generalized"),
+    })
+}
+
+/// MI-2, MI-4.
+async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<ImageSource, ArmError> {
+    let SourceImage { row, os, data } = sources::managed_image(cx, id, location).await?;
+    if !data.is_empty() {
+        return Err(ArmError::bad_request(
+            "OperationNotSupported",
+            format!("Image '{}' has data disks: this server cannot yet make VMs of such images.", row.name),
+        )
+        .target("imageReference"));
+    }
+    Ok(ImageSource {
+        exact_version: None,
+        os_disk: os.base.ok_or_else(|| ArmError::internal("a managed image without bytes"))?,
+        os_type: managed_image::os_type(&row.body).to_owned(),
+        generation: managed_image::generation(&row.body).to_owned(),
+        generalized: true,
+        kind: ImageKind::Managed,
+        version_id: row.id,
     })
 }
 
