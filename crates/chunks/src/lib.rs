@@ -32,6 +32,7 @@ mod rebuild;
 mod region;
 mod replicate;
 mod store;
+mod usage;
 mod writer;
 
 pub use cache::Cache;
@@ -43,6 +44,7 @@ pub use params::StoreParams;
 pub use progress::Progress;
 pub use reader::{DiskExtent, DiskReader};
 pub use rebuild::Rebuilt;
-pub use region::{Region, RegionConfig, Usage};
+pub use region::{Region, RegionConfig};
 pub use replicate::Replicated;
 pub use store::local_store;
+pub use usage::{Share, Usage};

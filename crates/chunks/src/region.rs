@@ -53,23 +53,6 @@ pub(crate) struct Inner {
     pub gc: tokio::sync::Mutex<()>,
 }
 
-/// What a region holds. Ratios follow: `data_bytes / unique_bytes` is deduplication,
-/// `unique_bytes / stored_bytes` is compression.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Sum of the disks' sizes, holes included, over all manifests.
-    pub logical_bytes: u64,
-    /// Sum of the disks' bytes that are data, over all manifests.
-    pub data_bytes: u64,
-    /// Plain bytes of the distinct chunks.
-    pub unique_bytes: u64,
-    /// Bytes of the packs, in one zone.
-    pub stored_bytes: u64,
-    pub packs: u64,
-    pub chunks: u64,
-    pub manifests: u64,
-}
-
 impl Region {
     /// Opens a region for writing, making the store if it is new. One process at a time may
     /// ([`ChunkError::Locked`]). A lost or damaged index is built again from the packs.
@@ -145,28 +128,7 @@ impl Region {
         Ok(true)
     }
 
-    /// What the region holds; manifests that no collection has removed yet count.
-    pub async fn usage(&self) -> Result<Usage> {
-        self.0.refresh().await?;
-        let totals = self.0.index.totals();
-        let mut usage = Usage {
-            unique_bytes: totals.chunk_bytes,
-            stored_bytes: totals.pack_bytes,
-            packs: totals.packs,
-            chunks: totals.chunks,
-            ..Usage::default()
-        };
-        for key in self.0.index.roots() {
-            if let Some(root) = self.root_by_key(key).await? {
-                usage.manifests += 1;
-                usage.logical_bytes += root.size;
-                usage.data_bytes += root.data_bytes;
-            }
-        }
-        Ok(usage)
-    }
-
-    async fn root_by_key(&self, key: Key) -> Result<Option<Root>> {
+    pub(crate) async fn root_by_key(&self, key: Key) -> Result<Option<Root>> {
         let Some(at) = self.0.index.lookup_key(key) else {
             return Ok(None);
         };

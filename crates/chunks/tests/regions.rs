@@ -274,3 +274,30 @@ async fn a_reading_process_follows_the_writer() {
     let refused = host.ingest(MemDisk::new(vec![1; MIB]), &Progress::new(), &CancellationToken::new()).await;
     assert!(matches!(refused, Err(ChunkError::ReadOnly { .. })), "{refused:?}");
 }
+
+/// What a deletion would free is what a collection then frees.
+#[tokio::test]
+async fn the_share_of_a_disk_is_what_its_deletion_frees() {
+    let dir = tempfile::tempdir().unwrap();
+    let region = open(dir.path()).await;
+    let mut bytes = disk(51, 70 * MIB);
+    let first = ingest(&region, &bytes).await;
+    let alone = region.share(&[first.manifest], &[]).await.unwrap();
+    assert_eq!((alone.logical_bytes, alone.data_bytes), (bytes.len() as u64, first.data_bytes));
+    assert_eq!((alone.unique_bytes, alone.own_unique_bytes), (first.new_bytes, first.new_bytes));
+    assert_eq!(alone.own_stored_bytes, alone.stored_bytes);
+
+    bytes[MIB..MIB + 200_000].copy_from_slice(&noise(99, 200_000));
+    let second = ingest(&region, &bytes).await;
+    let shared = region.share(&[second.manifest], &[first.manifest]).await.unwrap();
+    assert_eq!(shared.own_unique_bytes, second.new_bytes);
+    assert!(shared.own_unique_bytes < 600_000 && shared.unique_bytes > alone.unique_bytes / 2, "{shared:?}");
+    // A disk has no share of its own beside itself.
+    let twice = region.share(&[first.manifest], &[first.manifest]).await.unwrap();
+    assert_eq!((twice.own_unique_bytes, twice.own_stored_bytes), (0, 0));
+
+    let before = region.usage().await.unwrap();
+    region.collect_garbage(&[first.manifest]).await.unwrap();
+    let after = region.usage().await.unwrap();
+    assert_eq!(before.unique_bytes - after.unique_bytes, shared.own_unique_bytes);
+}

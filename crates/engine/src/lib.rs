@@ -23,6 +23,7 @@ mod storage_account;
 pub mod stored;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod write;
 
 pub use identity::{Bootstrap, SignInError};

@@ -31,13 +31,17 @@ impl Engine {
         Ok((provider.show(cx, &row).await?, row.etag))
     }
 
-    /// A view below a resource, such as `…/virtualMachines/x/instanceView`; `None` where the type has no such view.
+    /// A view below a resource, such as `…/virtualMachines/x/instanceView`; `None` where the type has no such view. Every
+    /// resource has `…/usage`.
     ///
     /// # Errors
     /// As [`Engine::get`].
     pub async fn view(&self, call: &Call, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
         let provider = self.provider_of(id)?;
         let row = self.readable_row(call, id, provider.resource_type()).await?;
+        if name.eq_ignore_ascii_case("usage") {
+            return crate::usage::of(self, &row).await.map(Some);
+        }
         let cx = Context { engine: self, call, now_ms: now_ms() };
         provider.view(cx, &row, name).await
     }
@@ -85,10 +89,15 @@ impl Engine {
         if every {
             apply_filter(&mut query, call.query.get("$filter").map_or("", String::as_str))?;
         }
-        let mut rows = self.all_rows(query).await?;
-        rows.retain(|r| !every || r.kind != "microsoft.resources/resourcegroups");
-        rows.sort_by(|a, b| provider.map_or_else(|| a.key.cmp(&b.key), |p| p.order(a, b)));
-        let (rows, next) = page(rows, call)?;
+        let (rows, next) = match provider {
+            // Children have an order of their own (versions go by number), and are few beside the whole.
+            Some(provider) if query.parent.is_some() => {
+                let mut rows = self.all_rows(query).await?;
+                rows.sort_by(|a, b| provider.order(a, b));
+                page(rows, call)?
+            }
+            _ => self.page_by_key(query, call, |r| !every || r.kind != "microsoft.resources/resourcegroups").await?,
+        };
         let cx = Context { engine: self, call, now_ms: now_ms() };
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -97,6 +106,34 @@ impl Engine {
             }
         }
         Ok(Listing { items, next })
+    }
+
+    /// A page in the order of the keys, which the database has: what follows is not read.
+    async fn page_by_key(
+        &self,
+        mut query: ResourceQuery,
+        call: &Call,
+        wanted: impl Fn(&Resource) -> bool,
+    ) -> Result<(Vec<Resource>, Option<String>), ArmError> {
+        let top = top(call)?;
+        query.after = call.query.get("$skiptoken").cloned();
+        query.limit = Some(i64::try_from(top + 1).unwrap_or(PAGE).min(PAGE));
+        let mut rows: Vec<Resource> = Vec::new();
+        loop {
+            let some = self.db().resources(&query).await.map_err(db_error)?;
+            let last = some.last().map(|r| r.key.clone());
+            let more = Some(i64::try_from(some.len()).unwrap_or(i64::MAX)) >= query.limit;
+            rows.extend(some.into_iter().filter(&wanted));
+            if rows.len() > top {
+                rows.truncate(top);
+                let next = rows.last().map(|r| r.key.clone());
+                return Ok((rows, next));
+            }
+            if !more {
+                return Ok((rows, None));
+            }
+            query.after = last;
+        }
     }
 
     /// Every row of a query, over all its pages.
@@ -174,14 +211,17 @@ fn view_of(operation: Operation, resource: Option<Value>) -> OperationView {
     }
 }
 
+/// How many items the client wants.
+fn top(call: &Call) -> Result<usize, ArmError> {
+    let Some(text) = call.query.get("$top") else { return Ok(usize::try_from(PAGE).unwrap_or(usize::MAX)) };
+    text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| {
+        ArmError::invalid_parameter("$top", format!("The value '{text}' of $top is not between 1 and 1000."))
+    })
+}
+
 /// Cuts a page out of a sorted list. The token is the key of the last item shown.
 fn page(rows: Vec<Resource>, call: &Call) -> Result<(Vec<Resource>, Option<String>), ArmError> {
-    let top = match call.query.get("$top") {
-        None => usize::try_from(PAGE).unwrap_or(usize::MAX),
-        Some(text) => text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| {
-            ArmError::invalid_parameter("$top", format!("The value '{text}' of $top is not between 1 and 1000."))
-        })?,
-    };
+    let top = top(call)?;
     let start = match call.query.get("$skiptoken") {
         None => 0,
         Some(token) => rows.iter().position(|r| r.key == *token).map_or(rows.len(), |i| i + 1),

@@ -79,6 +79,19 @@ impl Db {
         self.rows(select.text(resource_key)).await?.iter().map(content_ref).collect()
     }
 
+    /// The bytes that a resource and everything below it use, ordered by region and manifest.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn content_refs_below(&self, key: &str) -> Result<Vec<ContentRef>, MetaError> {
+        let select = sql("SELECT resource_key, region, manifest FROM content_refs \
+                          WHERE resource_key = $1 OR (resource_key > $2 AND resource_key < $3) \
+                          ORDER BY region, manifest, resource_key");
+        // `0` follows `/`.
+        let select = select.text(key).text(&format!("{key}/")).text(&format!("{key}0"));
+        self.rows(select).await?.iter().map(content_ref).collect()
+    }
+
     /// # Errors
     /// [`MetaError`] of the database.
     pub async fn grant(&self, id: &str) -> Result<Option<Grant>, MetaError> {

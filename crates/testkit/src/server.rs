@@ -118,6 +118,15 @@ impl TestServer {
         }
     }
 
+    /// Memory that the server occupies now.
+    pub fn resident_mib(&self) -> anyhow::Result<u64> {
+        let pid = self.child.as_ref().context("the server does not run")?.id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.split_whitespace().next().context("no VmRSS")?.parse()?;
+        Ok(kib / 1024)
+    }
+
     /// The data folder.
     pub fn dir(&self) -> PathBuf {
         self.folder.path().join("d")

@@ -9,6 +9,7 @@ mod images;
 mod machines;
 mod networks;
 mod site;
+mod usage;
 mod versions;
 
 use crate::call::{ActionReply, Call, Caller, Deleted, OperationView, Urls};

@@ -259,6 +259,10 @@ pub async fn content_references(bench: Bench) {
     assert_eq!(bench.db.content_refs("eastus").await.unwrap(), [a_east.clone(), b_east.clone(), b_second.clone()]);
     assert_eq!(bench.db.content_manifests("eastus").await.unwrap(), ["m1", "m2"]);
     assert_eq!(bench.db.content_refs_of("/a").await.unwrap(), [a_east.clone(), a_west.clone()]);
+    let (below, beside) = (content("/a/below", "eastus", "m3"), content("/ab", "eastus", "m3"));
+    bench.db.write(write([below.clone(), beside.clone()].map(Change::PutContentRef))).await.unwrap();
+    assert_eq!(bench.db.content_refs_below("/a").await.unwrap(), [a_east.clone(), below.clone(), a_west.clone()]);
+    bench.db.write(write([below, beside].map(Change::DeleteContentRef))).await.unwrap();
     bench.db.write(write([Change::DeleteContentRef(a_east)])).await.unwrap();
     assert_eq!(bench.db.content_refs_of("/a").await.unwrap(), std::slice::from_ref(&a_west));
     assert_eq!(bench.db.content_manifests("eastus").await.unwrap(), ["m1", "m2"]);
