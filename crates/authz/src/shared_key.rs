@@ -278,3 +278,6 @@ fn check_date(request: &Request<'_>, now: Timestamp) -> Result<(), SharedKeyErro
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,10 +70,12 @@ pub(super) fn user_delegation(sas: &Sas, target: &Target<'_>, origin: &Origin<'_
     lines.join("\n")
 }
 
-/// `name:value` of each name in a list, with the request's value; nothing for one that the request has not, so that the
-/// signature does not match.
+/// `name:value` of each name in a list, with the request's value; nothing for one that the request has not, or whose value could
+/// be read as other lines, so that the signature does not match.
 fn named(list: &str, given: &[(&str, &str)]) -> Vec<String> {
-    let value = |name: &str| given.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| *v);
+    let value = |name: &str| {
+        given.iter().find(|(n, v)| n.eq_ignore_ascii_case(name) && !v.contains(char::is_control)).map(|(_, v)| *v)
+    };
     list.split(',')
         .filter(|name| !name.is_empty())
         .filter_map(|name| value(name).map(|v| format!("{name}:{v}")))
