@@ -1,17 +1,30 @@
 //! `Microsoft.Compute/disks`.
 //!
 //! ```text
-//! createOption   needs                           first state
-//! Empty          diskSizeGB                      Unattached
-//! Upload         creationData.uploadSizeBytes    ReadyToUpload ─ Write access ─> ActiveUpload ─ end ─> Unattached
-//! FromImage      galleryImageReference.id        Unattached
-//! Copy           creationData.sourceResourceId   Unattached
+//! createOption          needs                            first state
+//! Empty                 diskSizeGB                       Unattached
+//! Upload                creationData.uploadSizeBytes     ReadyToUpload ─ Write access ─> ActiveUpload ─ end ─> Unattached
+//! UploadPreparedSecure  as Upload, securityProfile       the same, with a second blob: the guest's state
+//! FromImage             galleryImageReference or
+//!                       imageReference                   Unattached
+//! Copy, Restore         creationData.sourceResourceId    Unattached
+//! CopyStart             the same, in another region      Unattached, completionPercent grows
+//! Import, ImportSecure  creationData.sourceUri           Unattached
 //!
 //! Unattached <─> Attached (VM runs) <─> Reserved (VM deallocated);  Unattached <─> ActiveSAS (Read access)
 //! ```
 
-use super::disk_tiers::{performance, sku_tier};
-use super::{Context, Fields, Head, format_time, merge_patch, not_offered, unchanged};
+mod creation;
+mod described;
+
+pub use creation::Origin;
+pub(super) use creation::{Kind, creation_data};
+pub(super) use described::described;
+
+use super::disk_tiers::{
+    can_burst, can_plus, check_tier, is_provisioned, max_shares, performance, provisioned_limits, sku_tier,
+};
+use super::{Context, Fields, Head, format_time, merge_patch, not_offered, out_of_range};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
 
@@ -25,26 +38,20 @@ const SKUS: [&str; 7] = [
     "PremiumV2_LRS",
     "UltraSSD_LRS",
 ];
-const CREATE_OPTIONS: [&str; 11] = [
-    "Empty",
-    "Upload",
-    "FromImage",
-    "Copy",
-    "Attach",
-    "Import",
-    "ImportSecure",
-    "Restore",
-    "CopyStart",
-    "UploadPreparedSecure",
-    "CopyFromSanSnapshot",
-];
 const MAX_GIB: i64 = 32_767;
 const GIB: i64 = 1 << 30;
-const MIB: i64 = 1 << 20;
 /// A fixed VHD's footer, part of `uploadSizeBytes`.
 const FOOTER: i64 = 512;
-/// Swagger `DiskRP.json`, `uploadSizeBytes`.
-const UPLOAD_RANGE: (i64, i64) = (20_972_032, 35_183_298_347_520);
+/// Set by the engine or by Azure's rules; an update keeps them.
+const KEPT: [&str; 7] = [
+    "timeCreated",
+    "uniqueId",
+    "diskState",
+    "completionPercent",
+    "copyCompletionError",
+    "burstingEnabledTime",
+    "LastOwnershipUpdateTime",
+];
 
 /// `properties.diskState`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,37 +99,33 @@ pub fn set_state(body: &mut Value, state: DiskState) {
     body["properties"]["diskState"] = state.as_str().into();
 }
 
-/// Where a new disk's bytes come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    Empty,
-    /// Size of the VHD to come, with its footer.
-    Upload {
-        vhd_bytes: u64,
-    },
-    /// A gallery image version; with a LUN, its data disk.
-    Image {
-        id: ResourceId,
-        lun: Option<i64>,
-    },
-    /// A disk or snapshot.
-    Copy(ResourceId),
-}
-
 /// The origin of a stored body. `None` only for bodies that [`put`] did not make.
 pub fn origin(body: &Value) -> Option<Origin> {
-    let data = &body["properties"]["creationData"];
-    let id = |v: &Value| v.as_str()?.parse::<ResourceId>().ok();
-    match data["createOption"].as_str()? {
-        "Empty" => Some(Origin::Empty),
-        "Upload" => Some(Origin::Upload { vhd_bytes: data["uploadSizeBytes"].as_u64()? }),
-        "FromImage" => {
-            let reference = &data["galleryImageReference"];
-            Some(Origin::Image { id: id(&reference["id"])?, lun: reference["lun"].as_i64() })
-        }
-        "Copy" => Some(Origin::Copy(id(&data["sourceResourceId"])?)),
-        _ => None,
-    }
+    creation::origin(body)
+}
+
+/// How far a copy from another region is, in per cent; `None` where there is none.
+pub fn completion_percent(body: &Value) -> Option<f64> {
+    body["properties"]["completionPercent"].as_f64()
+}
+
+pub fn set_completion_percent(body: &mut Value, percent: f64) {
+    body["properties"]["completionPercent"] = percent.into();
+}
+
+/// The copy from another region failed: `code` is one of Swagger's `CopyCompletionErrorReason`.
+pub fn set_copy_error(body: &mut Value, code: &str, message: &str) {
+    body["properties"]["copyCompletionError"] = json!({"errorCode": code, "errorMessage": message});
+}
+
+/// Whether the background copy of a stored body is not done (or failed): its bytes cannot be used.
+pub fn is_copying(body: &Value) -> bool {
+    completion_percent(body).is_some_and(|percent| percent < 100.0)
+}
+
+/// The disk access resource that a stored body names.
+pub fn disk_access(body: &Value) -> Option<ResourceId> {
+    body["properties"]["diskAccessId"].as_str()?.parse().ok()
 }
 
 /// Whole GiB that hold so many bytes, as `diskSizeGB` shows them.
@@ -132,6 +135,11 @@ pub fn gib_of(bytes: u64) -> u64 {
 
 /// Letters, digits, `_`, `-` and `.`, at most 80, first a letter or digit.
 pub fn check_name(name: &str) -> Result<(), ArmError> {
+    check_named("diskName", "disk", name)
+}
+
+/// As [`check_name`], for the other types of this resource provider.
+pub(super) fn check_named(parameter: &str, what: &str, name: &str) -> Result<(), ArmError> {
     let ok = name.len() <= 80
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -140,9 +148,9 @@ pub fn check_name(name: &str) -> Result<(), ArmError> {
         return Ok(());
     }
     Err(ArmError::invalid_parameter(
-        "diskName",
+        parameter,
         format!(
-            "The disk name '{name}' is invalid. It may have up to 80 letters, digits, underscores, dashes and periods, \
+            "The {what} name '{name}' is invalid. It may have up to 80 letters, digits, underscores, dashes and periods, \
              starting with a letter or digit and ending with a letter, digit or underscore."
         ),
     ))
@@ -158,29 +166,37 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     check_name(id.name())?;
     let new = Fields::root(ROOT, new)?;
     let head = Head::read(id, &new, old, ctx)?;
+    no_edge_zone(&new)?;
     let given = new.object("properties")?;
-    refuse_what_is_missing(&given)?;
-    let sku = new.object("sku")?.one_of("name", &SKUS)?;
-    let sku = sku.or_else(|| old.and_then(|o| choice(&SKUS, &o["sku"]["name"]))).unwrap_or("Standard_LRS");
+    let sku = sku_of(&new, old, &SKUS)?.unwrap_or("Standard_LRS");
     if sku.ends_with("_ZRS") && !head.region.zones {
-        return Err(ArmError::invalid_parameter(
-            "disk.sku.name",
-            format!(
-                "The SKU '{sku}' is not supported in region {}: it has no availability zones.",
-                head.region.display_name
-            ),
-        ));
+        return Err(no_zones("disk.sku.name", sku, &head.region.display_name));
     }
     let stored = old.map(|o| &o["properties"]);
     let mut properties = described(&given, stored)?;
-    let creation = creation_data(&given, stored)?;
+    let creation = creation_data(&given, stored, Kind::Disk, sku)?;
     let bytes = size(&given, stored, &creation)?;
-    let upload = creation["createOption"] == "Upload";
+    let upload = creation["uploadSizeBytes"].is_number();
+    if creation["createOption"] == "UploadPreparedSecure" && properties.get("securityProfile").is_none() {
+        return Err(given.object("securityProfile")?.missing("securityType"));
+    }
+    check_generation(&given, &properties)?;
+    let gib = bytes.or_else(|| creation["uploadSizeBytes"].as_u64()).map(gib_of).and_then(|g| i64::try_from(g).ok());
+    let wanted = Wanted::read(&given, old, sku, gib)?;
+    if creation["performancePlus"] == true && stored.is_none() && gib.is_some_and(|gib| !can_plus(sku, gib)) {
+        return Err(ArmError::invalid_parameter(
+            "disk.properties.creationData.performancePlus",
+            "Performance plus is for Standard HDD, Standard SSD and Premium SSD disks of 513 GiB or more.",
+        ));
+    }
     properties.insert("creationData".into(), creation);
+    options(&given, stored, sku, gib, &mut properties, ctx)?;
     match stored {
         Some(stored) => {
-            for name in ["timeCreated", "uniqueId", "diskState"] {
-                properties.insert(name.into(), stored[name].clone());
+            for name in KEPT {
+                if let Some(value) = stored.get(name).filter(|_| !properties.contains_key(name)) {
+                    properties.insert(name.into(), value.clone());
+                }
             }
         }
         None => {
@@ -190,19 +206,59 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
             properties.insert("diskState".into(), state.as_str().into());
         }
     }
-    let wanted = given.str("tier")?;
     let mut middle = vec![];
     // Who uses the disk is the engine's word, never the client's.
     if let Some(owner) = old.and_then(|o| o.get("managedBy")) {
         middle.push(("managedBy", owner.clone()));
     }
-    if let Some(zones) = zones(&new)? {
+    if let Some(zones) = zones(&new, old)? {
         middle.push(("zones", zones));
     }
     middle.push(("sku", json!({"name": sku, "tier": sku_tier(sku)})));
     let mut body = head.body(middle, properties);
-    shape(&mut body, bytes, wanted.as_deref());
+    shape(&mut body, bytes, &wanted);
     Ok(body)
+}
+
+/// What a client chose of a disk's performance.
+#[derive(Debug, Default)]
+struct Wanted {
+    tier: Option<String>,
+    iops: Option<i64>,
+    mbps: Option<i64>,
+}
+
+impl Wanted {
+    /// IOPS and MBps count for the SKUs that let one choose them; to others clients send back what they were shown.
+    fn read(given: &Fields<'_>, old: Option<&Value>, sku: &str, gib: Option<i64>) -> Result<Self, ArmError> {
+        let tier = given.str("tier")?;
+        if let (Some(tier), Some(gib)) = (&tier, gib) {
+            check_tier(&given.path("tier"), sku, gib, tier)?;
+        }
+        if !is_provisioned(sku) {
+            return Ok(Self { tier, ..Self::default() });
+        }
+        let (most_iops, most_mbps) = provisioned_limits(sku);
+        let same = old.filter(|o| o["sku"]["name"] == sku);
+        let stored = |name: &str| same.and_then(|o| o["properties"][name].as_i64());
+        Ok(Self {
+            tier: None,
+            iops: given.int_within("diskIOPSReadWrite", 100, most_iops)?.or_else(|| stored("diskIOPSReadWrite")),
+            mbps: given.int_within("diskMBpsReadWrite", 1, most_mbps)?.or_else(|| stored("diskMBpsReadWrite")),
+        })
+    }
+
+    /// What a stored body was given.
+    fn of(body: &Value) -> Self {
+        let properties = &body["properties"];
+        let provisioned = body["sku"]["name"].as_str().is_some_and(is_provisioned);
+        let number = |name: &str| properties[name].as_i64().filter(|_| provisioned);
+        Self {
+            tier: properties["tier"].as_str().map(str::to_owned),
+            iops: number("diskIOPSReadWrite"),
+            mbps: number("diskMBpsReadWrite"),
+        }
+    }
 }
 
 /// RFC 7396 without `creationData` (which a PATCH cannot have), then the checks of [`put`].
@@ -212,8 +268,8 @@ pub fn patch(id: &ResourceId, patch: &Value, old: &Value, ctx: &Context<'_>) -> 
 
 /// Gives a stored body its size in bytes once the source is known, and what follows from it.
 pub fn set_size(body: &mut Value, bytes: u64) {
-    let wanted = body["properties"]["tier"].as_str().map(str::to_owned);
-    shape(body, Some(bytes), wanted.as_deref());
+    let wanted = Wanted::of(body);
+    shape(body, Some(bytes), &wanted);
 }
 
 /// Data bytes of a stored body: its own size, or of an upload to come the VHD's without the footer.
@@ -224,23 +280,24 @@ pub fn size_bytes(body: &Value) -> Option<u64> {
 }
 
 /// Size, performance and tier, in Azure's order. An unfinished upload shows performance, but no size (recorded).
-fn shape(body: &mut Value, bytes: Option<u64>, wanted: Option<&str>) {
+fn shape(body: &mut Value, bytes: Option<u64>, wanted: &Wanted) {
     let sku = body["sku"]["name"].as_str().unwrap_or("Standard_LRS").to_owned();
     let waits = matches!(state(body), Some(DiskState::ReadyToUpload | DiskState::ActiveUpload));
     let upload = body["properties"]["creationData"]["uploadSizeBytes"].as_u64();
     let gib = bytes.or(upload).map(gib_of).and_then(|g| i64::try_from(g).ok());
+    let plus = body["properties"]["creationData"]["performancePlus"] == true;
     let Some(properties) = body["properties"].as_object_mut() else { return };
     for name in ["diskSizeGB", "diskSizeBytes", "diskIOPSReadWrite", "diskMBpsReadWrite", "tier"] {
         properties.shift_remove(name);
     }
     let Some(gib) = gib else { return };
-    let performance = performance(&sku, gib, wanted);
+    let performance = performance(&sku, gib, wanted.tier.as_deref(), plus);
     if let Some(bytes) = bytes.filter(|_| !waits) {
         properties.insert("diskSizeGB".into(), gib.into());
         properties.insert("diskSizeBytes".into(), bytes.into());
     }
-    properties.insert("diskIOPSReadWrite".into(), performance.iops.into());
-    properties.insert("diskMBpsReadWrite".into(), performance.mbps.into());
+    properties.insert("diskIOPSReadWrite".into(), wanted.iops.unwrap_or(performance.iops).into());
+    properties.insert("diskMBpsReadWrite".into(), wanted.mbps.unwrap_or(performance.mbps).into());
     if let Some(tier) = performance.tier {
         properties.insert("tier".into(), tier.into());
     }
@@ -250,153 +307,109 @@ fn choice(of: &[&'static str], stored: &Value) -> Option<&'static str> {
     of.iter().copied().find(|c| stored == *c)
 }
 
-/// What only describes the disk: OS, generation, access policies, security.
-fn described(given: &Fields<'_>, stored: Option<&Value>) -> Result<Map<String, Value>, ArmError> {
-    let mut properties = Map::new();
-    let os = given.one_of("osType", &["Linux", "Windows"])?;
-    let generation = given.one_of("hyperVGeneration", &["V1", "V2"])?;
-    let old = |name: &str| stored.and_then(|s| s.get(name)).cloned();
-    if let (Some(generation), Some(old)) = (generation, old("hyperVGeneration"))
-        && old != generation
-    {
-        return Err(ArmError::property_change_not_allowed(&given.path("hyperVGeneration")));
-    }
-    for (name, value) in [("osType", os), ("hyperVGeneration", generation)] {
-        if let Some(value) = value.map(Value::from).or_else(|| old(name)) {
-            properties.insert(name.into(), value);
-        }
-    }
-    properties.insert("encryption".into(), json!({"type": "EncryptionAtRestWithPlatformKey"}));
-    let policy = given.one_of("networkAccessPolicy", &["AllowAll", "DenyAll"])?.map(Value::from);
-    properties.insert(
-        "networkAccessPolicy".into(),
-        policy.or_else(|| old("networkAccessPolicy")).unwrap_or_else(|| "AllowAll".into()),
-    );
-    let public = given.one_of("publicNetworkAccess", &["Enabled", "Disabled"])?.map(Value::from);
-    properties.insert(
-        "publicNetworkAccess".into(),
-        public.or_else(|| old("publicNetworkAccess")).unwrap_or_else(|| "Enabled".into()),
-    );
-    let security = given.object("securityProfile")?;
-    if let Some(kind) = security.one_of("securityType", &["Standard", "TrustedLaunch"])? {
-        properties.insert("securityProfile".into(), json!({"securityType": kind}));
-    }
-    let capabilities = given.object("supportedCapabilities")?;
-    if let Some(architecture) = capabilities.one_of("architecture", &["x64", "Arm64"])? {
-        properties.insert("supportedCapabilities".into(), json!({"architecture": architecture}));
-    }
-    Ok(properties)
+/// `sku.name` as given, else as stored.
+pub(super) fn sku_of(
+    new: &Fields<'_>,
+    old: Option<&Value>,
+    skus: &[&'static str],
+) -> Result<Option<&'static str>, ArmError> {
+    let given = new.object("sku")?.one_of("name", skus)?;
+    Ok(given.or_else(|| old.and_then(|o| choice(skus, &o["sku"]["name"]))))
 }
 
-fn refuse_what_is_missing(given: &Fields<'_>) -> Result<(), ArmError> {
-    let encryption = given.object("encryption")?;
-    let kind = encryption.str("type")?;
-    if kind.is_some_and(|k| !k.eq_ignore_ascii_case("EncryptionAtRestWithPlatformKey"))
-        || encryption.str("diskEncryptionSetId")?.is_some()
-    {
-        return Err(not_offered(&given.path("encryption"), "this server has no disk encryption sets yet"));
+pub(super) fn no_zones(path: &str, sku: &str, region: &str) -> ArmError {
+    ArmError::invalid_parameter(
+        path,
+        format!("The SKU '{sku}' is not supported in region {region}: it has no availability zones."),
+    )
+}
+
+pub(super) fn no_edge_zone(new: &Fields<'_>) -> Result<(), ArmError> {
+    if new.object("extendedLocation")?.is_empty() {
+        return Ok(());
     }
-    if given.str("diskAccessId")?.is_some()
-        || given.str("networkAccessPolicy")?.is_some_and(|p| p.eq_ignore_ascii_case("AllowPrivate"))
-    {
-        return Err(not_offered(&given.path("diskAccessId"), "this server has no private links to disks"));
-    }
-    if given.int("maxShares")?.is_some_and(|n| n > 1) {
-        return Err(not_offered(&given.path("maxShares"), "a disk is attached to one virtual machine at a time"));
+    Err(not_offered(&new.path("extendedLocation"), "this server has no edge zones"))
+}
+
+/// Trusted launch boots UEFI guests only.
+fn check_generation(given: &Fields<'_>, properties: &Map<String, Value>) -> Result<(), ArmError> {
+    let trusted = properties.get("securityProfile").is_some_and(|p| p["securityType"] == "TrustedLaunch");
+    if trusted && properties.get("hyperVGeneration").is_some_and(|g| g == "V1") {
+        let path = given.path("hyperVGeneration");
+        return Err(ArmError::invalid_parameter(
+            &path,
+            format!(
+                "The value 'V1' of parameter {path} is invalid: security type 'TrustedLaunch' needs generation V2."
+            ),
+        ));
     }
     Ok(())
 }
 
-fn zones(new: &Fields<'_>) -> Result<Option<Value>, ArmError> {
-    Ok(new.strings("zones")?.filter(|z| !z.is_empty()).map(Value::from))
-}
-
-fn creation_data(given: &Fields<'_>, stored: Option<&Value>) -> Result<Value, ArmError> {
-    let data = given.object("creationData")?;
-    let option = data.one_of("createOption", &CREATE_OPTIONS)?;
-    if let Some(stored) = stored {
-        let old = &stored["creationData"];
-        for (name, value) in [
-            ("createOption", option.map(Value::from)),
-            ("sourceResourceId", data.str("sourceResourceId")?.map(Value::from)),
-            ("uploadSizeBytes", data.int("uploadSizeBytes")?.map(Value::from)),
-        ] {
-            unchanged(&data.path(name), value.as_ref(), old.get(name))?;
-        }
-        let reference = data.object("galleryImageReference")?;
-        let id = reference.str("id")?.map(Value::from);
-        unchanged(&reference.path("id"), id.as_ref(), old["galleryImageReference"].get("id"))?;
-        return Ok(old.clone());
+/// Switches and limits that only disks have.
+fn options(
+    given: &Fields<'_>,
+    stored: Option<&Value>,
+    sku: &str,
+    gib: Option<i64>,
+    properties: &mut Map<String, Value>,
+    ctx: &Context<'_>,
+) -> Result<(), ArmError> {
+    let old = |name: &str| stored.and_then(|s| s.get(name)).cloned();
+    let most = gib.map_or(15, |gib| max_shares(sku, gib));
+    let shares = given.int("maxShares")?;
+    if let Some(shares) = shares.filter(|n| !(1..=most).contains(n)) {
+        return Err(out_of_range(&given.path("maxShares"), shares, 1, most));
     }
-    let Some(option) = option else { return Err(data.missing("createOption")) };
-    match option {
-        "Empty" => Ok(json!({"createOption": option})),
-        "Upload" => Ok(json!({"createOption": option, "uploadSizeBytes": upload_size(&data)?})),
-        "FromImage" => Ok(json!({"createOption": option, "galleryImageReference": image_reference(&data)?})),
-        "Copy" => {
-            let path = data.path("sourceResourceId");
-            let source = data.required_str("sourceResourceId")?;
-            let kind = source.parse::<ResourceId>().map(|id| id.resource_type().key()).unwrap_or_default();
-            if !matches!(kind.as_str(), "microsoft.compute/disks" | "microsoft.compute/snapshots") {
-                return Err(ArmError::invalid_parameter(
-                    &path,
-                    format!("The source id: {source} must be a managed disk or snapshot."),
-                ));
-            }
-            Ok(json!({"createOption": option, "sourceResourceId": source}))
-        }
-        _ => Err(not_offered(
-            &data.path("createOption"),
-            "this server makes disks with createOption Empty, Upload, FromImage or Copy",
-        )),
+    if let Some(shares) = shares.map(Value::from).or_else(|| old("maxShares")) {
+        properties.insert("maxShares".into(), shares);
     }
-}
-
-fn upload_size(data: &Fields<'_>) -> Result<i64, ArmError> {
-    let (low, high) = UPLOAD_RANGE;
-    let bytes = data.int_within("uploadSizeBytes", low, high)?.ok_or_else(|| data.missing("uploadSizeBytes"))?;
-    if (bytes - FOOTER) % MIB == 0 {
-        return Ok(bytes);
-    }
-    let path = data.path("uploadSizeBytes");
-    Err(ArmError::invalid_parameter(
-        &path,
-        format!(
-            "The value {bytes} of parameter {path} is invalid. The size of a fixed VHD is a whole number of MiB plus \
-             {FOOTER} bytes for its footer; the nearest such sizes are {} and {}.",
-            (bytes - FOOTER) / MIB * MIB + FOOTER,
-            ((bytes - FOOTER) / MIB + 1) * MIB + FOOTER,
-        ),
-    ))
-}
-
-fn image_reference(data: &Fields<'_>) -> Result<Value, ArmError> {
-    let gallery = data.object("galleryImageReference")?;
-    for name in ["sharedGalleryImageId", "communityGalleryImageId"] {
-        if gallery.str(name)?.is_some() {
-            return Err(not_offered(&gallery.path(name), "use the id of an image version"));
-        }
-    }
-    let platform = data.object("imageReference")?;
-    // Some clients name a version in imageReference; Azure takes both.
-    let fields = if gallery.is_empty() { &platform } else { &gallery };
-    let Some(text) = fields.str("id")? else { return Err(gallery.missing("id")) };
-    let kind = text.parse::<ResourceId>().map(|id| id.resource_type().key()).unwrap_or_default();
-    if !matches!(kind.as_str(), "microsoft.compute/galleries/images/versions" | "microsoft.compute/galleries/images") {
+    let bursts = given.bool("burstingEnabled")?;
+    if bursts == Some(true) && gib.is_some_and(|gib| !can_burst(sku, gib)) {
         return Err(ArmError::invalid_parameter(
-            &fields.path("id"),
-            format!("The image reference '{text}' is not the id of a gallery image version."),
+            &given.path("burstingEnabled"),
+            "On-demand bursting can only be enabled on Premium SSD disks that are larger than 512 GiB.",
         ));
     }
-    let mut reference = json!({"id": text});
-    if let Some(lun) = fields.int_within("lun", 0, 63)? {
-        reference["lun"] = lun.into();
+    if let Some(bursts) = bursts.map(Value::from).or_else(|| old("burstingEnabled")) {
+        if bursts == true && old("burstingEnabled") != Some(true.into()) {
+            properties.insert("burstingEnabledTime".into(), format_time(ctx.now).into());
+        }
+        properties.insert("burstingEnabled".into(), bursts);
     }
-    Ok(reference)
+    if let Some(value) = given.bool("optimizedForFrequentAttach")?.map(Value::from) {
+        properties.insert("optimizedForFrequentAttach".into(), value);
+    } else if let Some(value) = old("optimizedForFrequentAttach") {
+        properties.insert("optimizedForFrequentAttach".into(), value);
+    }
+    let policy = given.object("availabilityPolicy")?.one_of("actionOnDiskDelay", &["None", "AutomaticReattach"])?;
+    let policy = policy.map(|action| json!({"actionOnDiskDelay": action}));
+    if let Some(policy) = policy.or_else(|| old("availabilityPolicy")) {
+        properties.insert("availabilityPolicy".into(), policy);
+    }
+    if is_provisioned(sku) {
+        let (most_iops, most_mbps) = provisioned_limits(sku);
+        for (name, most) in [("diskIOPSReadOnly", most_iops), ("diskMBpsReadOnly", most_mbps)] {
+            if let Some(value) = given.int_within(name, 1, most)?.map(Value::from).or_else(|| old(name)) {
+                properties.insert(name.into(), value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A disk stays in its zone.
+fn zones(new: &Fields<'_>, old: Option<&Value>) -> Result<Option<Value>, ArmError> {
+    let given = new.strings("zones")?.filter(|z| !z.is_empty()).map(Value::from);
+    let stored = old.and_then(|o| o.get("zones")).cloned();
+    if old.is_some() && given.is_some() && given != stored {
+        return Err(ArmError::property_change_not_allowed(&new.path("zones")));
+    }
+    Ok(given.or(stored))
 }
 
 /// The size in bytes; `None` while it is not known.
-fn size(given: &Fields<'_>, stored: Option<&Value>, creation: &Value) -> Result<Option<u64>, ArmError> {
+pub(super) fn size(given: &Fields<'_>, stored: Option<&Value>, creation: &Value) -> Result<Option<u64>, ArmError> {
     let path = given.path("diskSizeGB");
     let gib = given.int_within("diskSizeGB", 1, MAX_GIB)?;
     let old_bytes = stored.and_then(|s| s["diskSizeBytes"].as_u64());

@@ -16,6 +16,7 @@ mod tags;
 mod time;
 
 pub mod disk;
+pub mod disk_access;
 pub mod gallery;
 pub mod image_definition;
 pub mod image_version;
@@ -24,6 +25,7 @@ pub mod network_interface;
 pub mod network_security_group;
 pub mod public_ip_address;
 pub mod resource_group;
+pub mod snapshot;
 pub mod storage_account;
 pub mod virtual_machine;
 pub mod virtual_network;

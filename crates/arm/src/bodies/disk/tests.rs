@@ -60,7 +60,7 @@ fn md3_an_upload_has_no_size_until_it_is_done() {
         (Some(DiskState::ReadyToUpload), &json!("P4"), &json!(120))
     );
     assert!(p.get("diskSizeGB").is_none() && p.get("diskSizeBytes").is_none());
-    assert_eq!(origin(&disk), Some(Origin::Upload { vhd_bytes: 21_474_836_992 }));
+    assert_eq!(origin(&disk), Some(Origin::Upload { vhd_bytes: 21_474_836_992, guest_state: false }));
     assert_eq!(size_bytes(&disk), Some(21_474_836_480));
 
     set_state(&mut disk, DiskState::ActiveUpload);
@@ -165,8 +165,40 @@ fn refuses_bad_disks() {
         ("Standard_LRS", json!({"creationData": {"createOption": "Beam"}}), "The value 'Beam' of parameter"),
         (
             "Standard_LRS",
-            json!({"creationData": {"createOption": "Import", "sourceUri": "x"}}),
+            json!({"creationData": {"createOption": "CopyFromSanSnapshot", "elasticSanResourceId": "x"}}),
             "Parameter 'disk.properties.creationData.createOption' is not supported",
+        ),
+        ("Standard_LRS", json!({"creationData": {"createOption": "Attach"}}), "The value 'Attach' of parameter"),
+        (
+            "Standard_LRS",
+            json!({"creationData": {"createOption": "Restore"}}),
+            "Required parameter 'disk.properties.creationData.sourceResourceId' is missing",
+        ),
+        (
+            "Standard_LRS",
+            json!({"creationData": {"createOption": "UploadPreparedSecure", "uploadSizeBytes": 20_972_032}}),
+            "Required parameter 'disk.properties.securityProfile.securityType' is missing",
+        ),
+        (
+            "Standard_LRS",
+            json!({"creationData": {"createOption": "Empty", "logicalSectorSize": 512}, "diskSizeGB": 4}),
+            "The logical sector size can only be chosen for Ultra",
+        ),
+        (
+            "UltraSSD_LRS",
+            json!({"creationData": {"createOption": "Empty", "logicalSectorSize": 1024}, "diskSizeGB": 4}),
+            "The value 1024 of parameter",
+        ),
+        (
+            "Premium_LRS",
+            json!({"creationData": {"createOption": "Empty", "performancePlus": true}, "diskSizeGB": 512}),
+            "Performance plus is for",
+        ),
+        (
+            "Standard_LRS",
+            json!({"creationData": {"createOption": "Empty"}, "diskSizeGB": 4,
+                "securityProfile": {"securityType": "TrustedLaunch"}, "hyperVGeneration": "V1"}),
+            "The value 'V1' of parameter",
         ),
         ("Gold_LRS", empty(1), "The value 'Gold_LRS' of parameter disk.sku.name is invalid."),
         ("Premium_ZRS", empty(1), "The SKU 'Premium_ZRS' is not supported in region West US"),
@@ -190,11 +222,127 @@ fn refuses_bad_updates() {
         (json!({"creationData": {"uploadSizeBytes": 20_972_032}}), "PropertyChangeNotAllowed"),
         (json!({"hyperVGeneration": "V2"}), "PropertyChangeNotAllowed"),
         (json!({"encryption": {"diskEncryptionSetId": "x"}}), "OperationNotSupported"),
-        (json!({"networkAccessPolicy": "AllowPrivate"}), "OperationNotSupported"),
-        (json!({"maxShares": 2}), "OperationNotSupported"),
+        (json!({"networkAccessPolicy": "AllowPrivate"}), "InvalidParameter"),
+        (json!({"diskAccessId": ACCESS}), "InvalidParameter"),
+        (json!({"networkAccessPolicy": "AllowPrivate", "diskAccessId": DISK}), "InvalidParameter"),
+        (json!({"maxShares": 2}), "InvalidParameter"),
+        (json!({"burstingEnabled": true}), "InvalidParameter"),
+        (json!({"securityProfile": {"securityType": "ConfidentialVM_NonPersistedTPM"}}), "OperationNotSupported"),
+        (json!({"encryptionSettingsCollection": {"enabled": true}}), "OperationNotSupported"),
+        (json!({"purchasePlan": {"name": "n"}}), "InvalidParameter"),
+        (json!({"creationData": {"performancePlus": true}}), "PropertyChangeNotAllowed"),
     ] {
         let error = write(&json!({"properties": properties}), Some(&old)).unwrap_err();
         assert_eq!(error.code, code, "{}", error.message);
+    }
+}
+
+const ACCESS: &str = "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Compute/diskAccesses/a1";
+
+/// Every property of Swagger's `DiskUpdateProperties`.
+#[test]
+fn a_patch_changes_what_it_names() {
+    let api = version("2025-01-02");
+    let change = |old: &Value, patched: Value| {
+        patch(&id("disks/d1"), &json!({"properties": patched}), old, &context(&api)).unwrap()
+    };
+    let premium = create("Premium_LRS", empty(1024)).unwrap();
+    for (name, value) in [
+        ("osType", json!("Linux")),
+        ("tier", json!("P40")),
+        ("burstingEnabled", json!(true)),
+        ("maxShares", json!(5)),
+        ("networkAccessPolicy", json!("DenyAll")),
+        ("publicNetworkAccess", json!("Disabled")),
+        ("dataAccessAuthMode", json!("AzureActiveDirectory")),
+        ("supportsHibernation", json!(true)),
+        ("optimizedForFrequentAttach", json!(true)),
+        ("availabilityPolicy", json!({"actionOnDiskDelay": "AutomaticReattach"})),
+        ("supportedCapabilities", json!({"architecture": "Arm64"})),
+        ("purchasePlan", json!({"name": "n", "publisher": "p", "product": "o", "promotionCode": "c"})),
+    ] {
+        let patched = change(&premium, json!({name: value}));
+        assert_eq!(patched["properties"][name], value, "{name}");
+        // Sent back whole, nothing changes; a PATCH of something else keeps it.
+        assert_eq!(write(&patched, Some(&patched)).unwrap(), patched, "{name}");
+        assert_eq!(change(&patched, json!({"diskSizeGB": 1025}))["properties"][name], value, "{name}");
+    }
+    let tiered = change(&premium, json!({"tier": "P40"}));
+    assert_eq!(
+        (&tiered["properties"]["diskIOPSReadWrite"], &tiered["properties"]["diskMBpsReadWrite"]),
+        (&json!(7500), &json!(250))
+    );
+    let bursting = change(&premium, json!({"burstingEnabled": true}));
+    assert_eq!(bursting["properties"]["burstingEnabledTime"], "2026-01-02T03:04:05.1234567+00:00");
+    assert_eq!(change(&bursting, json!({"burstingEnabled": false}))["properties"]["burstingEnabled"], false);
+
+    let private = change(&premium, json!({"networkAccessPolicy": "AllowPrivate", "diskAccessId": ACCESS}));
+    assert_eq!(disk_access(&private), ACCESS.parse().ok());
+    let public = change(&private, json!({"networkAccessPolicy": "AllowAll"}));
+    assert_eq!((disk_access(&public), &public["properties"]["networkAccessPolicy"]), (None, &json!("AllowAll")));
+}
+
+#[test]
+fn chosen_performance() {
+    let api = version("2025-01-02");
+    let mut wanted = empty(200);
+    wanted["diskIOPSReadWrite"] = json!(4000);
+    for sku in ["UltraSSD_LRS", "PremiumV2_LRS"] {
+        let disk = create(sku, wanted.clone()).unwrap();
+        let p = &disk["properties"];
+        assert_eq!(
+            (&p["diskIOPSReadWrite"], p.get("tier"), &p["creationData"]["logicalSectorSize"]),
+            (&json!(4000), None, &json!(4096))
+        );
+        let faster = json!({"properties": {"diskMBpsReadWrite": 200, "diskSizeGB": 300}});
+        let faster = patch(&id("disks/d1"), &faster, &disk, &context(&api)).unwrap();
+        let p = &faster["properties"];
+        assert_eq!((&p["diskIOPSReadWrite"], &p["diskMBpsReadWrite"]), (&json!(4000), &json!(200)));
+        for bad in [99, 400_001] {
+            let mut properties = wanted.clone();
+            properties["diskIOPSReadWrite"] = json!(bad);
+            assert_eq!(create(sku, properties).unwrap_err().code, "InvalidParameter");
+        }
+    }
+    let plus = json!({"creationData": {"createOption": "Empty", "performancePlus": true}, "diskSizeGB": 1024});
+    assert_eq!(create("Premium_LRS", plus).unwrap()["properties"]["diskIOPSReadWrite"], 8000);
+}
+
+#[test]
+fn other_origins() {
+    const ACCOUNT: &str = "/subscriptions/0000/resourceGroups/rg1/providers/Microsoft.Storage/storageAccounts/acct";
+    const URI: &str = "https://acct.blob.core.windows.net/vhds/os.vhd";
+    const PLATFORM: &str = "/Subscriptions/0000/Providers/Microsoft.Compute/Locations/westus/Publishers/p/ArtifactTypes/VMImage/Offers/o/Skus/s/Versions/1.0.0";
+    for (creation, expected) in [
+        (
+            json!({"createOption": "import", "sourceUri": URI, "storageAccountId": ACCOUNT.trim_start_matches('/')}),
+            Origin::Import { uri: URI.into(), account: ACCOUNT.parse().ok(), guest_state_uri: None },
+        ),
+        (
+            json!({"createOption": "ImportSecure", "sourceUri": URI, "securityDataUri": "v"}),
+            Origin::Import { uri: URI.into(), account: None, guest_state_uri: Some("v".into()) },
+        ),
+        (json!({"createOption": "Restore", "sourceResourceId": DISK}), Origin::Copy(DISK.parse().unwrap())),
+        (json!({"createOption": "CopyStart", "sourceResourceId": DISK}), Origin::CopyStart(DISK.parse().unwrap())),
+        (
+            json!({"createOption": "FromImage", "imageReference": {"id": PLATFORM, "lun": 0}}),
+            Origin::Image { id: PLATFORM.parse().unwrap(), lun: Some(0) },
+        ),
+        (
+            json!({"createOption": "UploadPreparedSecure", "uploadSizeBytes": 20_972_032}),
+            Origin::Upload { vhd_bytes: 20_972_032, guest_state: true },
+        ),
+    ] {
+        let mut disk = create(
+            "Standard_LRS",
+            json!({"creationData": creation, "securityProfile": {"securityType": "TrustedLaunch"}}),
+        )
+        .unwrap();
+        assert_eq!(origin(&disk), Some(expected));
+        assert_eq!(write(&disk, Some(&disk)).unwrap(), disk);
+        set_completion_percent(&mut disk, 42.5);
+        assert!(is_copying(&disk));
+        assert!(is_copying(&write(&disk, Some(&disk)).unwrap()));
     }
 }
 
@@ -202,6 +350,7 @@ proptest! {
     #[test]
     fn upload_sizes(mib in 20i64..33_000_000, extra in 0i64..1_048_576) {
         let of = |bytes: i64| create("Standard_LRS", json!({"creationData": {"createOption": "Upload", "uploadSizeBytes": bytes}}));
+        const MIB: i64 = 1 << 20;
         prop_assert!(of(mib * MIB + FOOTER).is_ok());
         prop_assert_eq!(of(mib * MIB + extra).is_ok(), extra == FOOTER);
     }
