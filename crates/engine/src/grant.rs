@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 /// Name of the one blob in a grant's container (recorded).
 pub const BLOB: &str = "abcd";
+/// Ends the access of a grant for the state of a trusted launch guest: `ReadGuestState`, `WriteGuestState`.
+pub(crate) const GUEST_STATE: &str = "GuestState";
 
 /// `detail` of a [`Grant`]: the bytes behind it.
 ///
@@ -39,11 +41,16 @@ impl GrantDetail {
     }
 }
 
+/// Name of the blob that a grant is for; a guest state's is `{guid}_vmgs` (Swagger's example).
+pub(crate) fn blob_name(grant: &Grant) -> String {
+    if grant.access.ends_with(GUEST_STATE) { format!("{}_vmgs", grant.id) } else { BLOB.to_owned() }
+}
+
 /// A new right to a resource's bytes.
 pub(crate) fn new_grant(resource_key: &str, access: &str, detail: &GrantDetail, expires_ms: i64) -> Grant {
     let random = Uuid::new_v4().simple().to_string();
     // azcopy knows managed disks by the label's first letters.
-    let prefix = if access == "Write" { "md-impexp-" } else { "md-" };
+    let prefix = if access.starts_with("Write") { "md-impexp-" } else { "md-" };
     let secret: Vec<u8> = [Uuid::new_v4(), Uuid::new_v4()].iter().flat_map(|id| *id.as_bytes()).collect();
     Grant {
         id: Uuid::new_v4().to_string(),
@@ -63,7 +70,7 @@ pub(crate) fn blob_url(grant: &Grant, urls: &Urls) -> String {
         Some(suffix) => format!("https://{}.{suffix}", grant.account),
         None => format!("{}/{}", urls.arm, grant.account),
     };
-    format!("{base}/{}/{BLOB}", grant.container)
+    format!("{base}/{}/{}", grant.container, blob_name(grant))
 }
 
 /// The URL that grants access to whoever knows it.

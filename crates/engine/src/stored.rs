@@ -33,6 +33,10 @@ pub struct DiskInternal {
     pub written: bool,
     /// The staging file of an upload exists (until the upload is finished or the disk deleted).
     pub uploading: bool,
+    /// The same for the guest's state, which a trusted launch disk brings along.
+    pub uploading_guest_state: bool,
+    /// The state of the guest's firmware, in the region of the disk.
+    pub guest_state: Option<Stored>,
 }
 
 /// `internal` of an image version.
@@ -110,5 +114,10 @@ impl DiskInternal {
     /// The sparse file that an upload fills: the whole VHD with its footer.
     pub fn upload_path(&self, config: &EngineConfig) -> PathBuf {
         config.data_dir.join("uploads").join(format!("{}.vhd", self.unique_id))
+    }
+
+    /// The same for the guest's state.
+    pub fn guest_state_path(&self, config: &EngineConfig) -> PathBuf {
+        config.data_dir.join("uploads").join(format!("{}.vmgs.vhd", self.unique_id))
     }
 }

@@ -95,6 +95,11 @@ pub fn state(body: &Value) -> Option<DiskState> {
     body["properties"]["diskState"].as_str().and_then(DiskState::parse)
 }
 
+/// The state of a disk that nobody reads: with a machine it is `Reserved` (a running one would have kept readers away).
+pub fn idle_state(body: &Value) -> DiskState {
+    if body["managedBy"].is_string() { DiskState::Reserved } else { DiskState::Unattached }
+}
+
 pub fn set_state(body: &mut Value, state: DiskState) {
     body["properties"]["diskState"] = state.as_str().into();
 }

@@ -22,7 +22,7 @@ pub use conditions::{Conditions, ContentHeaders, Properties, SequenceTest};
 pub use error::BlobError;
 pub use upload::SequenceAction;
 
-use crate::grant::{BLOB, GrantDetail};
+use crate::grant::{GrantDetail, blob_name};
 use async_trait::async_trait;
 use bytes::Bytes;
 use export::Export;
@@ -103,7 +103,7 @@ impl Blobs {
         if container != grant.container {
             return Err(BlobError::NoContainer);
         }
-        if blob != BLOB {
+        if blob != blob_name(&grant) {
             return Err(BlobError::NoBlob);
         }
         match GrantDetail::of(&grant).map_err(BlobError::internal)? {

@@ -2,7 +2,7 @@
 
 use crate::call::Urls;
 use crate::content::settle_found;
-use crate::grant::{GrantDetail, new_grant, sas_url};
+use crate::grant::{GUEST_STATE, GrantDetail, new_grant, sas_url};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::disk::BeginAccess;
 use crate::sources::FoundDisk;
@@ -13,8 +13,11 @@ use lazuli_arm::bodies::disk::{DiskState, Origin, origin, set_state};
 use lazuli_meta::model::{Change, Resource};
 use serde_json::json;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
+
+/// A guest state is a fixed VHD of 4 MiB.
+const GUEST_STATE_BYTES: u64 = (4 << 20) + 512;
 
 pub(crate) struct DiskBeginAccess;
 
@@ -37,9 +40,16 @@ impl Operation for DiskBeginAccess {
             ("Read", stored(cx, &row, &state).await?, vec![])
         };
         let grant = new_grant(&row.key, access, &detail, params.expires_ms);
-        let output = json!({"accessSAS": sas_url(&grant, &urls)});
+        let mut output = json!({"accessSAS": sas_url(&grant, &urls)});
         changes.push(Change::PutGrant(grant));
-        Ok(Outcome { output: Some(output), changes, ..Outcome::update(move |row| granted(row, &detail)) })
+        if params.guest_state {
+            let detail = guest_state(cx, &row, &state, params.write).await?;
+            let grant = new_grant(&row.key, &format!("{access}{GUEST_STATE}"), &detail, params.expires_ms);
+            output["securityDataAccessSAS"] = sas_url(&grant, &urls).into();
+            changes.push(Change::PutGrant(grant));
+        }
+        let with_state = params.guest_state;
+        Ok(Outcome { output: Some(output), changes, ..Outcome::update(move |row| granted(row, &detail, with_state)) })
     }
 
     async fn undo(&self, _cx: &OpContext) -> Result<Outcome, OpError> {
@@ -56,11 +66,12 @@ pub(super) fn still_usable() -> Outcome {
     })
 }
 
-fn granted(row: &mut Resource, detail: &GrantDetail) {
+fn granted(row: &mut Resource, detail: &GrantDetail, guest_state: bool) {
     let Ok(mut state) = internal::<DiskInternal>(row) else { return };
     match detail {
         GrantDetail::Upload { .. } => {
             state.uploading = true;
+            state.uploading_guest_state |= guest_state;
             set_state(&mut row.body, DiskState::ActiveUpload);
         }
         GrantDetail::Manifest { manifest, size, .. } => {
@@ -73,16 +84,41 @@ fn granted(row: &mut Resource, detail: &GrantDetail) {
 
 /// The sparse file that the upload fills. What an earlier SAS wrote into it stays.
 async fn staging(cx: &OpContext, row: &Resource, state: &DiskInternal) -> Result<GrantDetail, OpError> {
-    let Some(Origin::Upload { vhd_bytes }) = origin(&row.body) else {
+    let Some(Origin::Upload { vhd_bytes, .. }) = origin(&row.body) else {
         return Err(OpError::Failed(ArmError::internal("an upload was begun on a disk of another origin")));
     };
-    let path = state.upload_path(cx.engine.config());
-    let (file, keep) = (path.clone(), state.uploading);
-    tokio::task::spawn_blocking(move || make_sparse(&file, vhd_bytes, keep))
+    make_staging(state.upload_path(cx.engine.config()), vhd_bytes, state.uploading).await
+}
+
+async fn make_staging(path: PathBuf, size: u64, keep: bool) -> Result<GrantDetail, OpError> {
+    let file = path.clone();
+    tokio::task::spawn_blocking(move || make_sparse(&file, size, keep))
         .await
         .map_err(ArmError::internal)?
         .map_err(|e| file_error(e, "made"))?;
-    Ok(GrantDetail::Upload { path, size: vhd_bytes })
+    Ok(GrantDetail::Upload { path, size })
+}
+
+/// The second blob of a trusted launch disk.
+async fn guest_state(
+    cx: &OpContext,
+    row: &Resource,
+    state: &DiskInternal,
+    write: bool,
+) -> Result<GrantDetail, OpError> {
+    if write {
+        let path = state.guest_state_path(cx.engine.config());
+        return make_staging(path, GUEST_STATE_BYTES, state.uploading_guest_state).await;
+    }
+    let Some(stored) = &state.guest_state else {
+        return Err(OpError::Failed(ArmError::internal("a guest state was asked for that is not there")));
+    };
+    Ok(GrantDetail::Manifest {
+        region: row.location.clone(),
+        manifest: stored.manifest.clone(),
+        size: stored.size_bytes,
+        footer_unique_id: state.unique_id.parse::<Uuid>().unwrap_or_default(),
+    })
 }
 
 fn make_sparse(path: &Path, len: u64, keep: bool) -> io::Result<()> {

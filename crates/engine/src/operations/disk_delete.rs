@@ -27,9 +27,11 @@ impl Operation for DiskDelete {
         .await?;
         if !state.unique_id.is_empty() {
             let config = cx.engine.config();
-            let staging = state.upload_path(config);
-            cx.engine.blobs().end_upload(&staging).await.map_err(|e| file_error(e, "closed"))?;
-            for path in [staging, state.overlay_path(config)] {
+            let staging = [state.upload_path(config), state.guest_state_path(config)];
+            for path in &staging {
+                cx.engine.blobs().end_upload(path).await.map_err(|e| file_error(e, "closed"))?;
+            }
+            for path in staging.into_iter().chain([state.overlay_path(config)]) {
                 match tokio::fs::remove_file(path).await {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error(e, "removed").into()),
                     _ => {}

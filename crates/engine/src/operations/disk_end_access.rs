@@ -12,7 +12,7 @@ use crate::providers::disk::EndAccess;
 use crate::stored::{DiskInternal, Stored, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
-use lazuli_arm::bodies::disk::{DiskState, set_size, set_state, state as shown_state};
+use lazuli_arm::bodies::disk::{DiskState, idle_state, set_size, set_state, state as shown_state};
 use lazuli_chunks::Progress;
 use lazuli_disks::DiskSource;
 use lazuli_disks::vhd::{FixedVhd, VhdError, open_fixed};
@@ -39,16 +39,25 @@ impl Operation for DiskEndAccess {
         if !state.uploading {
             return Ok(Outcome::update(|row| {
                 if shown_state(&row.body) == Some(DiskState::ActiveSas) {
-                    set_state(&mut row.body, DiskState::Unattached);
+                    let idle = idle_state(&row.body);
+                    set_state(&mut row.body, idle);
                 }
             }));
         }
-        let path = state.upload_path(cx.engine.config());
-        // Requests that came in before are waited for: the file no longer changes.
-        cx.engine.blobs().end_upload(&path).await.map_err(|e| file_error(e, "closed"))?;
-        let stored = ingest(cx, &row, path.clone()).await?;
+        let config = cx.engine.config();
+        let (path, second) = (state.upload_path(config), state.guest_state_path(config));
+        // Requests that came in before are waited for: the files no longer change.
+        for file in [&path, &second] {
+            cx.engine.blobs().end_upload(file).await.map_err(|e| file_error(e, "closed"))?;
+        }
+        let guest_state = match state.uploading_guest_state {
+            true => Some(ingest(cx, &row, "ingest guest state", second.clone()).await?),
+            false => None,
+        };
+        let stored = ingest(cx, &row, INGEST, path.clone()).await?;
         remove(path).await?;
-        Ok(Outcome::update(move |row| uploaded(row, &stored)))
+        remove(second).await?;
+        Ok(Outcome::update(move |row| uploaded(row, &stored, guest_state.as_ref())))
     }
 
     async fn undo(&self, cx: &OpContext) -> Result<Outcome, OpError> {
@@ -67,22 +76,24 @@ impl Operation for DiskEndAccess {
     }
 }
 
-fn uploaded(row: &mut Resource, stored: &Stored) {
+fn uploaded(row: &mut Resource, stored: &Stored, guest_state: Option<&Stored>) {
     if let Ok(mut state) = internal::<DiskInternal>(row) {
         state.base = Some(stored.clone());
         state.size_bytes = stored.size_bytes;
         state.uploading = false;
+        state.uploading_guest_state = false;
+        state.guest_state = guest_state.cloned();
         row.internal = to_internal(&state);
     }
     set_state(&mut row.body, DiskState::Unattached);
     set_size(&mut row.body, stored.size_bytes);
 }
 
-async fn ingest(cx: &OpContext, row: &Resource, path: PathBuf) -> Result<Stored, OpError> {
+async fn ingest(cx: &OpContext, row: &Resource, step: &str, path: PathBuf) -> Result<Stored, OpError> {
     let region = row.location.as_str();
     // Held until the step has committed the reference.
     let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
-    cx.step_with(INGEST, async {
+    cx.step_with(step, async {
         let vhd = open(cx, row, path).await?;
         let size_bytes = vhd.size();
         let progress = Progress::new();

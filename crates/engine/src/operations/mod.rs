@@ -2,6 +2,8 @@
 
 mod content_delete;
 mod disk_begin_access;
+pub(crate) mod disk_copy;
+mod disk_create;
 mod disk_delete;
 mod disk_end_access;
 mod image_version;
@@ -24,6 +26,10 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
     use virtual_machine_power::{Action, VirtualMachinePower};
     vec![
         Arc::new(disk_begin_access::DiskBeginAccess),
+        Arc::new(disk_copy::DiskCopy("disk.copy")),
+        Arc::new(disk_copy::DiskCopy("snapshot.copy")),
+        Arc::new(disk_create::DiskCreate("disk.create")),
+        Arc::new(disk_create::DiskCreate("snapshot.create")),
         Arc::new(disk_delete::DiskDelete),
         Arc::new(disk_end_access::DiskEndAccess),
         Arc::new(image_version_create::ImageVersionCreate),

@@ -1,22 +1,23 @@
 //! `Microsoft.Compute/disks`: decides what a disk is made of and who may reach its bytes; `operations/disk_*.rs` move them.
 //!
 //! A disk from an image or a copy shares the stored bytes: it is ready with the commit of its row, whatever its size (MD-9).
+//! Snapshots are disks in all of this but their body: `snapshot.rs` calls what is here.
+
+pub(super) mod source;
 
 use super::arm_context;
-use super::virtual_machine::resolve_image;
-use crate::content::reference;
 use crate::db_error;
 use crate::grant::blob_url;
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
-use crate::sources::{SourceDisk, disk_or_snapshot};
 use crate::stored::{DiskInternal, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::Fields;
 use lazuli_arm::bodies::disk::{self, DiskState, Origin};
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Change, Grant, Resource};
+use lazuli_meta::model::{Change, Grant, OperationQuery, OperationState, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use source::{Owner, fit, take_over};
 
 const KIND: &str = "Microsoft.Compute/disks";
 /// `durationInSeconds` is an unsigned 32-bit number on the wire.
@@ -29,6 +30,9 @@ pub(crate) struct Disk;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BeginAccess {
     pub write: bool,
+    /// A second SAS, for the state of a trusted launch guest.
+    #[serde(default)]
+    pub guest_state: bool,
     pub expires_ms: i64,
     /// How the caller reaches this server ([`crate::call::Urls`]).
     pub arm_url: String,
@@ -58,41 +62,31 @@ impl Provider for Disk {
     ) -> Result<Plan, ArmError> {
         let body = disk::put(id, &body, old.map(|o| &o.body), &arm_context(cx))?;
         match old {
-            Some(old) => update(body, old),
+            Some(old) => update(cx, body, old).await,
             None => create(cx, id, body).await,
         }
     }
 
     async fn patch(&self, cx: Context<'_>, id: &ResourceId, patch: Value, old: &Resource) -> Result<Plan, ArmError> {
-        update(disk::patch(id, &patch, &old.body, &arm_context(cx))?, old)
+        update(cx, disk::patch(id, &patch, &old.body, &arm_context(cx))?, old).await
     }
 
-    async fn delete(&self, _cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+    async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
         if let Some(owner) = old.body["managedBy"].as_str() {
             return Err(ArmError::conflict(
                 "OperationNotAllowed",
                 format!("Disk {} is attached to VM {owner}. Detach it or delete the VM, then retry.", old.name),
             ));
         }
-        Ok(DeletePlan { start: Some(Start { kind: "disk.delete", params: json!({}) }), changes: vec![] })
+        delete(cx, old).await
     }
 
     async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
-        let mut view = standard_view(KIND, row);
-        if let Some(state) = state_now(cx, row).await? {
-            view["properties"]["diskState"] = state.as_str().into();
-        }
-        Ok(view)
+        show(cx, KIND, row).await
     }
 
     async fn action(&self, cx: Context<'_>, row: &Resource, action: &str, body: Value) -> Result<ActionPlan, ArmError> {
-        let start = match action.to_ascii_lowercase().as_str() {
-            "begingetaccess" => begin_access(cx, row, &body).await?,
-            "endgetaccess" => end_access(cx, row).await?,
-            _ => return Err(unknown_action(&row.id, action)),
-        };
-        let busy = Resource { provisioning_state: "Updating".into(), ..row.clone() };
-        Ok(ActionPlan::Start { start, resource: Some(busy), changes: vec![] })
+        act(cx, row, action, &body).await
     }
 
     fn delete_rank(&self) -> u8 {
@@ -102,82 +96,117 @@ impl Provider for Disk {
 
 async fn create(cx: Context<'_>, id: &ResourceId, mut body: Value) -> Result<Plan, ArmError> {
     let location = body["location"].as_str().unwrap_or_default().to_owned();
-    let mut state = DiskInternal {
-        unique_id: body["properties"]["uniqueId"].as_str().unwrap_or_default().to_owned(),
-        ..DiskInternal::default()
-    };
-    let mut changes = Vec::new();
-    match disk::origin(&body).ok_or_else(|| ArmError::internal("a disk without an origin was planned"))? {
-        Origin::Empty => state.size_bytes = disk::size_bytes(&body).unwrap_or_default(),
-        Origin::Upload { .. } => {}
-        Origin::Image { lun: Some(_), .. } => {
-            return Err(ArmError::bad_request(
-                "OperationNotSupported",
-                "Parameter 'disk.properties.creationData.galleryImageReference.lun' is not supported: this server's image \
-                 versions have no data disks yet.",
-            ));
-        }
-        Origin::Image { id: image, lun: None } => {
-            let image = resolve_image(cx, &image.to_string(), &location).await?;
-            describe(&mut body, "osType", &json!(image.os_type));
-            describe(&mut body, "hyperVGeneration", &json!(image.generation));
-            changes.push(Change::RequireResource { key: image.version_id.to_ascii_lowercase() });
-            state.size_bytes = fit(&mut body, image.os_disk.size_bytes)?;
-            state.base = Some(image.os_disk);
-        }
-        Origin::Copy(source) => {
-            let SourceDisk { found, row } = disk_or_snapshot(cx, &source, &location).await?;
-            for name in ["osType", "hyperVGeneration"] {
-                describe(&mut body, name, &row.body["properties"][name]);
-            }
-            body["properties"]["creationData"]["sourceUniqueId"] = row.body["properties"]["uniqueId"].clone();
-            changes.push(Change::RequireResource { key: row.key });
-            state.size_bytes = fit(&mut body, found.size_bytes)?;
-            state.base = found.base;
-        }
+    let mut state = DiskInternal { unique_id: unique_id(&body), ..DiskInternal::default() };
+    let mut changes = check_disk_access(cx, &body, None).await?;
+    let origin = disk::origin(&body).ok_or_else(|| ArmError::internal("a disk without an origin was planned"))?;
+    if origin == Origin::Empty {
+        state.size_bytes = disk::size_bytes(&body).unwrap_or_default();
     }
-    if let Some(base) = &state.base {
-        changes.push(Change::PutContentRef(reference(&id.key(), &location, &base.manifest)));
+    let mut start = None;
+    if let Some(source) = source::find(cx, &origin, &location).await? {
+        state.size_bytes = fit("disk.properties.diskSizeGB", disk::size_bytes(&body), source.found.size_bytes)?;
+        disk::set_size(&mut body, state.size_bytes);
+        let owner = Owner::new(id, &location, "disk.create", "disk.copy");
+        let arrival = take_over(&source, &owner, &mut body, &mut state)?;
+        changes.extend(arrival.changes);
+        start = arrival.start;
     }
-    Ok(Plan { body, internal: to_internal(&state), start: None, changes })
+    Ok(Plan { body, internal: to_internal(&state), start, changes })
 }
 
-/// What the source says, where the client said nothing.
-fn describe(body: &mut Value, name: &str, value: &Value) {
-    if body["properties"].get(name).is_none_or(Value::is_null) && !value.is_null() {
-        body["properties"][name] = value.clone();
+pub(super) fn unique_id(body: &Value) -> String {
+    body["properties"]["uniqueId"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A disk access resource that is named must be there, in the same region, and stay while it is named.
+pub(super) async fn check_disk_access(
+    cx: Context<'_>,
+    body: &Value,
+    old: Option<&Value>,
+) -> Result<Vec<Change>, ArmError> {
+    let Some(id) = disk::disk_access(body) else { return Ok(vec![]) };
+    if old.and_then(disk::disk_access).is_some_and(|o| o.key() == id.key()) {
+        return Ok(vec![]);
+    }
+    cx.engine.authorize_link(&cx.call.caller, &id.to_string(), "Microsoft.Compute/diskAccesses/read").await?;
+    let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
+    match row.filter(|r| body["location"] == *r.location) {
+        Some(row) => Ok(vec![Change::RequireResource { key: row.key }]),
+        None => {
+            let message = format!("Resource {} is not found in region {}.", id.name(), body["location"]);
+            Err(ArmError::new(404, "NotFound", message.replace('"', "'")).target(id.to_string()))
+        }
     }
 }
 
-/// The new disk's size: the source's, or more if the client asked for it.
-fn fit(body: &mut Value, source_bytes: u64) -> Result<u64, ArmError> {
-    let wanted = disk::size_bytes(body);
-    let rounded = |bytes: u64| disk::gib_of(bytes);
-    match wanted {
-        Some(wanted) if rounded(wanted) < rounded(source_bytes) => Err(ArmError::invalid_parameter(
-            "disk.properties.diskSizeGB",
+/// Nobody may be reading or writing the bytes. A group takes its contents along whatever their state.
+pub(super) async fn delete(cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+    if !cx.call.caller.principal.is_empty() && !live_grants(cx, old).await?.is_empty() {
+        return Err(ArmError::conflict(
+            "OperationNotAllowed",
             format!(
-                "The disk size of {} GB is smaller than the size of its source, {} GB.",
-                rounded(wanted),
-                rounded(source_bytes)
+                "There is an active shared access signature outstanding for disk {}. Call EndGetAccess before attaching or \
+                 deleting the disk. Learn more here: aka.ms/revokeaccessapi.",
+                old.name
             ),
-        )),
-        Some(wanted) if rounded(wanted) > rounded(source_bytes) => {
-            disk::set_size(body, wanted);
-            Ok(wanted)
-        }
-        _ => {
-            disk::set_size(body, source_bytes);
-            Ok(source_bytes)
-        }
+        ));
     }
+    Ok(DeletePlan { start: Some(Start { kind: "disk.delete", params: json!({}) }), changes: vec![] })
+}
+
+/// The stored body with what is true at this moment.
+pub(super) async fn show(cx: Context<'_>, kind: &str, row: &Resource) -> Result<Value, ArmError> {
+    let mut view = standard_view(kind, row);
+    if let Some(state) = state_now(cx, row).await? {
+        view["properties"]["diskState"] = state.as_str().into();
+    }
+    if disk::is_copying(&row.body)
+        && let Some(percent) = copied_percent(cx, row).await?
+    {
+        disk::set_completion_percent(&mut view, percent);
+    }
+    Ok(view)
+}
+
+/// How far the copy in the background is; never 100 before it has ended.
+async fn copied_percent(cx: Context<'_>, row: &Resource) -> Result<Option<f64>, ArmError> {
+    let query = OperationQuery {
+        resource_key: Some(row.key.clone()),
+        state: Some(OperationState::Running),
+        ..OperationQuery::default()
+    };
+    let running = cx.engine.db().operations(&query).await.map_err(db_error)?;
+    let Some(copy) = running.into_iter().find(|o| o.kind.ends_with(".copy") && o.progress_total > 0) else {
+        return Ok(None);
+    };
+    let percent = copy.progress_done.clamp(0, copy.progress_total).saturating_mul(100) / copy.progress_total;
+    Ok(Some(f64::from(i32::try_from(percent.min(99)).unwrap_or(99))))
+}
+
+/// `beginGetAccess`, `endGetAccess`.
+pub(super) async fn act(cx: Context<'_>, row: &Resource, action: &str, body: &Value) -> Result<ActionPlan, ArmError> {
+    let start = match action.to_ascii_lowercase().as_str() {
+        "begingetaccess" => begin_access(cx, row, body).await?,
+        "endgetaccess" => end_access(cx, row).await?,
+        _ => return Err(unknown_action(&row.id, action)),
+    };
+    let busy = Resource { provisioning_state: "Updating".into(), ..row.clone() };
+    Ok(ActionPlan::Start { start, resource: Some(busy), changes: vec![] })
 }
 
 /// Whether a disk's stored bytes are all there is of it, so that they may be copied, imaged or exported.
 pub(crate) async fn check_readable(cx: Context<'_>, row: &Resource) -> Result<(), ArmError> {
     let refuse = |why: String| Err(ArmError::conflict("OperationNotAllowed", why).target(row.id.clone()));
+    if disk::is_copying(&row.body) {
+        return refuse(format!(
+            "'{}' cannot be read before its copy is complete: wait until its completionPercent is 100, then retry.",
+            row.name
+        ));
+    }
     let state = state_now(cx, row).await?;
-    if row.provisioning_state != "Succeeded" || state != Some(DiskState::Unattached) {
+    // Reading beside other readers is allowed (recorded: copies, snapshots and images of a disk in state ActiveSAS).
+    let readable = matches!(state, Some(DiskState::Unattached | DiskState::ActiveSas));
+    if row.provisioning_state != "Succeeded" || !readable {
         let shown = state.map_or(row.provisioning_state.as_str(), |s| s.as_str());
         return refuse(format!(
             "Disk '{}' cannot be read as it is in state '{shown}'. Finish its upload or end its access (revoke its SAS), \
@@ -209,21 +238,35 @@ async fn live_grants(cx: Context<'_>, row: &Resource) -> Result<Vec<Grant>, ArmE
     Ok(grants)
 }
 
-fn update(body: Value, old: &Resource) -> Result<Plan, ArmError> {
+async fn update(cx: Context<'_>, body: Value, old: &Resource) -> Result<Plan, ArmError> {
+    let changes = check_disk_access(cx, &body, Some(&old.body)).await?;
     let mut state: DiskInternal = internal(old)?;
-    if let Some(bytes) = body["properties"]["diskSizeBytes"].as_u64()
-        && bytes != state.size_bytes
-    {
-        if state.written {
-            return Err(ArmError::conflict(
-                "OperationNotAllowed",
-                format!("Disk '{}' was used by a VM: this server cannot yet resize such a disk.", old.name),
-            )
-            .target("disk.properties.diskSizeGB"));
-        }
-        state.size_bytes = bytes;
+    resize(&body, old, &mut state)?;
+    Ok(Plan { body, internal: to_internal(&state), start: None, changes })
+}
+
+/// A new size; what is added reads as zeros.
+pub(super) fn resize(body: &Value, old: &Resource, state: &mut DiskInternal) -> Result<(), ArmError> {
+    let Some(bytes) = body["properties"]["diskSizeBytes"].as_u64().filter(|b| *b != state.size_bytes) else {
+        return Ok(());
+    };
+    let refuse = |why: String| Err(ArmError::conflict("OperationNotAllowed", why).target("disk.properties.diskSizeGB"));
+    if disk::state(&old.body) == Some(DiskState::Attached) {
+        let owner = old.body["managedBy"].as_str().unwrap_or_default();
+        return refuse(format!(
+            "Cannot resize disk {} while it is attached to running VM {owner}. Resizing a disk of an Azure Virtual Machine \
+             requires the virtual machine to be deallocated. Please stop your VM and retry the operation.",
+            old.name
+        ));
     }
-    Ok(Plan { body, internal: to_internal(&state), ..Plan::default() })
+    if disk::is_copying(&old.body) {
+        return refuse(format!("'{}' cannot be resized before its copy is complete (completionPercent).", old.name));
+    }
+    if state.written {
+        return refuse(format!("Disk '{}' was used by a VM: this server cannot yet resize such a disk.", old.name));
+    }
+    state.size_bytes = bytes;
+    Ok(())
 }
 
 async fn begin_access(cx: Context<'_>, row: &Resource, body: &Value) -> Result<Start, ArmError> {
@@ -231,13 +274,14 @@ async fn begin_access(cx: Context<'_>, row: &Resource, body: &Value) -> Result<S
     let access = given.one_of("access", &["Read", "Write"])?.ok_or_else(|| given.missing("access"))?;
     let seconds = given.int_within("durationInSeconds", 1, MAX_SECONDS)?;
     let seconds = seconds.ok_or_else(|| given.missing("durationInSeconds"))?;
-    if row.body["properties"]["networkAccessPolicy"] == "DenyAll" {
-        return Err(ArmError::conflict(
-            "OperationNotAllowed",
-            format!("Access to disk '{}' is denied by its networkAccessPolicy 'DenyAll'.", row.name),
-        ));
-    }
+    let guest_state = given.bool("getSecureVMGuestStateSAS")?.unwrap_or(false);
+    // A snapshot is stored in no file format of its own: what is downloaded is always a VHD.
+    given.one_of("fileFormat", &["VHD", "VHDX"])?;
+    check_policies(row)?;
     let write = access == "Write";
+    if guest_state {
+        check_guest_state(row, write)?;
+    }
     match (write, state_now(cx, row).await?) {
         (true, Some(DiskState::ReadyToUpload | DiskState::ActiveUpload)) | (false, Some(DiskState::ActiveSas)) => {}
         (true, state) => {
@@ -262,11 +306,51 @@ async fn begin_access(cx: Context<'_>, row: &Resource, body: &Value) -> Result<S
     }
     let params = BeginAccess {
         write,
+        guest_state,
         expires_ms: cx.now_ms.saturating_add(seconds * 1000),
         arm_url: cx.call.urls.arm.clone(),
         blob_suffix: cx.call.urls.blob_suffix.clone(),
     };
     Ok(Start { kind: "disk.begin_access", params: serde_json::to_value(params).map_err(ArmError::internal)? })
+}
+
+/// Who may reach the bytes from where. There are no private endpoints here.
+fn check_policies(row: &Resource) -> Result<(), ArmError> {
+    let properties = &row.body["properties"];
+    let denied = |name: &str, why: &str| {
+        let value = properties[name].as_str().unwrap_or_default();
+        Err(ArmError::conflict(
+            "OperationNotAllowed",
+            format!("Access to disk '{}' is denied by its {name} '{value}'{why}.", row.name),
+        ))
+    };
+    match properties["networkAccessPolicy"].as_str() {
+        Some("DenyAll") => denied("networkAccessPolicy", ""),
+        Some("AllowPrivate") => {
+            denied("networkAccessPolicy", ": its disk access resource has no private endpoint connection")
+        }
+        _ if properties["publicNetworkAccess"] == "Disabled" => denied("publicNetworkAccess", ""),
+        _ => Ok(()),
+    }
+}
+
+/// `getSecureVMGuestStateSAS` on a disk that has none, or takes none.
+fn check_guest_state(row: &Resource, write: bool) -> Result<(), ArmError> {
+    let takes = matches!(disk::origin(&row.body), Some(Origin::Upload { guest_state: true, .. }));
+    let has = internal::<DiskInternal>(row)?.guest_state.is_some();
+    if (write && takes) || (!write && has) {
+        return Ok(());
+    }
+    let why = if write {
+        "only a disk with createOption 'UploadPreparedSecure' takes a VM guest state"
+    } else {
+        "it has no VM guest state"
+    };
+    Err(ArmError::bad_request(
+        "InvalidParameter",
+        format!("A SAS for the VM guest state of disk '{}' cannot be given: {why}.", row.name),
+    )
+    .target("grantAccessData.getSecureVMGuestStateSAS"))
 }
 
 /// Idempotent: ending an access that nobody has is no error.

@@ -1,6 +1,7 @@
 //! One file a resource type; here is the list of all of them, and what several of them need.
 
 pub(crate) mod disk;
+mod disk_access;
 mod gallery;
 mod image_definition;
 pub(crate) mod image_version;
@@ -9,6 +10,7 @@ pub(crate) mod network_interface;
 mod network_security_group;
 pub(crate) mod public_ip_address;
 mod resource_group;
+mod snapshot;
 mod storage_account;
 pub(crate) mod virtual_machine;
 mod virtual_network;
@@ -24,6 +26,8 @@ use std::sync::Arc;
 pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
     vec![
         Arc::new(disk::Disk),
+        Arc::new(disk_access::DiskAccess),
+        Arc::new(disk_access::PrivateEndpointConnection),
         Arc::new(gallery::Gallery),
         Arc::new(image_definition::ImageDefinition),
         Arc::new(image_version::ImageVersion),
@@ -33,6 +37,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(network_security_group::SecurityRule),
         Arc::new(public_ip_address::PublicIpAddress),
         Arc::new(resource_group::ResourceGroup),
+        Arc::new(snapshot::Snapshot),
         Arc::new(storage_account::StorageAccount),
         Arc::new(virtual_machine::VirtualMachine),
         Arc::new(virtual_network::Subnet),

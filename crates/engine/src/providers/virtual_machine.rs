@@ -274,7 +274,7 @@ impl Builder<'_> {
             size_bytes: size,
             base: Some(image.os_disk.clone()),
             written: true,
-            uploading: false,
+            ..DiskInternal::default()
         };
         let key = disk_id.key();
         // A version that is being deleted must not lose its bytes between the look at it and this commit.
@@ -372,6 +372,12 @@ impl Builder<'_> {
             return Err(ArmError::conflict(
                 "AttachDiskWhileBeingDetached",
                 format!("Disk '{}' cannot be attached as the disk is already owned by VM '{owner}'.", old.name),
+            ));
+        }
+        if disk::is_copying(&old.body) {
+            return Err(ArmError::conflict(
+                "OperationNotAllowed",
+                format!("Disk '{}' cannot be attached before its copy is complete (completionPercent).", old.name),
             ));
         }
         if old.provisioning_state != "Succeeded" || disk::state(&old.body) != Some(DiskState::Unattached) {

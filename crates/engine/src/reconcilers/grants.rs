@@ -49,7 +49,8 @@ fn changes(grant: Grant, row: Option<Resource>, last: bool) -> Vec<Change> {
         && disk::state(&row.body) == Some(DiskState::ActiveSas)
     {
         let expect = Expect::Etag(row.etag.clone());
-        disk::set_state(&mut row.body, DiskState::Unattached);
+        let idle = disk::idle_state(&row.body);
+        disk::set_state(&mut row.body, idle);
         row.etag = new_etag();
         changes.push(Change::PutResource { resource: row, expect });
     }

@@ -9,6 +9,7 @@ mod images;
 mod machines;
 mod networks;
 mod site;
+mod snapshots;
 mod usage;
 mod versions;
 
@@ -188,8 +189,18 @@ impl Server {
 
     /// What the data plane would do with Put Page.
     pub async fn write_vhd(&self, name: &str, data: &[u8], good: bool) {
+        self.fill(name, "Write", data, good).await;
+    }
+
+    /// The same for the second blob of a trusted launch disk.
+    pub async fn write_guest_state(&self, name: &str, data: &[u8]) {
+        self.fill(name, "WriteGuestState", data, true).await;
+    }
+
+    async fn fill(&self, name: &str, access: &str, data: &[u8], good: bool) {
         let grants = self.engine.db().grants_of(&self.id(&format!("disks/{name}")).key()).await.unwrap();
-        let GrantDetail::Upload { path, size } = GrantDetail::of(&grants[0]).unwrap() else {
+        let grant = grants.iter().find(|g| g.access == access).unwrap();
+        let GrantDetail::Upload { path, size } = GrantDetail::of(grant).unwrap() else {
             panic!("an upload was expected");
         };
         assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
