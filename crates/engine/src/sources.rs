@@ -10,7 +10,7 @@
 use crate::content::reference;
 use crate::db_error;
 use crate::provider::Context;
-use crate::providers::disk::check_readable;
+use crate::providers::disk::{check_no_access, check_readable};
 use crate::stored::{DiskInternal, ManagedImageInternal, Stored, internal};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
@@ -47,6 +47,13 @@ pub(crate) struct SourceDisk {
 /// # Errors
 /// 403; 404 `NotFound` in Azure's words (wire.md §3: "Resource X is not found."); 409 where its state forbids reading.
 pub(crate) async fn disk_or_snapshot(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<SourceDisk, ArmError> {
+    let source = copy_source(cx, id, location).await?;
+    check_no_access(cx, &source.row).await?;
+    Ok(source)
+}
+
+/// As [`disk_or_snapshot`]; a disk that is being downloaded over a SAS may be copied too, though no image is made of it (recorded).
+pub(crate) async fn copy_source(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<SourceDisk, ArmError> {
     let right = format!("{}/read", id.resource_type());
     cx.engine.authorize(&cx.call.caller, &id.key(), &right).await?;
     let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;

@@ -223,6 +223,18 @@ pub(crate) async fn check_readable(cx: Context<'_>, row: &Resource) -> Result<()
     Ok(())
 }
 
+/// What an image is made of must not be reached over a SAS (wire.md §5).
+pub(crate) async fn check_no_access(cx: Context<'_>, row: &Resource) -> Result<(), ArmError> {
+    if state_now(cx, row).await? != Some(DiskState::ActiveSas) {
+        return Ok(());
+    }
+    let message = format!(
+        "Disk '{}' cannot be the source of an image as it is in state 'ActiveSAS'. End its access (revoke its SAS), then retry.",
+        row.name
+    );
+    Err(ArmError::conflict("OperationNotAllowed", message).target(row.id.clone()))
+}
+
 /// A SAS that ran out leaves the disk as if it had been revoked; an upload stays open until it is ended.
 async fn state_now(cx: Context<'_>, row: &Resource) -> Result<Option<DiskState>, ArmError> {
     let state = disk::state(&row.body);

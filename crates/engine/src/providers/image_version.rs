@@ -8,7 +8,7 @@
 //! ```
 
 use super::arm_context;
-use super::disk::check_readable;
+use super::disk::{check_no_access, check_readable};
 use crate::db_error;
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start, standard_view};
 use crate::sources::FoundDisk;
@@ -180,6 +180,7 @@ async fn from_disk(
         return Err(source_not_found(id));
     }
     check_readable(cx, &row).await?;
+    check_no_access(cx, &row).await?;
     let (os_type, _, generation) = definition_facts(&definition.body);
     let of_disk = |name: &str| row.body["properties"][name].as_str();
     check_source_fact(&row.id, "OS type", of_disk("osType"), &os_type)?;

@@ -6,7 +6,7 @@ use crate::content::reference;
 use crate::db_error;
 use crate::operations::disk_copy::CopyParams;
 use crate::provider::{Context, Start};
-use crate::sources::{FoundDisk, SourceDisk, disk_or_snapshot};
+use crate::sources::{FoundDisk, SourceDisk, copy_source};
 use crate::stored::{DiskInternal, Stored, internal};
 use crate::write::operation_of;
 use lazuli_arm::bodies::disk::{self, Origin};
@@ -56,11 +56,11 @@ pub(in super::super) async fn find(
 ) -> Result<Option<Source>, ArmError> {
     match origin {
         Origin::Empty | Origin::Upload { .. } => Ok(None),
-        Origin::Copy(id) => Source::of_disk(disk_or_snapshot(cx, id, location).await?, false).map(Some),
+        Origin::Copy(id) => Source::of_disk(copy_source(cx, id, location).await?, false).map(Some),
         Origin::CopyStart(id) => {
             let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
             let region = row.map_or_else(|| location.to_owned(), |r| r.location);
-            Source::of_disk(disk_or_snapshot(cx, id, &region).await?, true).map(Some)
+            Source::of_disk(copy_source(cx, id, &region).await?, true).map(Some)
         }
         Origin::Image { id, lun } => from_image(cx, id, *lun, location).await.map(Some),
         Origin::Import { uri, .. } => Err(ArmError::bad_request(
@@ -78,10 +78,11 @@ async fn from_image(cx: Context<'_>, id: &ResourceId, lun: Option<i64>, location
     let stored = match lun {
         None => image.os_disk,
         Some(lun) => {
-            let version = cx.engine.db().resource(&image.version_id.to_ascii_lowercase()).await.map_err(db_error)?;
-            let version = version.ok_or_else(|| ArmError::internal("an image version vanished"))?;
-            let state: crate::stored::ImageVersionInternal = internal(&version)?;
-            let disk = u32::try_from(lun).ok().and_then(|lun| state.data_disks.get(&lun).cloned());
+            let row = cx.engine.db().resource(&image.version_id.to_ascii_lowercase()).await.map_err(db_error)?;
+            let row = row.ok_or_else(|| ArmError::internal("an image vanished"))?;
+            // Versions and managed images keep them under the same name.
+            let disk = row.internal["dataDisks"].get(lun.to_string()).cloned();
+            let disk = disk.and_then(|disk| serde_json::from_value::<Stored>(disk).ok());
             disk.ok_or_else(|| {
                 ArmError::invalid_parameter("imageReference", "The value of parameter imageReference is invalid.")
             })?
