@@ -19,6 +19,7 @@ mod read;
 mod reconcilers;
 pub mod regions;
 mod sources;
+pub mod storage;
 mod storage_account;
 pub mod stored;
 #[cfg(test)]
@@ -80,6 +81,7 @@ struct Inner {
     db: Db,
     regions: Arc<Regions>,
     blobs: blobs::Blobs,
+    storage: storage::Storage,
     host: HostClient,
     providers: HashMap<String, Arc<dyn Provider>>,
     operations: HashMap<&'static str, Arc<dyn Operation>>,
@@ -96,6 +98,7 @@ impl Engine {
         let db = Db::open(&config.database).await?;
         let regions = Arc::new(Regions::new(config.data_dir.join("regions")));
         let blobs = blobs::Blobs::new(db.clone(), regions.clone());
+        let storage = storage::Storage::new(db.clone(), regions.clone(), config.data_dir.join("staging"));
         let host = HostClient::new(config.data_dir.join("host").join("host.sock"));
         let providers = providers::all().into_iter().map(|p| (p.resource_type().to_ascii_lowercase(), p)).collect();
         let operations = operations::all().into_iter().map(|o| (o.kind(), o)).collect();
@@ -104,6 +107,7 @@ impl Engine {
             db,
             regions,
             blobs,
+            storage,
             host,
             providers,
             operations,
@@ -126,7 +130,8 @@ impl Engine {
             operation::run_worker(self.clone(), shutdown.clone()),
             reconcilers::garbage::run(self.clone(), shutdown.clone()),
             reconcilers::grants::run(self.clone(), shutdown.clone()),
-            reconcilers::network::run(self.clone(), shutdown),
+            reconcilers::network::run(self.clone(), shutdown.clone()),
+            storage::run(self.clone(), shutdown),
         );
     }
 
@@ -156,6 +161,11 @@ impl Engine {
     /// The data plane of managed disks.
     pub fn blobs(&self) -> &blobs::Blobs {
         &self.0.blobs
+    }
+
+    /// The blob service of storage accounts.
+    pub fn storage(&self) -> &storage::Storage {
+        &self.0.storage
     }
 
     pub(crate) fn host(&self) -> &HostClient {

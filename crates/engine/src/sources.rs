@@ -11,6 +11,11 @@ use crate::content::reference;
 use crate::db_error;
 use crate::provider::Context;
 use crate::providers::disk::{check_no_access, check_readable};
+#[cfg_attr(
+    not(test),
+    allow(unused_imports, reason = "a door for the providers of versions, snapshots and images")
+)]
+pub(crate) use crate::storage::vhd::blob;
 use crate::stored::{DiskInternal, ManagedImageInternal, Stored, internal};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};

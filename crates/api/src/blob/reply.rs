@@ -23,7 +23,7 @@ impl Failure {
         Self { status, code, message: message.into(), details: Vec::new() }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.details.push((name, value.into()));
         self
     }
@@ -60,7 +60,7 @@ impl Failure {
     }
 }
 
-fn unauthenticated(detail: String) -> Failure {
+pub(super) fn unauthenticated(detail: String) -> Failure {
     let message = "Server failed to authenticate the request. Make sure the value of Authorization header is formed \
                    correctly including the signature.";
     Failure::new(403, "AuthenticationFailed", message).with("AuthenticationErrorDetail", detail)
@@ -102,6 +102,10 @@ impl From<BlobError> for Failure {
                 let hint =
                     format!("The upload was announced with {expected} bytes (uploadSizeBytes) and keeps this size.");
                 Self::bad_header("x-ms-blob-content-length", &asked.to_string(), &hint)
+            }
+            BlobError::SizeInvalid { size } => {
+                let hint = "The size of a page blob is a multiple of 512 bytes, at most 8 TiB.";
+                Self::bad_header("x-ms-blob-content-length", &size.to_string(), hint)
             }
             BlobError::Exists => new(409, "BlobAlreadyExists", "The specified blob already exists."),
             BlobError::ConditionNotMet => {

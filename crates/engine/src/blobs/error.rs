@@ -32,6 +32,9 @@ pub enum BlobError {
     /// The blob's size was fixed when the upload was announced.
     #[error("the blob has {expected} bytes, not {asked}")]
     SizeFixed { expected: u64, asked: u64 },
+    /// A page blob's size is whole pages, at most 8 TiB.
+    #[error("a page blob cannot have {size} bytes")]
+    SizeInvalid { size: u64 },
     /// `If-None-Match: *` on a blob that has been created.
     #[error("the blob exists")]
     Exists,

@@ -16,6 +16,7 @@ const WINDOW: u64 = 4 << 30;
 
 #[derive(Clone)]
 pub(super) struct Export {
+    region: String,
     /// May be shorter than the disk, which then ends with zeros.
     reader: DiskReader,
     file: FooterAppended,
@@ -24,16 +25,49 @@ pub(super) struct Export {
     created_ms: i64,
 }
 
+/// A stored disk as a copy of its blob takes it.
+pub(crate) struct Exported {
+    pub region: String,
+    pub reader: DiskReader,
+    /// Bytes of the manifest; zeros follow up to `size`.
+    pub stored: u64,
+    /// Of the disk, without its footer.
+    pub size: u64,
+    pub footer: Vec<u8>,
+    pub properties: Properties,
+    /// Key of the disk, which keeps the bytes.
+    pub owner: String,
+}
+
 impl Export {
     /// `created_ms` goes into the footer: it must be the same for every request.
-    pub fn new(reader: DiskReader, disk_size: u64, unique_id: Uuid, created_ms: i64) -> Result<Self, BlobError> {
+    pub fn new(
+        region: String,
+        reader: DiskReader,
+        disk_size: u64,
+        unique_id: Uuid,
+        created_ms: i64,
+    ) -> Result<Self, BlobError> {
         if reader.size() > disk_size {
             let text = format!("image {} has {} bytes, its disk {disk_size}", reader.manifest(), reader.size());
             return Err(BlobError::internal(text));
         }
         let file = FooterAppended::new(disk_size, unique_id, created_ms.div_euclid(1000));
         let etag = etag(&reader.manifest().to_string(), disk_size, unique_id);
-        Ok(Self { reader, file, disk_size, etag, created_ms })
+        Ok(Self { region, reader, file, disk_size, etag, created_ms })
+    }
+
+    pub fn exported(&self, owner: String) -> Exported {
+        let footer = self.file.split(self.disk_size..self.file.file_len()).1.to_vec();
+        Exported {
+            region: self.region.clone(),
+            stored: self.reader.size(),
+            reader: self.reader.clone(),
+            size: self.disk_size,
+            footer,
+            properties: self.properties(),
+            owner,
+        }
     }
 
     pub fn properties(&self) -> Properties {

@@ -20,12 +20,14 @@ mod upload;
 
 pub use conditions::{Conditions, ContentHeaders, Properties, SequenceTest};
 pub use error::BlobError;
+pub(crate) use ranges::{PAGE, Ranges};
 pub use upload::SequenceAction;
+pub(crate) use upload::{check_metadata, clear as punch};
 
 use crate::grant::{GrantDetail, blob_name};
 use async_trait::async_trait;
 use bytes::Bytes;
-use export::Export;
+use export::{Export, Exported};
 use futures::stream::{self, Stream, StreamExt};
 use lazuli_chunks::{ChunkError, DiskReader, ManifestId, Region};
 use lazuli_meta::Db;
@@ -76,9 +78,9 @@ struct Inner {
     readers: Mutex<Vec<(String, ManifestId, DiskReader)>>,
 }
 
-/// A blob that the caller may use, for one request.
+/// A blob that the caller may use, for one request. With the key of its disk.
 #[derive(Clone)]
-pub struct Blob(Kind);
+pub struct Blob(Kind, String);
 
 #[derive(Clone)]
 enum Kind {
@@ -112,8 +114,8 @@ impl Blobs {
                 let reader = self.reader(&region, &manifest).await?;
                 let disk = self.0.db.resource(&grant.resource_key).await.map_err(BlobError::of_meta)?;
                 let created_ms = disk.map_or(0, |row| row.created_ms);
-                let export = Export::new(reader, size, footer_unique_id, created_ms)?;
-                Ok(Blob(Kind::Export(Box::new(export))))
+                let export = Export::new(region, reader, size, footer_unique_id, created_ms)?;
+                Ok(Blob(Kind::Export(Box::new(export)), grant.resource_key.clone()))
             }
         }
     }
@@ -139,7 +141,7 @@ impl Blobs {
             return Err(BlobError::Unauthenticated(REVOKED));
         }
         staged.open().await?;
-        Ok(Blob(Kind::Upload(staged)))
+        Ok(Blob(Kind::Upload(staged), grant.resource_key.clone()))
     }
 
     fn staged(&self, path: PathBuf, size: u64) -> Arc<Staged> {
@@ -308,6 +310,14 @@ impl Blob {
     /// [`BlobError::SequenceInvalid`]; conditions.
     pub async fn set_sequence(&self, action: SequenceAction, when: &Conditions) -> Result<Properties, BlobError> {
         self.upload()?.set_sequence(action, when).await
+    }
+
+    /// Where the bytes of a download are; `None` for an upload.
+    pub(crate) fn exported(&self) -> Option<Exported> {
+        match &self.0 {
+            Kind::Upload(_) => None,
+            Kind::Export(export) => Some(export.exported(self.1.clone())),
+        }
     }
 
     fn upload(&self) -> Result<&Staged, BlobError> {

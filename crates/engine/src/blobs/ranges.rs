@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 /// So many ranges one list has at most; Azure gives no more in one answer either.
-pub(crate) const MAX_RANGES: usize = 10_000;
+const MAX_RANGES: usize = 10_000;
 /// A page blob is counted in pages of this many bytes.
 pub(crate) const PAGE: u64 = 512;
 

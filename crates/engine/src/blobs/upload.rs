@@ -308,7 +308,7 @@ fn clear_all(file: &File, size: u64) -> io::Result<()> {
 }
 
 /// Zeros, and a hole where the file system can.
-fn clear(file: &File, start: u64, len: u64) -> io::Result<()> {
+pub(crate) fn clear(file: &File, start: u64, len: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, start, len) {
         Err(Errno::NOTSUP | Errno::NOSYS) => {}
         done => return done.map_err(io::Error::from),
@@ -336,7 +336,7 @@ fn page_ranges(path: &Path, size: u64, range: Range<u64>) -> io::Result<Vec<Rang
     Ok(ranges.into_vec())
 }
 
-fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), BlobError> {
+pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), BlobError> {
     let length: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
     if length > METADATA_LIMIT { Err(BlobError::MetadataTooLarge) } else { Ok(()) }
 }

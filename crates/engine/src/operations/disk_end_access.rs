@@ -122,7 +122,7 @@ async fn open(cx: &OpContext, row: &Resource, path: PathBuf) -> Result<FixedVhd,
 }
 
 /// Azure's `InvalidVhd`, with its text for the most frequent case (wire.md §5).
-fn vhd_error(error: VhdError, disk: &str, blob_url: &str) -> ArmError {
+pub(crate) fn vhd_error(error: VhdError, disk: &str, blob_url: &str) -> ArmError {
     match error {
         VhdError::Io(e) => file_error(e, "read"),
         VhdError::BadCookie { .. } => ArmError::bad_request(

@@ -5,7 +5,7 @@ mod disk_begin_access;
 pub(crate) mod disk_copy;
 mod disk_create;
 mod disk_delete;
-mod disk_end_access;
+pub(crate) mod disk_end_access;
 mod image_version;
 mod image_version_create;
 mod image_version_delete;

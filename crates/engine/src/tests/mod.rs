@@ -10,6 +10,7 @@ mod machines;
 mod networks;
 mod site;
 mod snapshots;
+mod storage;
 mod usage;
 mod versions;
 
