@@ -8,6 +8,8 @@
 //! memory does not depend on the disk's size. The root is written last: a crash at any time leaves
 //! only blobs that nothing refers to.
 
+mod delta;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,8 +60,21 @@ impl Region {
         progress: &Progress,
         cancel: &CancellationToken,
     ) -> Result<Ingested> {
+        let size = source.size();
+        self.ingest_work(Work::Whole(source), size, progress, cancel, Found::default()).await
+    }
+
+    /// Runs the workers; `found` is what is known of the disk without them.
+    async fn ingest_work(
+        &self,
+        work: Work,
+        size: u64,
+        progress: &Progress,
+        cancel: &CancellationToken,
+        mut found: Found,
+    ) -> Result<Ingested> {
         let mut writer = PackWriter::new(&self.0)?;
-        if source.size() > MAX_DISK {
+        if size > MAX_DISK {
             return Err(ChunkError::Source {
                 offset: MAX_DISK,
                 source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "the disk is larger than 32 TiB"),
@@ -70,21 +85,31 @@ impl Region {
         let _stop_on_drop = stop.clone().drop_guard();
         let job = Job {
             inner: Arc::clone(&self.0),
-            source,
+            work,
+            size,
             progress: progress.clone(),
             stop: stop.clone(),
             pending: writer.pending.clone(),
             used: Arc::clone(&writer.registration.used),
-            next_segment: Arc::default(),
+            next: Arc::default(),
         };
         job.measure().await?;
         let outcome = job.run(&mut writer).await;
         if cancel.is_cancelled() {
             return Err(ChunkError::Cancelled);
         }
-        let found = outcome?;
-        finish(self, writer, job.source.size(), found).await
+        found.absorb(outcome?);
+        finish(self, writer, size, found).await
     }
+}
+
+/// What the workers cut.
+#[derive(Clone)]
+enum Work {
+    /// Every segment of a disk.
+    Whole(Arc<dyn DiskSource>),
+    /// The changed segments of a disk whose other segments are known.
+    Over(Arc<delta::Over>),
 }
 
 /// Writes the root, then tells what was done.
@@ -114,12 +139,14 @@ async fn finish(region: &Region, mut writer: PackWriter, size: u64, mut found: F
 #[derive(Clone)]
 struct Job {
     inner: Arc<Inner>,
-    source: Arc<dyn DiskSource>,
+    work: Work,
+    size: u64,
     progress: Progress,
     stop: CancellationToken,
     pending: Pending,
     used: crate::index::UsedPacks,
-    next_segment: Arc<AtomicU64>,
+    /// Segments that were taken by workers.
+    next: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -135,10 +162,17 @@ impl Job {
     /// Sets the progress total: one walk over the source's map.
     async fn measure(&self) -> Result<()> {
         let job = self.clone();
+        let source = match &self.work {
+            Work::Whole(source) => Arc::clone(source),
+            // Counted when it was looked for.
+            Work::Over(over) => {
+                self.progress.start(over.changed_bytes);
+                return Ok(());
+            }
+        };
         let walk = tokio::task::spawn_blocking(move || {
-            let size = job.source.size();
             let (mut at, mut total) = (0, 0);
-            while let Some((start, end)) = next_run(&*job.source, at, size)? {
+            while let Some((start, end)) = next_run(&*source, at, job.size)? {
                 job.check()?;
                 total += end - start;
                 at = end;
@@ -186,6 +220,15 @@ impl Job {
             }
         }
         failed.map_or(Ok(all), Err)
+    }
+
+    /// The next segment for a worker.
+    fn next_segment(&self) -> Option<u64> {
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        match &self.work {
+            Work::Whole(_) => (index * SEGMENT < self.size).then_some(index),
+            Work::Over(over) => over.segments.get(usize::try_from(index).ok()?).copied(),
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -269,22 +312,22 @@ impl Worker {
     }
 
     fn take_segments(&mut self) -> Result<()> {
-        let size = self.job.source.size();
-        loop {
-            let number = self.job.next_segment.fetch_add(1, Ordering::Relaxed);
+        while let Some(number) = self.job.next_segment() {
             let start = number * SEGMENT;
-            if start >= size {
-                return self.send_batch();
+            let end = (start + SEGMENT).min(self.job.size);
+            self.chunker = Chunker::new(ChunkerParams::STANDARD);
+            match self.job.work.clone() {
+                Work::Whole(source) => self.cut_segment(&*source, start, end)?,
+                Work::Over(over) => self.cut_changes(&over, number, end)?,
             }
-            self.cut_segment(start, (start + SEGMENT).min(size))?;
             self.end_segment(number)?;
         }
+        self.send_batch()
     }
 
-    fn cut_segment(&mut self, start: u64, end: u64) -> Result<()> {
-        self.chunker = Chunker::new(ChunkerParams::STANDARD);
+    fn cut_segment(&mut self, source: &dyn DiskSource, start: u64, end: u64) -> Result<()> {
         let mut at = start;
-        while let Some((from, to)) = next_run(&*self.job.source, at, self.job.source.size())? {
+        while let Some((from, to)) = next_run(source, at, self.job.size)? {
             let to = to.min(end);
             if from >= end {
                 break;
@@ -293,20 +336,20 @@ impl Worker {
                 self.end_chunk()?;
                 self.chunker.skip_hole();
             }
-            self.cut_run(start, from, to)?;
+            self.cut_run(source, start, from, to)?;
             at = to;
         }
         self.end_chunk()
     }
 
-    fn cut_run(&mut self, segment_start: u64, from: u64, to: u64) -> Result<()> {
+    fn cut_run(&mut self, source: &dyn DiskSource, segment_start: u64, from: u64, to: u64) -> Result<()> {
         let mut at = from;
         let mut window = std::mem::take(&mut self.window);
         while at < to {
             self.job.check()?;
             let take = usize::try_from(to - at).unwrap_or(usize::MAX).min(READ_WINDOW);
             let bytes = &mut window[..take];
-            self.job.source.read_at(at, bytes).map_err(|source| ChunkError::Source { offset: at, source })?;
+            source.read_at(at, bytes).map_err(|source| ChunkError::Source { offset: at, source })?;
             for (i, block) in bytes.chunks(ChunkerParams::STANDARD.block).enumerate() {
                 let offset = at - segment_start + i as u64 * BLOCK;
                 self.push_block(u32::try_from(offset).expect("a segment is 64 MiB"), block)?;

@@ -3,6 +3,8 @@
 //! ```text
 //! Region ── the place: one object store (or one a zone), one index, one writer, many readers
 //!   ingest        DiskSource -> chunker -> zstd -> packs -> index -> manifest
+//!   diff          two manifests -> where their disks differ, without reading a chunk
+//!   ingest_over   a manifest and what changed since -> the manifest of a full ingest, for the price of the change
 //!   reader        manifest -> segment -> chunk -> pack range, verified by BLAKE3, cached
 //!   replicate     only what the target lacks, verified there
 //!   gc            mark from the live manifests, delete dead packs, rewrite mostly dead ones
@@ -17,6 +19,7 @@ pub mod bench;
 mod cache;
 pub mod chunker;
 mod codec;
+mod diff;
 mod error;
 mod gc;
 mod id;
@@ -36,6 +39,7 @@ mod usage;
 mod writer;
 
 pub use cache::Cache;
+pub use diff::{Diff, DiffKind};
 pub use error::{ChunkError, Result};
 pub use gc::{Collected, GcEpoch};
 pub use id::{ChunkId, ManifestId};

@@ -115,6 +115,14 @@ impl DiskReader {
         self.0.manifest
     }
 
+    pub(crate) fn root(&self) -> &Root {
+        &self.0.root
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0.inner
+    }
+
     /// Fills `buf` with the disk's bytes at `offset`. On an error nothing in `buf` may be used.
     pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = self.check_range(offset, buf.len() as u64)?;

@@ -1,0 +1,402 @@
+//! qcow2 files as QEMU writes them for running machines: read-only, one layer, never anything that the file names.
+//!
+//! ```text
+//! header ─> L1 table ─> L2 table ─> cluster          offsets in the file, big-endian, 64 bits
+//!           one entry   one entry     data            bits 9..56: where it is
+//!           an L2       a cluster                     bit 62: compressed (refused), bit 0 of an L2 entry: reads as zeros
+//! no entry at either level: as the base has it, which the caller knows and brings
+//! ```
+//! The file may be hostile: every size is checked against the file's own length before memory is taken for it, tables are
+//! read one at a time into a bounded cache, and what this reader does not understand is an error, never a guess. It never
+//! opens a backing or data file, whatever the header says, and never writes.
+
+use std::fs::File;
+use std::io::{self, Seek as _, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::changes::{ChangeKind, ChangedSource};
+
+const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Header of version 2, and the part of version 3 that is looked at.
+const V2_HEADER: usize = 72;
+const V3_HEADER: usize = 112;
+/// QEMU's own limit.
+const MAX_L1_BYTES: u64 = 32 << 20;
+/// Twice the largest disk anybody may have here.
+const MAX_SIZE: u64 = 64 << 40;
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+const COMPRESSED: u64 = 1 << 62;
+const ZERO: u64 = 1;
+/// L2 tables in memory, in bytes (at least two tables).
+const CACHE_BYTES: usize = 4 << 20;
+/// A run of clusters is told in pieces of at most this size, unless a cluster is larger.
+const MAX_RUN: u64 = 64 << 20;
+
+mod incompatible {
+    /// Reference counts are stale; tables are not.
+    pub const DIRTY: u64 = 1 << 0;
+    pub const CORRUPT: u64 = 1 << 1;
+    pub const EXTERNAL_DATA: u64 = 1 << 2;
+    /// Clusters may be compressed otherwise than with zlib; compressed ones are refused anyway.
+    pub const COMPRESSION_TYPE: u64 = 1 << 3;
+    pub const EXTENDED_L2: u64 = 1 << 4;
+}
+
+/// Why a file cannot be read as a qcow2 overlay.
+#[derive(Debug, thiserror::Error)]
+pub enum Qcow2Error {
+    #[error("it is not a qcow2 file")]
+    NotQcow2,
+    #[error("its qcow2 version is {0}; versions 2 and 3 are known")]
+    Version(u32),
+    #[error("its contents are encrypted")]
+    Encrypted,
+    #[error("it was marked as corrupt: repair it with `qemu-img check -r all`")]
+    MarkedCorrupt,
+    #[error("it uses {0}, which this reader does not know: convert it with `qemu-img convert -O qcow2`")]
+    Unsupported(&'static str),
+    #[error("the cluster at byte {0} is compressed: convert the file with `qemu-img convert -O qcow2`")]
+    Compressed(u64),
+    #[error("its header is wrong: {0}")]
+    Header(&'static str),
+    #[error("the {table} entry for byte {at} points to {target}, where nothing can be")]
+    Table { table: &'static str, at: u64, target: u64 },
+    #[error("byte {0} was never written in this file")]
+    Unallocated(u64),
+    #[error("bytes {offset}+{len} lie beyond its end")]
+    OutOfRange { offset: u64, len: usize },
+    #[error("it cannot be read")]
+    Io(#[from] io::Error),
+}
+
+impl From<Qcow2Error> for io::Error {
+    fn from(error: Qcow2Error) -> Self {
+        match error {
+            Qcow2Error::Io(e) => e,
+            other => Self::new(io::ErrorKind::InvalidData, other),
+        }
+    }
+}
+
+type Result<T, E = Qcow2Error> = std::result::Result<T, E>;
+
+/// An open qcow2 file.
+#[derive(Debug)]
+pub struct Qcow2 {
+    file: File,
+    file_len: u64,
+    version: u32,
+    cluster_bits: u32,
+    size: u64,
+    names_base: bool,
+    l1: Arc<[u64]>,
+    l2: Mutex<Tables>,
+}
+
+/// The L2 tables used last, the latest at the end.
+#[derive(Debug, Default)]
+struct Tables(Vec<(u64, Arc<[u64]>)>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cluster {
+    Base,
+    Zero,
+    /// Where its data is in the file.
+    Data(u64),
+}
+
+impl Cluster {
+    fn kind(self) -> Option<ChangeKind> {
+        match self {
+            Self::Base => None,
+            Self::Zero => Some(ChangeKind::Zero),
+            Self::Data(_) => Some(ChangeKind::Data),
+        }
+    }
+}
+
+impl Qcow2 {
+    /// Opens the file at `path` for reading.
+    ///
+    /// # Errors
+    /// See [`Qcow2Error`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_file(File::open(path)?)
+    }
+
+    /// As [`Qcow2::open`]. The file's position is not used afterwards.
+    ///
+    /// # Errors
+    /// See [`Qcow2Error`].
+    pub fn from_file(mut file: File) -> Result<Self> {
+        let file_len = file.seek(SeekFrom::End(0))?;
+        let mut raw = [0; V3_HEADER];
+        let have = usize::try_from(file_len).unwrap_or(V3_HEADER).min(V3_HEADER);
+        file.read_exact_at(&mut raw[..have], 0)?;
+        let header = Header::parse(&raw, have)?;
+        let wanted = header.l1_needed();
+        let bytes = wanted.checked_mul(8).filter(|b| *b <= MAX_L1_BYTES && wanted <= u64::from(header.l1_size));
+        let bytes = bytes.ok_or(Qcow2Error::Header("its L1 table does not fit its size"))?;
+        let end = header.l1_offset.checked_add(bytes);
+        if header.l1_offset % header.cluster() != 0 || end.is_none_or(|end| end > file_len) {
+            return Err(Qcow2Error::Header("its L1 table is not in the file"));
+        }
+        let l1 = read_table(&file, header.l1_offset, bytes)?;
+        Ok(Self {
+            file,
+            file_len,
+            version: header.version,
+            cluster_bits: header.cluster_bits,
+            size: header.size,
+            names_base: header.names_base,
+            l1,
+            l2: Mutex::default(),
+        })
+    }
+
+    /// The disk's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether the header names a base. Without one, what is not allocated reads as zeros.
+    pub fn names_base(&self) -> bool {
+        self.names_base
+    }
+
+    /// The first range at or after `from` that this file says something about, in pieces of bounded size. `None`: all that
+    /// follows is as in the base.
+    ///
+    /// # Errors
+    /// See [`Qcow2Error`].
+    pub fn next_allocated(&self, from: u64) -> Result<Option<(Range<u64>, ChangeKind)>> {
+        if from >= self.size {
+            return Ok(None);
+        }
+        let cluster = 1 << self.cluster_bits;
+        let mut start = from & !(cluster - 1);
+        let kind = loop {
+            if start >= self.size {
+                return Ok(None);
+            }
+            let reach_end = (start / self.l2_reach() + 1) * self.l2_reach();
+            if let Some(table) = self.l2_of(start)? {
+                let mut found = None;
+                while found.is_none() && start < reach_end.min(self.size) {
+                    found = self.entry(&table, start)?.kind();
+                    start += if found.is_none() { cluster } else { 0 };
+                }
+                if let Some(kind) = found {
+                    break kind;
+                }
+            }
+            start = reach_end;
+        };
+        let begin = start.max(from);
+        let mut end = start + cluster;
+        while end < self.size && end - begin < MAX_RUN && self.cluster_at(end)?.kind() == Some(kind) {
+            end += cluster;
+        }
+        Ok(Some((begin..end.min(self.size), kind)))
+    }
+
+    /// Fills `buf` with the bytes at `offset`, all of which must be allocated here.
+    ///
+    /// # Errors
+    /// [`Qcow2Error::Unallocated`] where the base must be asked; see [`Qcow2Error`].
+    pub fn read_at(&self, offset: u64, mut buf: &mut [u8]) -> Result<()> {
+        let end = u64::try_from(buf.len()).ok().and_then(|len| offset.checked_add(len));
+        if end.is_none_or(|end| end > self.size) {
+            return Err(Qcow2Error::OutOfRange { offset, len: buf.len() });
+        }
+        let cluster = 1_u64 << self.cluster_bits;
+        let mut at = offset;
+        while !buf.is_empty() {
+            let within = at % cluster;
+            let take = usize::try_from(cluster - within).unwrap_or(usize::MAX).min(buf.len());
+            let (part, rest) = buf.split_at_mut(take);
+            match self.cluster_at(at - within)? {
+                Cluster::Base => return Err(Qcow2Error::Unallocated(at)),
+                Cluster::Zero => part.fill(0),
+                Cluster::Data(host) => self.read_host(host + within, part)?,
+            }
+            buf = rest;
+            at += take as u64;
+        }
+        Ok(())
+    }
+
+    /// QEMU leaves off what was never written of the file's last cluster: zeros.
+    fn read_host(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let there = usize::try_from(self.file_len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        let (data, beyond) = buf.split_at_mut(there);
+        self.file.read_exact_at(data, offset)?;
+        beyond.fill(0);
+        Ok(())
+    }
+
+    /// How much of the disk one L2 table covers: one entry of 8 bytes a cluster.
+    fn l2_reach(&self) -> u64 {
+        1 << (2 * self.cluster_bits - 3)
+    }
+
+    fn cluster_at(&self, start: u64) -> Result<Cluster> {
+        match self.l2_of(start)? {
+            Some(table) => self.entry(&table, start),
+            None => Ok(Cluster::Base),
+        }
+    }
+
+    fn entry(&self, table: &[u64], start: u64) -> Result<Cluster> {
+        let index = usize::try_from(start % self.l2_reach() >> self.cluster_bits).unwrap_or(usize::MAX);
+        let entry = table.get(index).copied().unwrap_or_default();
+        if entry & COMPRESSED != 0 {
+            return Err(Qcow2Error::Compressed(start));
+        }
+        if self.version >= 3 && entry & ZERO != 0 {
+            return Ok(Cluster::Zero);
+        }
+        let host = entry & OFFSET;
+        if host == 0 {
+            return Ok(Cluster::Base);
+        }
+        if host % (1 << self.cluster_bits) != 0 || host >= self.file_len {
+            return Err(Qcow2Error::Table { table: "L2", at: start, target: host });
+        }
+        Ok(Cluster::Data(host))
+    }
+
+    /// The L2 table for the cluster at `start`; `None`: there is none.
+    fn l2_of(&self, start: u64) -> Result<Option<Arc<[u64]>>> {
+        let index = usize::try_from(start / self.l2_reach()).unwrap_or(usize::MAX);
+        let offset = self.l1.get(index).copied().unwrap_or_default() & OFFSET;
+        if offset == 0 {
+            return Ok(None);
+        }
+        let cluster = 1_u64 << self.cluster_bits;
+        if offset % cluster != 0 || offset.checked_add(cluster).is_none_or(|end| end > self.file_len) {
+            return Err(Qcow2Error::Table { table: "L1", at: start, target: offset });
+        }
+        if let Some(table) = self.tables().get(offset) {
+            return Ok(Some(table));
+        }
+        let table: Arc<[u64]> = read_table(&self.file, offset, cluster)?;
+        let most = (CACHE_BYTES >> self.cluster_bits).max(2);
+        self.tables().put(offset, Arc::clone(&table), most);
+        Ok(Some(table))
+    }
+
+    fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
+        self.l2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ChangedSource for Qcow2 {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn next_change(&self, from: u64) -> io::Result<Option<(Range<u64>, ChangeKind)>> {
+        Ok(self.next_allocated(from)?)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        Ok(Self::read_at(self, offset, buf)?)
+    }
+}
+
+impl Tables {
+    fn get(&mut self, offset: u64) -> Option<Arc<[u64]>> {
+        let at = self.0.iter().rposition(|(o, _)| *o == offset)?;
+        let last = self.0.len() - 1;
+        self.0[at..].rotate_left(1);
+        Some(Arc::clone(&self.0[last].1))
+    }
+
+    fn put(&mut self, offset: u64, table: Arc<[u64]>, most: usize) {
+        self.0.retain(|(o, _)| *o != offset);
+        if self.0.len() >= most {
+            self.0.remove(0);
+        }
+        self.0.push((offset, table));
+    }
+}
+
+fn read_table(file: &File, offset: u64, bytes: u64) -> Result<Arc<[u64]>> {
+    let mut raw = vec![0; usize::try_from(bytes).map_err(|_| Qcow2Error::Header("a table is too long"))?];
+    file.read_exact_at(&mut raw, offset)?;
+    Ok(raw.chunks_exact(8).map(|e| u64::from_be_bytes(e.try_into().expect("8 bytes"))).collect())
+}
+
+struct Header {
+    version: u32,
+    cluster_bits: u32,
+    size: u64,
+    l1_size: u32,
+    l1_offset: u64,
+    names_base: bool,
+}
+
+impl Header {
+    /// `have`: how many bytes of `raw` the file has.
+    fn parse(raw: &[u8; V3_HEADER], have: usize) -> Result<Self> {
+        let u32_at = |at: usize| u32::from_be_bytes(raw[at..at + 4].try_into().expect("4 bytes"));
+        let u64_at = |at: usize| u64::from_be_bytes(raw[at..at + 8].try_into().expect("8 bytes"));
+        if have < V2_HEADER || raw[..4] != MAGIC {
+            return Err(Qcow2Error::NotQcow2);
+        }
+        let version = u32_at(4);
+        match version {
+            2 => {}
+            3 if have >= 104 => check_features(u64_at(72))?,
+            3 => return Err(Qcow2Error::Header("it is cut off")),
+            other => return Err(Qcow2Error::Version(other)),
+        }
+        if u32_at(32) != 0 {
+            return Err(Qcow2Error::Encrypted);
+        }
+        let header = Self {
+            version,
+            cluster_bits: u32_at(20),
+            size: u64_at(24),
+            l1_size: u32_at(36),
+            l1_offset: u64_at(40),
+            names_base: u64_at(8) != 0,
+        };
+        if !(9..=21).contains(&header.cluster_bits) {
+            return Err(Qcow2Error::Header("its cluster size is impossible"));
+        }
+        if header.size > MAX_SIZE || header.size % 512 != 0 {
+            return Err(Qcow2Error::Header("its size is impossible"));
+        }
+        Ok(header)
+    }
+
+    fn cluster(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    fn l1_needed(&self) -> u64 {
+        self.size.div_ceil(1 << (2 * self.cluster_bits - 3))
+    }
+}
+
+fn check_features(bits: u64) -> Result<()> {
+    use incompatible::{COMPRESSION_TYPE, CORRUPT, DIRTY, EXTENDED_L2, EXTERNAL_DATA};
+    if bits & CORRUPT != 0 {
+        return Err(Qcow2Error::MarkedCorrupt);
+    }
+    if bits & EXTERNAL_DATA != 0 {
+        return Err(Qcow2Error::Unsupported("an external data file"));
+    }
+    if bits & EXTENDED_L2 != 0 {
+        return Err(Qcow2Error::Unsupported("extended L2 entries"));
+    }
+    if bits & !(DIRTY | COMPRESSION_TYPE) != 0 {
+        return Err(Qcow2Error::Unsupported("a feature of a newer QEMU"));
+    }
+    Ok(())
+}
