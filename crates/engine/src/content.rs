@@ -8,15 +8,13 @@ use crate::operation::{OpContext, OpError};
 use crate::sources::FoundDisk;
 use crate::stored::Stored;
 use lazuli_arm::ArmError;
-use lazuli_chunks::{ChunkError, Collected, DiskReader, ManifestId, Progress};
-use lazuli_disks::DiskSource;
+use lazuli_chunks::{ChunkError, Collected, ManifestId, Progress};
+use lazuli_disks::ChangedSource;
+use lazuli_disks::changes::Unchanged;
 use lazuli_meta::model::{Change, ContentRef};
 use std::future::Future;
-use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 
 /// How often progress is written down.
 pub(crate) const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -92,9 +90,10 @@ pub(crate) async fn watched<T>(cx: &OpContext, progress: &Progress, phase: &str,
     }
 }
 
-/// A found disk as one manifest of exactly its size. Nothing is done when its base is that already. The new manifest is
-/// referenced by `owner` when this returns; the base stays so, as another disk of the owner may have the same one
-/// ([`release_others`]). `step` names the step: one for each disk of an operation.
+/// A found disk as one manifest of exactly its size: what guests changed is read, and nothing else of it. Nothing is done
+/// when its base is that already. The new manifest is referenced by `owner` when this returns; the base stays so, as another
+/// disk of the owner may have the same one ([`release_others`]). `step` names the step: one for each disk of an operation.
+/// Whatever waited for the overlay to be read may go on then.
 pub(crate) async fn settle_found(
     cx: &OpContext,
     step: &str,
@@ -102,24 +101,41 @@ pub(crate) async fn settle_found(
     region: &str,
     found: &FoundDisk,
 ) -> Result<Stored, OpError> {
-    let FoundDisk { base, size_bytes } = found;
-    let (base, size_bytes) = (base.as_ref(), *size_bytes);
-    if let Some(base) = base.filter(|b| b.size_bytes == size_bytes) {
+    if let Some(base) = found.base.as_ref().filter(|_| found.is_settled()) {
         return Ok(base.clone());
     }
+    let stored = settle(cx, step, owner, region, found).await?;
+    if let Some(overlay) = &found.overlay {
+        overlay.release(cx).await?;
+    }
+    Ok(stored)
+}
+
+async fn settle(cx: &OpContext, step: &str, owner: &str, region: &str, found: &FoundDisk) -> Result<Stored, OpError> {
+    let FoundDisk { base, size_bytes, overlay } = found;
     // Held until the step has committed the reference.
     let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
     cx.step_with(step, async {
         let failed = |e| store_op_error(cx, e, region);
-        let reader = match base {
-            Some(base) => Some(guard.region.reader(manifest_id(&base.manifest)?).await.map_err(failed)?),
-            None => None,
+        let changes: Arc<dyn ChangedSource> = match overlay {
+            Some(overlay) => overlay.open(cx, *size_bytes).await?,
+            None => Arc::new(Unchanged(*size_bytes)),
         };
-        let disk = Arc::new(PaddedDisk { reader, size: size_bytes, runtime: Handle::current() });
+        let under = base.as_ref().map(|b| manifest_id(&b.manifest)).transpose()?;
         let progress = Progress::new();
-        let ingest = guard.region.ingest(disk, &progress, &cx.stop);
+        let ingest = guard.region.ingest_over(under, changes, &progress, &cx.stop);
         let ingested = watched(cx, &progress, "reading the disk", ingest).await.map_err(failed)?;
-        let stored = Stored { manifest: ingested.manifest.to_string(), size_bytes };
+        if overlay.is_some() {
+            tracing::info!(
+                owner,
+                size_bytes,
+                changed_bytes = progress.total(),
+                new_bytes = ingested.new_bytes,
+                stored_bytes = ingested.stored_bytes,
+                "a disk's changes were captured"
+            );
+        }
+        let stored = Stored { manifest: ingested.manifest.to_string(), size_bytes: *size_bytes };
         let changes = vec![Change::PutContentRef(reference(owner, region, &stored.manifest))];
         Ok((stored, changes))
     })
@@ -142,54 +158,6 @@ pub(crate) async fn release_others(
 
 pub(crate) fn reference(owner: &str, region: &str, manifest: &str) -> ContentRef {
     ContentRef { resource_key: owner.to_owned(), region: region.to_owned(), manifest: manifest.to_owned() }
-}
-
-/// A stored disk with zeros behind it (or nothing but zeros), for ingest, which reads on blocking threads.
-struct PaddedDisk {
-    reader: Option<DiskReader>,
-    size: u64,
-    runtime: Handle,
-}
-
-impl PaddedDisk {
-    fn stored_len(&self) -> u64 {
-        self.reader.as_ref().map_or(0, DiskReader::size).min(self.size)
-    }
-}
-
-impl DiskSource for PaddedDisk {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
-        /// Asked for at a time: a segment of a manifest.
-        const WINDOW: u64 = 64 << 20;
-        let end = self.stored_len();
-        let (Some(reader), mut at) = (&self.reader, from) else { return Ok(None) };
-        while at < end {
-            let len = WINDOW.min(end - at);
-            for extent in self.runtime.block_on(reader.extents(at, len)).map_err(io::Error::other)? {
-                if !extent.hole {
-                    return Ok(Some(at..at + extent.len));
-                }
-                at += extent.len;
-            }
-        }
-        Ok(None)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let stored = usize::try_from(self.stored_len().saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
-        let (head, tail) = buf.split_at_mut(stored);
-        tail.fill(0);
-        match &self.reader {
-            Some(reader) if !head.is_empty() => {
-                self.runtime.block_on(reader.read_at(offset, head)).map_err(io::Error::other)
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Frees what nothing refers to any more in these regions. A failure is logged, never the caller's: the references are gone,

@@ -8,6 +8,7 @@ mod authorization;
 pub mod base_images;
 pub mod blobs;
 pub mod call;
+mod capture;
 mod content;
 pub mod grant;
 mod identity;

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! provider, while it decides:   disk_or_snapshot(cx, id, location) ─> SourceDisk ─ references() ─> committed with the row
+//!                               virtual_machine(cx, id, location)  ─> SourceMachine with a SourceDisk for each of its disks
 //! operation:                    settle_found(cx, step, owner, region, found) ─> Stored, of exactly `size_bytes`
 //! ```
 //! A provider never reads bytes; it finds out where they are, checks that the caller may have them, and references them in the
 //! transaction of its own row, so that nothing can be deleted or collected between the decision and the work.
 
+use crate::capture::{Overlay, check_whole};
 use crate::content::reference;
 use crate::db_error;
 use crate::provider::Context;
 use crate::providers::disk::{check_no_access, check_readable};
+use crate::providers::virtual_machine::{self, MachineInternal};
 #[cfg_attr(
     not(test),
     allow(unused_imports, reason = "a door for the providers of versions, snapshots and images")
@@ -20,22 +23,39 @@ use crate::stored::{DiskInternal, ManagedImageInternal, Stored, internal};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Where the bytes of a disk are. Serialized into the parameters of operations.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FoundDisk {
     /// In the region of the resource that they were found in. `None`: nothing but zeros.
     pub base: Option<Stored>,
     /// What the disk shows; larger than `base` if it was grown.
     pub size_bytes: u64,
+    /// What guests wrote above `base`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
 }
 
 impl FoundDisk {
-    /// Keeps the bytes from garbage collection on behalf of `owner`; to be committed with the owner's row.
+    /// Bytes that are in the store as they are shown.
+    pub(crate) fn stored(base: Stored) -> Self {
+        Self { size_bytes: base.size_bytes, base: Some(base), overlay: None }
+    }
+
+    /// Whether `base` is the disk. Otherwise whatever is made of it must run an operation that calls
+    /// [`crate::content::settle_found`].
+    pub(crate) fn is_settled(&self) -> bool {
+        self.overlay.is_none() && self.base.as_ref().is_some_and(|b| b.size_bytes == self.size_bytes)
+    }
+
+    /// Keeps the bytes from garbage collection, and guests from writing to them, on behalf of `owner`: the key of the
+    /// resource whose operation will settle them. To be committed with the owner's row.
     pub(crate) fn references(&self, owner: &str, region: &str) -> Vec<Change> {
-        self.base.iter().map(|base| Change::PutContentRef(reference(owner, region, &base.manifest))).collect()
+        let base = self.base.iter().map(|base| Change::PutContentRef(reference(owner, region, &base.manifest)));
+        base.chain(self.overlay.iter().filter_map(|o| o.claim(owner))).collect()
     }
 }
 
@@ -67,8 +87,76 @@ pub(crate) async fn copy_source(cx: Context<'_>, id: &ResourceId, location: &str
         ArmError::new(404, "NotFound", format!("Resource {} is not found.", id.name())).target(id.to_string())
     })?;
     check_readable(cx, &row).await?;
+    found(cx, row).await
+}
+
+async fn found(cx: Context<'_>, row: Resource) -> Result<SourceDisk, ArmError> {
     let disk: DiskInternal = internal(&row)?;
-    Ok(SourceDisk { found: FoundDisk { base: disk.base, size_bytes: disk.size_bytes }, row })
+    let overlay = Overlay::at_rest(cx, &row, &disk).await?;
+    Ok(SourceDisk { found: FoundDisk { base: disk.base, size_bytes: disk.size_bytes, overlay }, row })
+}
+
+/// A virtual machine that is off, with its disks.
+#[allow(dead_code, reason = "for image versions and managed images, which do not take machines yet")]
+#[derive(Debug, Clone)]
+pub(crate) struct SourceMachine {
+    /// `Change::RequireResource` on its key belongs to whatever is made of it, as do the references of each disk.
+    pub row: Resource,
+    /// Otherwise specialized.
+    pub generalized: bool,
+    /// `Linux` or `Windows`.
+    pub os_type: String,
+    /// `V1` or `V2`.
+    pub generation: String,
+    pub os: SourceDisk,
+    pub os_caching: String,
+    /// LUN, caching, disk; by rising LUN.
+    pub data: Vec<(u32, String, SourceDisk)>,
+}
+
+/// The machine of this id: the caller may read it, it is in `location`, it has been created and is off (IV-3, MI-3, GS-13,
+/// GS-14).
+///
+/// # Errors
+/// As [`disk_or_snapshot`]; 409 `OperationNotAllowed` while it runs or is being changed.
+#[allow(dead_code, reason = "as SourceMachine")]
+pub(crate) async fn virtual_machine(
+    cx: Context<'_>,
+    id: &ResourceId,
+    location: &str,
+) -> Result<SourceMachine, ArmError> {
+    let not_found =
+        || ArmError::new(404, "NotFound", format!("Resource {} is not found.", id.name())).target(id.to_string());
+    cx.engine.authorize(&cx.call.caller, &id.key(), &format!("{}/read", virtual_machine::KIND)).await?;
+    let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
+    let row = row.filter(|r| r.kind.eq_ignore_ascii_case(virtual_machine::KIND) && r.location == location);
+    let row = row.ok_or_else(not_found)?;
+    let state: MachineInternal = internal(&row)?;
+    check_whole(cx, &row, &state).await?;
+    let profile = &row.body["properties"]["storageProfile"];
+    let text = |v: &Value, default: &str| v.as_str().unwrap_or(default).to_owned();
+    let disk = async |key: &str| {
+        let disk = cx.engine.db().resource(key).await.map_err(db_error)?;
+        let disk = disk.ok_or_else(|| ArmError::internal(format!("the machine's disk {key} is gone")))?;
+        found(cx, disk).await
+    };
+    let os = disk(&state.os_disk).await?;
+    let mut data = Vec::new();
+    for (lun, key) in &state.data_disks {
+        let mut entries = profile["dataDisks"].as_array().into_iter().flatten();
+        let caching = entries.find(|d| d["lun"] == *lun).map_or_else(|| "None".into(), |d| text(&d["caching"], "None"));
+        data.push((u32::from(*lun), caching, disk(key).await?));
+    }
+    data.sort_by_key(|(lun, ..)| *lun);
+    Ok(SourceMachine {
+        generalized: state.generalized,
+        os_type: text(&profile["osDisk"]["osType"], "Linux"),
+        generation: state.generation,
+        os_caching: text(&profile["osDisk"]["caching"], "ReadWrite"),
+        os,
+        data,
+        row,
+    })
 }
 
 /// A managed image that may be read.
@@ -102,9 +190,8 @@ pub(crate) async fn managed_image(cx: Context<'_>, id: &ResourceId, location: &s
         )
         .target(row.id));
     };
-    let whole = |stored: Stored| FoundDisk { size_bytes: stored.size_bytes, base: Some(stored) };
-    let data = state.data_disks.into_iter().map(|(lun, stored)| (lun, whole(stored))).collect();
-    Ok(SourceImage { row, os: whole(os), data })
+    let data = state.data_disks.into_iter().map(|(lun, stored)| (lun, FoundDisk::stored(stored))).collect();
+    Ok(SourceImage { row, os: FoundDisk::stored(os), data })
 }
 
 /// Both keep a [`DiskInternal`].

@@ -37,6 +37,8 @@ pub struct DiskInternal {
     pub uploading_guest_state: bool,
     /// The state of the guest's firmware, in the region of the disk.
     pub guest_state: Option<Stored>,
+    /// Keys of the resources whose operations read the overlay; see [`crate::capture`].
+    pub readers: Vec<String>,
 }
 
 /// `internal` of an image version.

@@ -89,7 +89,7 @@ impl Engine {
         changes.push(Change::StartOperation(operation));
         changes.push(audit(call, &row.key, &id.subscription, &format!("{}/write", provider.resource_type())));
         changes.extend(plan.changes);
-        match self.db().write(Write { fence: None, changes }).await {
+        match self.db().write(Write { fence: None, changes: each_once(changes) }).await {
             Ok(()) => {}
             Err(WriteError::Conflict(Conflict::Missing { key } | Conflict::Deleting { key })) => {
                 return Err(missing(id, &key));
@@ -326,7 +326,7 @@ impl Engine {
         changes.extend(operation.map(Change::StartOperation));
         changes.push(audit(call, &row.key, &row.subscription, right));
         changes.extend(more);
-        match self.db().write(Write { fence: None, changes }).await {
+        match self.db().write(Write { fence: None, changes: each_once(changes) }).await {
             Ok(()) => {}
             Err(WriteError::Conflict(Conflict::Etag { .. } | Conflict::Missing { .. })) => return Ok(None),
             Err(WriteError::Conflict(conflict)) => return Err(ArmError::internal(conflict)),
@@ -337,6 +337,17 @@ impl Engine {
             None => ActionReply::Done(reply),
         }))
     }
+}
+
+/// A disk that a body names twice is claimed once.
+fn each_once(changes: Vec<Change>) -> Vec<Change> {
+    let mut once: Vec<Change> = Vec::with_capacity(changes.len());
+    for change in changes {
+        if !once.contains(&change) {
+            once.push(change);
+        }
+    }
+    once
 }
 
 /// Writers that meet at one row (a subnet that many interfaces take addresses from) must not meet there again and again:

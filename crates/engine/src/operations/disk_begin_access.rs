@@ -1,6 +1,7 @@
 //! Gives a SAS: to an empty staging file (upload), or to the disk's stored bytes (download).
 
 use crate::call::Urls;
+use crate::capture::Overlay;
 use crate::content::settle_found;
 use crate::grant::{GUEST_STATE, GrantDetail, new_grant, sas_url};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
@@ -148,7 +149,7 @@ pub(super) fn file_error(error: io::Error, what: &str) -> ArmError {
 }
 
 async fn stored(cx: &OpContext, row: &Resource, state: &DiskInternal) -> Result<GrantDetail, OpError> {
-    let found = FoundDisk { base: state.base.clone(), size_bytes: state.size_bytes };
+    let found = FoundDisk { base: state.base.clone(), size_bytes: state.size_bytes, overlay: Overlay::own(row, state) };
     let disk = settle_found(cx, "settle", &row.key, &row.location, &found).await?;
     Ok(GrantDetail::Manifest {
         region: row.location.clone(),

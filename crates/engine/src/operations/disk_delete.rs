@@ -1,6 +1,7 @@
 //! Removes a disk: its local files, its references, and the bytes that only it needed.
 
 use super::disk_begin_access::file_error;
+use crate::capture::wait_for_readers;
 use crate::content::sweep;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::stored::{DiskInternal, internal};
@@ -20,6 +21,7 @@ impl Operation for DiskDelete {
         let row = cx.resource().await?;
         let state: DiskInternal = internal(&row)?;
         let key = row.key.clone();
+        wait_for_readers(cx, [&key]).await?;
         cx.commit(vec![
             Change::DeleteGrantsOf { resource_key: key.clone() },
             Change::DeleteContentRefs { resource_key: key },

@@ -5,6 +5,7 @@
 //! again.
 
 use super::virtual_machine::{host_error, on_host, spec_of};
+use crate::capture::wait_for_readers;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{internal, to_internal};
@@ -46,6 +47,7 @@ pub(super) fn mark_created(row: &mut Resource) {
 
 /// Switches a machine on that never came up before, and waits until it is what was ordered.
 pub(super) async fn bring_up(cx: &OpContext, row: &Resource) -> Result<(), OpError> {
+    wait_for_readers(cx, internal::<MachineInternal>(row)?.disks()).await?;
     let mut spec: VmSpec = cx.step("define", async { Ok(without_secrets(spec_of(cx, row).await?)) }).await?;
     let state: MachineInternal = internal(row)?;
     if let Some(provisioning) = &mut spec.provisioning {

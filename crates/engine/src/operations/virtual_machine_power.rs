@@ -2,6 +2,7 @@
 
 use super::virtual_machine::{host_error, on_host, spec_of};
 use super::virtual_machine_create::{bring_up, mark_created};
+use crate::capture::wait_for_readers;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{internal, to_internal};
@@ -40,6 +41,9 @@ impl Operation for VirtualMachinePower {
             bring_up(cx, &row).await?;
             set_disks(cx, &state, DiskState::Attached).await?;
             return Ok(Outcome::update(mark_created));
+        }
+        if matches!(self.0, Action::Start | Action::Restart) {
+            wait_for_readers(cx, state.disks()).await?;
         }
         self.ask_host(cx, &row, &state).await?.map_err(|e| host_error(e, &row.name))?;
         let deallocated = match self.0 {
@@ -90,8 +94,7 @@ impl VirtualMachinePower {
 
 /// Shows the machine's disks in another state.
 async fn set_disks(cx: &OpContext, state: &MachineInternal, to: DiskState) -> Result<(), OpError> {
-    let keys = std::iter::once(&state.os_disk).chain(state.data_disks.iter().map(|(_, k)| k));
-    for key in keys {
+    for key in state.disks() {
         cx.update_other(key, |row| {
             let other = disk::state(&row.body) != Some(to);
             disk::set_state(&mut row.body, to);

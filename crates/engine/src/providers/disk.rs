@@ -6,6 +6,7 @@
 pub(super) mod source;
 
 use super::arm_context;
+use crate::capture::{Overlay, add_reader, check_machine_off};
 use crate::db_error;
 use crate::grant::blob_url;
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
@@ -190,11 +191,14 @@ pub(super) async fn act(cx: Context<'_>, row: &Resource, action: &str, body: &Va
         "endgetaccess" => end_access(cx, row).await?,
         _ => return Err(unknown_action(&row.id, action)),
     };
-    let busy = Resource { provisioning_state: "Updating".into(), ..row.clone() };
+    let mut busy = Resource { provisioning_state: "Updating".into(), ..row.clone() };
+    if start.kind == "disk.begin_access" {
+        add_reader(&mut busy, &row.key);
+    }
     Ok(ActionPlan::Start { start, resource: Some(busy), changes: vec![] })
 }
 
-/// Whether a disk's stored bytes are all there is of it, so that they may be copied, imaged or exported.
+/// Whether a disk is in a state in which it may be copied, imaged or exported, if nobody writes to it.
 pub(crate) async fn check_readable(cx: Context<'_>, row: &Resource) -> Result<(), ArmError> {
     let refuse = |why: String| Err(ArmError::conflict("OperationNotAllowed", why).target(row.id.clone()));
     if disk::is_copying(&row.body) {
@@ -204,19 +208,17 @@ pub(crate) async fn check_readable(cx: Context<'_>, row: &Resource) -> Result<()
         ));
     }
     let state = state_now(cx, row).await?;
-    // Reading beside other readers is allowed (recorded: copies, snapshots and images of a disk in state ActiveSAS).
-    let readable = matches!(state, Some(DiskState::Unattached | DiskState::ActiveSas));
+    // Reading beside other readers is allowed (recorded: copies, snapshots and images of a disk in state ActiveSAS). What the
+    // disk's machine does is looked at by `capture::Overlay::at_rest`.
+    let readable = matches!(
+        state,
+        Some(DiskState::Unattached | DiskState::ActiveSas | DiskState::Reserved | DiskState::Attached)
+    );
     if row.provisioning_state != "Succeeded" || !readable {
         let shown = state.map_or(row.provisioning_state.as_str(), |s| s.as_str());
         return refuse(format!(
             "Disk '{}' cannot be read as it is in state '{shown}'. Finish its upload or end its access (revoke its SAS), \
-             detach it from its VM, then retry.",
-            row.name
-        ));
-    }
-    if internal::<DiskInternal>(row)?.written {
-        return refuse(format!(
-            "Disk '{}' was used by a VM. This server cannot yet copy, image or export the changes that a VM made to a disk.",
+             then retry.",
             row.name
         ));
     }
@@ -241,7 +243,7 @@ async fn state_now(cx: Context<'_>, row: &Resource) -> Result<Option<DiskState>,
     if state != Some(DiskState::ActiveSas) || !live_grants(cx, row).await?.is_empty() {
         return Ok(state);
     }
-    Ok(Some(DiskState::Unattached))
+    Ok(Some(disk::idle_state(&row.body)))
 }
 
 async fn live_grants(cx: Context<'_>, row: &Resource) -> Result<Vec<Grant>, ArmError> {
@@ -253,7 +255,11 @@ async fn live_grants(cx: Context<'_>, row: &Resource) -> Result<Vec<Grant>, ArmE
 async fn update(cx: Context<'_>, body: Value, old: &Resource) -> Result<Plan, ArmError> {
     let changes = check_disk_access(cx, &body, Some(&old.body)).await?;
     let mut state: DiskInternal = internal(old)?;
+    let before = state.size_bytes;
     resize(&body, old, &mut state)?;
+    if state.size_bytes != before {
+        check_machine_off(cx, old).await?;
+    }
     Ok(Plan { body, internal: to_internal(&state), start: None, changes })
 }
 
@@ -273,9 +279,6 @@ pub(super) fn resize(body: &Value, old: &Resource, state: &mut DiskInternal) -> 
     }
     if disk::is_copying(&old.body) {
         return refuse(format!("'{}' cannot be resized before its copy is complete (completionPercent).", old.name));
-    }
-    if state.written {
-        return refuse(format!("Disk '{}' was used by a VM: this server cannot yet resize such a disk.", old.name));
     }
     state.size_bytes = bytes;
     Ok(())
@@ -314,7 +317,10 @@ async fn begin_access(cx: Context<'_>, row: &Resource, body: &Value) -> Result<S
                 format!("Access not permitted because disk {} is currently attached to running VM {owner}.", row.name),
             ));
         }
-        (false, _) => check_readable(cx, row).await?,
+        (false, _) => {
+            check_readable(cx, row).await?;
+            Overlay::at_rest(cx, row, &internal(row)?).await?;
+        }
     }
     let params = BeginAccess {
         write,

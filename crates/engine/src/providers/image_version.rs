@@ -8,11 +8,10 @@
 //! ```
 
 use super::arm_context;
-use super::disk::{check_no_access, check_readable};
 use crate::db_error;
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start, standard_view};
-use crate::sources::FoundDisk;
-use crate::stored::{DiskInternal, ImageVersionInternal, RegionState, internal, to_internal};
+use crate::sources::{FoundDisk, SourceDisk, disk_or_snapshot};
+use crate::stored::{ImageVersionInternal, RegionState, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::image_version::{
     self, DiskOrBlob, RegionProgress, ReplicationState, Source, VersionName, check_source_fact, definition_facts,
@@ -179,14 +178,12 @@ async fn from_disk(
     if row.kind != "microsoft.compute/disks" {
         return Err(source_not_found(id));
     }
-    check_readable(cx, &row).await?;
-    check_no_access(cx, &row).await?;
     let (os_type, _, generation) = definition_facts(&definition.body);
     let of_disk = |name: &str| row.body["properties"][name].as_str();
     check_source_fact(&row.id, "OS type", of_disk("osType"), &os_type)?;
     check_source_fact(&row.id, "Hypervisor generation", of_disk("hyperVGeneration"), &generation)?;
-    let disk: DiskInternal = internal(&row)?;
-    Ok((FoundDisk { base: disk.base, size_bytes: disk.size_bytes }, row))
+    let SourceDisk { found, row } = disk_or_snapshot(cx, id, home).await?;
+    Ok((found, row))
 }
 
 async fn from_version(
@@ -212,8 +209,7 @@ async fn from_version(
         check_source_fact(&row.id, "OS state", Some(&source_state), &os_state)?;
         check_source_fact(&row.id, "Hypervisor generation", Some(&source_generation), &generation)?;
     }
-    let size_bytes = stored.size_bytes;
-    Ok((FoundDisk { base: Some(stored), size_bytes }, row))
+    Ok((FoundDisk::stored(stored), row))
 }
 
 /// What `$expand=ReplicationStatus` tells: one line a target region, in the client's order.

@@ -9,6 +9,7 @@ mod instance_view;
 use super::arm_context;
 use super::managed_image::check_security_type;
 use super::network_interface::NicInternal;
+use crate::capture::{is_off, outrun_readers};
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
 use crate::stored::{DiskInternal, internal, to_internal};
 use crate::{db_error, new_etag};
@@ -57,6 +58,16 @@ pub(crate) struct MachineInternal {
     /// Deallocated: the host holds nothing of it.
     #[serde(default)]
     pub deallocated: bool,
+    /// Its guest was deprovisioned: it is a source of images and never starts again.
+    #[serde(default)]
+    pub generalized: bool,
+}
+
+impl MachineInternal {
+    /// Keys of all its disks, the OS disk first.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.os_disk).chain(self.data_disks.iter().map(|(_, key)| key))
+    }
 }
 
 #[async_trait]
@@ -78,7 +89,8 @@ impl Provider for VirtualMachine {
             let state: MachineInternal = internal(old)?;
             // What never came to run is tried again: its PUT must not end well otherwise.
             let start = (!state.created).then(|| Start { kind: CREATE, params: json!({}) });
-            return Ok(Plan { body, internal: old.internal.clone(), start, ..Plan::default() });
+            let changes = if start.is_some() { outrun_readers(cx.engine, &state).await? } else { vec![] };
+            return Ok(Plan { body, internal: old.internal.clone(), start, changes });
         }
         let mut body = body::create(id, &new, &arm)?;
         let mut plan = Builder { cx, id, changes: vec![] };
@@ -109,6 +121,7 @@ impl Provider for VirtualMachine {
             custom_data: secret(&mut body, "customData"),
             created: false,
             deallocated: false,
+            generalized: false,
         };
         Ok(Plan {
             body,
@@ -159,18 +172,47 @@ impl Provider for VirtualMachine {
             "poweroff" => "virtual_machine.power_off",
             "restart" => "virtual_machine.restart",
             "deallocate" => "virtual_machine.deallocate",
+            "generalize" => return generalize(cx, row).await,
             _ => return Err(unknown_action(&row.id, action)),
         };
         let skip = cx.call.query.get("skipshutdown").is_some_and(|v| v.eq_ignore_ascii_case("true"));
         let mut busy = row.clone();
         busy.provisioning_state = "Updating".into();
         let start = Start { kind, params: json!({"skipShutdown": skip}) };
-        Ok(ActionPlan::Start { start, resource: Some(busy), changes: vec![] })
+        let mut changes = vec![];
+        if matches!(kind, "virtual_machine.start" | "virtual_machine.restart") {
+            let state: MachineInternal = internal(row)?;
+            if state.generalized {
+                let action = action.to_ascii_lowercase();
+                return Err(not_allowed(&action, &row.name, "since the VM is generalized"));
+            }
+            changes = outrun_readers(cx.engine, &state).await?;
+        }
+        Ok(ActionPlan::Start { start, resource: Some(busy), changes })
     }
 
     fn delete_rank(&self) -> u8 {
         10
     }
+}
+
+/// Azure's text (wire.md §5).
+fn not_allowed(action: &str, name: &str, why: &str) -> ArmError {
+    ArmError::conflict("OperationNotAllowed", format!("Operation '{action}' is not allowed on VM '{name}' {why}."))
+}
+
+/// The guest was deprovisioned (GS-12): from now on the machine is a source of generalized images and never starts again.
+async fn generalize(cx: Context<'_>, row: &Resource) -> Result<ActionPlan, ArmError> {
+    let mut state: MachineInternal = internal(row)?;
+    if !state.created {
+        return Err(not_allowed("generalize", &row.name, "since its creation has not succeeded"));
+    }
+    if !is_off(cx.engine, row).await? {
+        return Err(not_allowed("generalize", &row.name, "since the VM is running"));
+    }
+    state.generalized = true;
+    let resource = Resource { internal: to_internal(&state), ..row.clone() };
+    Ok(ActionPlan::Done { reply: None, resource: Some(resource), changes: vec![] })
 }
 
 /// Generalized images need an osProfile; specialized ones and attached disks refuse it (GS-8, MD-7).

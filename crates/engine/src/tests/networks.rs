@@ -283,6 +283,7 @@ async fn open(server: &Server, name: &str) -> Option<Vec<u16>> {
         custom_data: None,
         created: true,
         deallocated: false,
+        generalized: false,
     };
     let mut nics = nics_of(&server.engine, &row, &machine).await.unwrap();
     let public = nics.remove(0).public?;

@@ -93,9 +93,8 @@ async fn from_image(cx: Context<'_>, id: &ResourceId, lun: Option<i64>, location
         None => json!({"osType": image.os_type, "hyperVGeneration": image.generation}),
         Some(_) => json!({}),
     };
-    let size_bytes = stored.size_bytes;
     Ok(Source {
-        found: FoundDisk { base: Some(stored), size_bytes },
+        found: FoundDisk::stored(stored),
         region: location.to_owned(),
         guest_state: None,
         properties,
@@ -143,8 +142,8 @@ pub(in super::super) fn take_over(
 }
 
 /// Whether a reference is all that it takes.
-fn is_stored(_found: &FoundDisk) -> bool {
-    true
+fn is_stored(found: &FoundDisk) -> bool {
+    found.overlay.is_none()
 }
 
 /// Whoever takes a source over.

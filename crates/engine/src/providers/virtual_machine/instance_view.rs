@@ -19,6 +19,9 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
         "code": code, "level": if code.ends_with("failed") { "Error" } else { "Info" }, "displayStatus": display,
         "time": time_text(row.changed_ms),
     })];
+    if state.generalized {
+        statuses.push(json!({"code": "OSState/generalized", "level": "Info", "displayStatus": "VM generalized"}));
+    }
     statuses.extend(power(status.as_ref().ok(), state));
     if let Err(error) = &status
         && !state.deallocated
