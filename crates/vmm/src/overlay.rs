@@ -34,11 +34,13 @@ pub fn base_uri(socket: &Path) -> String {
     format!("nbd+unix:///?socket={}", utf8_percent_encode(&socket.to_string_lossy(), PATH))
 }
 
-/// Creates the overlay unless it exists; returns whether it did. Appears whole or not at all.
+/// Creates the overlay unless it exists; returns whether it did. Appears whole or not at all. One that is smaller than its
+/// disk is made larger: the disk was resized since its machine ran. No machine may have it open.
 pub async fn create(disk: &DiskSpec, base_socket: &Path) -> Result<bool, OverlayError> {
     let path = disk.overlay.clone();
     let failed = |source| OverlayError::Io { path: path.clone(), source };
     if tokio::fs::try_exists(&path).await.map_err(failed)? {
+        grow(&path, disk.size_bytes).await?;
         return Ok(false);
     }
     if let Some(parent) = path.parent() {
@@ -54,15 +56,37 @@ pub async fn create(disk: &DiskSpec, base_socket: &Path) -> Result<bool, Overlay
         command.args(["-u", "-F", "raw", "-b", &base_uri(base_socket)]);
     }
     command.arg("--").arg(&part).arg(disk.size_bytes.to_string()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.map_err(OverlayError::NoTool)?;
-    if !output.status.success() {
-        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(OverlayError::Tool { path, message });
-    }
+    run(command, &path).await?;
     // A disk is full of secrets; qemu-img would let everybody read it.
     tokio::fs::set_permissions(&part, std::os::unix::fs::PermissionsExt::from_mode(0o600)).await.map_err(failed)?;
     tokio::fs::rename(&part, &path).await.map_err(failed)?;
     Ok(true)
+}
+
+async fn run(mut command: Command, path: &Path) -> Result<(), OverlayError> {
+    let output = command.output().await.map_err(OverlayError::NoTool)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(OverlayError::Tool { path: path.to_owned(), message })
+}
+
+async fn grow(path: &Path, size_bytes: u64) -> Result<(), OverlayError> {
+    let file = path.to_owned();
+    let size = tokio::task::spawn_blocking(move || lazuli_disks::Qcow2::open(&file).map(|q| q.size())).await;
+    let size = size.map_err(io::Error::other).and_then(|opened| opened.map_err(Into::into));
+    let size = size.map_err(|source| OverlayError::Io { path: path.to_owned(), source })?;
+    if size >= size_bytes {
+        return Ok(());
+    }
+    // What the file says of its base is not opened here either.
+    let node = serde_json::json!({"driver": "qcow2", "backing": null,
+        "file": {"driver": "file", "filename": path.to_string_lossy()}});
+    let mut command = Command::new("qemu-img");
+    command.args(["resize", "-q", "--"]).arg(format!("json:{node}")).arg(size_bytes.to_string());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    run(command, path).await
 }
 
 #[cfg(test)]
@@ -110,6 +134,26 @@ mod tests {
         let info: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(info["backing-filename"], "nbd+unix:///?socket=/run/a%20b%2Cc/nbd-os");
         assert_eq!(info["virtual-size"], 64 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_was_resized_grows_with_its_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        for base in [false, true] {
+            let mut disk = disk(dir.path(), base);
+            disk.overlay = dir.path().join(format!("{base}.qcow2"));
+            create(&disk, Path::new("/none")).await.unwrap();
+            for (size, expected) in [(96_u64 << 20, 96 << 20), (64 << 20, 96 << 20)] {
+                disk.size_bytes = size;
+                assert!(!create(&disk, Path::new("/none")).await.unwrap());
+                let grown = lazuli_disks::Qcow2::open(&disk.overlay).unwrap();
+                assert_eq!((grown.size(), grown.names_base()), (expected, base));
+            }
+        }
+        let broken = disk(dir.path(), false);
+        std::fs::create_dir_all(broken.overlay.parent().unwrap()).unwrap();
+        std::fs::write(&broken.overlay, "no qcow2").unwrap();
+        assert!(matches!(create(&broken, Path::new("/none")).await, Err(OverlayError::Io { .. })));
     }
 
     #[tokio::test]
