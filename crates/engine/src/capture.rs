@@ -46,6 +46,8 @@ pub(crate) struct Overlay {
     row: Option<Resource>,
 }
 
+impl Eq for Overlay {}
+
 impl Overlay {
     /// The overlay of a written disk whose machine, if it has one, is off.
     ///

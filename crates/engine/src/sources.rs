@@ -27,7 +27,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Where the bytes of a disk are. Serialized into the parameters of operations.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FoundDisk {
     /// In the region of the resource that they were found in. `None`: nothing but zeros.

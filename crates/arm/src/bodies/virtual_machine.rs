@@ -196,7 +196,7 @@ fn storage(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<V
     }
     shown.insert("managedDisk".into(), managed.into());
     body.insert("osDisk".into(), shown.into());
-    body.insert("dataDisks".into(), data_disks(profile)?);
+    body.insert("dataDisks".into(), data_disks(id, profile, ctx)?);
     Ok(body.into())
 }
 
@@ -224,10 +224,23 @@ fn image_reference(image: &Fields<'_>) -> Result<Value, ArmError> {
     .target("imageReference"))
 }
 
-fn data_disks(profile: &Fields<'_>) -> Result<Value, ArmError> {
+/// What is shown of a data disk that an image brings and the request does not name; `random` goes into its name.
+pub fn data_disk_entry(machine: &str, lun: u32, caching: &str, random: &uuid::Uuid) -> Value {
+    json!({
+        "lun": lun,
+        "name": format!("{machine}_lun_{lun}_2_{}", random.simple()),
+        "createOption": "FromImage",
+        "caching": caching,
+        "managedDisk": {},
+        "deleteOption": "Detach",
+        "toBeDetached": false,
+    })
+}
+
+fn data_disks(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     let mut shown = Vec::new();
     let mut luns = std::collections::BTreeSet::new();
-    for disk in profile.objects("dataDisks")?.unwrap_or_default() {
+    for (index, disk) in profile.objects("dataDisks")?.unwrap_or_default().into_iter().enumerate() {
         let lun = disk.int_within("lun", 0, 63)?.ok_or_else(|| disk.missing("lun"))?;
         if !luns.insert(lun) {
             return Err(ArmError::invalid_parameter(
@@ -235,24 +248,36 @@ fn data_disks(profile: &Fields<'_>) -> Result<Value, ArmError> {
                 format!("A disk at LUN {lun} already exists. Specify a different LUN for each data disk."),
             ));
         }
-        let option = disk
-            .one_of("createOption", &["Attach", "Empty", "FromImage"])?
-            .ok_or_else(|| disk.missing("createOption"))?;
-        if option != "Attach" {
-            return Err(super::not_offered(
-                "virtualMachine.properties.storageProfile.dataDisks.createOption",
-                "make the disk first, then attach it",
-            ));
-        }
-        shown.push(json!({
-            "lun": lun,
-            "createOption": option,
-            "caching": disk.one_of("caching", &["None", "ReadOnly", "ReadWrite"])?.unwrap_or("None"),
-            "deleteOption": disk.one_of("deleteOption", &["Delete", "Detach"])?.unwrap_or("Detach"),
-            "managedDisk": {"id": disk.object("managedDisk")?.required_str("id")?},
-        }));
+        shown.push(data_disk(id, &disk, lun, index, ctx)?);
     }
     Ok(shown.into())
+}
+
+fn data_disk(id: &ResourceId, disk: &Fields<'_>, lun: i64, index: usize, ctx: &Context<'_>) -> Result<Value, ArmError> {
+    let option =
+        disk.one_of("createOption", &["Attach", "Empty", "FromImage"])?.ok_or_else(|| disk.missing("createOption"))?;
+    let managed = disk.object("managedDisk")?;
+    let caching = disk.one_of("caching", &["None", "ReadOnly", "ReadWrite"])?.unwrap_or("None");
+    let delete = disk.one_of("deleteOption", &["Delete", "Detach"])?.unwrap_or("Detach");
+    if option == "Attach" {
+        return Ok(json!({"lun": lun, "createOption": option, "caching": caching, "deleteOption": delete,
+            "managedDisk": {"id": managed.required_str("id")?}, "toBeDetached": false}));
+    }
+    let random = ctx.new_id.simple();
+    let name = disk.str("name")?.unwrap_or_else(|| match option {
+        "FromImage" => format!("{}_lun_{lun}_2_{random}", id.name()),
+        // The OS disk is the first.
+        _ => format!("{}_disk{}_{random}", id.name(), index + 2),
+    });
+    let sku = managed.str("storageAccountType")?.unwrap_or_else(|| "Premium_LRS".into());
+    let mut entry = json!({"lun": lun, "name": name, "createOption": option, "caching": caching,
+        "managedDisk": {"storageAccountType": sku}, "deleteOption": delete, "toBeDetached": false});
+    match disk.int_within("diskSizeGB", 1, 32_767)? {
+        Some(gib) => entry["diskSizeGB"] = gib.into(),
+        None if option == "Empty" => return Err(disk.missing("diskSizeGB")),
+        None => {}
+    }
+    Ok(entry)
 }
 
 /// `None` where the request has no osProfile.

@@ -3,6 +3,7 @@
 //! Creating one writes, in one transaction: the machine, its OS disk (a new disk over the image's bytes, nothing is copied:
 //! MD-9), the attachment of its data disks and interfaces. The guest's state is asked from the host process at every read.
 
+mod data_disks;
 mod image;
 mod instance_view;
 
@@ -14,12 +15,13 @@ use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, st
 use crate::stored::{DiskInternal, internal, to_internal};
 use crate::{db_error, new_etag};
 use async_trait::async_trait;
+use data_disks::NewDisk;
 pub(crate) use image::resolve_image;
 use image::{ImageKind, ImageSource};
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_arm::bodies::virtual_machine as body;
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Change, ContentRef, Expect, Resource};
+use lazuli_meta::model::{Change, Expect, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -104,7 +106,7 @@ impl Provider for VirtualMachine {
             Some(image) => plan.new_os_disk(&mut body, image).await?,
             None => plan.attached_os_disk(&mut body).await?,
         };
-        let data_disks = plan.data_disks(&mut body, &os_disk).await?;
+        let data_disks = plan.data_disks(&mut body, &os_disk, image.as_ref()).await?;
         let nics = plan.interfaces(&body).await?;
         let secret = |body: &mut Value, name: &str| {
             let profile = body["properties"].get_mut("osProfile").and_then(Value::as_object_mut)?;
@@ -268,21 +270,7 @@ impl Builder<'_> {
 
     /// A disk of its own over the image's bytes in this region.
     async fn new_os_disk(&mut self, body: &mut Value, image: &ImageSource) -> Result<(String, String), ArmError> {
-        let location = self.location(body);
         let os = body["properties"]["storageProfile"]["osDisk"].clone();
-        let name = os["name"].as_str().unwrap_or_default();
-        let group = ResourceId::group(&self.id.subscription, self.id.resource_group.as_deref().unwrap_or_default());
-        let disk_id = group.resource("Microsoft.Compute", "disks", name);
-        if self.cx.engine.db().resource(&disk_id.key()).await.map_err(db_error)?.is_some() {
-            return Err(ArmError::conflict(
-                "ConflictingUserInput",
-                format!(
-                    "Disk '{name}' already exists in resource group {}. Only CreateOption.Attach is supported.",
-                    group.name().to_ascii_uppercase()
-                ),
-            )
-            .target(disk_id.to_string()));
-        }
         let wanted = os["diskSizeGB"].as_u64().map_or(0, |gib| gib << 30);
         if wanted != 0 && wanted < image.os_disk.size_bytes {
             return Err(ArmError::bad_request(
@@ -295,60 +283,21 @@ impl Builder<'_> {
             ));
         }
         let size = wanted.max(image.os_disk.size_bytes);
-        let request = json!({
-            "location": location,
-            "sku": {"name": os["managedDisk"]["storageAccountType"]},
-            "properties": {
-                "osType": image.os_type, "hyperVGeneration": image.generation,
-                "creationData": {"createOption": "Empty"}, "diskSizeGB": disk::gib_of(size),
-            },
-        });
-        let arm = arm_context(self.cx);
-        let mut stored = disk::put(&disk_id, &request, None, &arm)?;
-        disk::set_size(&mut stored, size);
-        disk::set_state(&mut stored, DiskState::Attached);
-        stored["properties"]["creationData"] = image.creation_data();
-        stored["managedBy"] = json!(self.machine_id());
-        let state = DiskInternal {
-            unique_id: stored["properties"]["uniqueId"]
-                .as_str()
-                .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
-            size_bytes: size,
-            base: Some(image.os_disk.clone()),
-            written: true,
-            ..DiskInternal::default()
-        };
-        let key = disk_id.key();
-        // A version that is being deleted must not lose its bytes between the look at it and this commit.
+        // An image that is being deleted must not lose its bytes between the look at it and this commit.
         self.changes.push(Change::RequireResource { key: image.version_id.to_ascii_lowercase() });
-        self.changes.push(Change::PutContentRef(ContentRef {
-            resource_key: key.clone(),
-            region: location.clone(),
-            manifest: image.os_disk.manifest.clone(),
-        }));
-        self.changes.push(Change::PutResource {
-            resource: Resource {
-                key: key.clone(),
-                id: disk_id.to_string(),
-                kind: DISK.to_ascii_lowercase(),
-                subscription: self.id.subscription.to_ascii_lowercase(),
-                resource_group: group.name().to_ascii_lowercase(),
-                parent: Some(group.key()),
-                name: name.to_owned(),
-                location,
-                body: stored,
-                internal: to_internal(&state),
-                provisioning_state: "Succeeded".into(),
-                etag: new_etag(),
-                created_ms: self.cx.now_ms,
-                changed_ms: self.cx.now_ms,
-            },
-            expect: Expect::Absent,
-        });
+        let new = NewDisk {
+            name: os["name"].as_str().unwrap_or_default(),
+            properties: json!({"osType": image.os_type, "hyperVGeneration": image.generation}),
+            creation_data: image.creation_data(),
+            sku: &os["managedDisk"]["storageAccountType"],
+            base: Some(image.os_disk.clone()),
+            size_bytes: size,
+        };
+        let (disk_id, key) = self.new_disk(body, new).await?;
         let os = &mut body["properties"]["storageProfile"]["osDisk"];
         os["osType"] = json!(image.os_type);
         os["diskSizeGB"] = json!(disk::gib_of(size));
-        os["managedDisk"]["id"] = json!(disk_id.to_string());
+        os["managedDisk"]["id"] = json!(disk_id);
         if let Some(exact) = &image.exact_version {
             body["properties"]["storageProfile"]["imageReference"]["exactVersion"] = json!(exact);
         }
@@ -366,33 +315,6 @@ impl Builder<'_> {
         os["managedDisk"]["storageAccountType"] = row.body["sku"]["name"].clone();
         os["diskSizeGB"] = row.body["properties"]["diskSizeGB"].clone();
         Ok((row.key, generation))
-    }
-
-    async fn data_disks(&mut self, body: &mut Value, os_disk: &str) -> Result<Vec<(u8, String)>, ArmError> {
-        let location = self.location(body);
-        let mut keys: Vec<(u8, String)> = Vec::new();
-        let disks = body["properties"]["storageProfile"]["dataDisks"].as_array().cloned().unwrap_or_default();
-        let mut shown = Vec::new();
-        for mut entry in disks {
-            let id = entry["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
-            let lun = entry["lun"].as_u64().and_then(|l| u8::try_from(l).ok()).unwrap_or_default();
-            let key = id.to_ascii_lowercase();
-            if key == os_disk || keys.iter().any(|(_, k)| *k == key) {
-                return Err(ArmError::bad_request(
-                    "InvalidParameter",
-                    format!("Disk {id} is attached more than once."),
-                ));
-            }
-            let row = self.attach(&id, &location).await?;
-            entry["name"] = json!(row.name);
-            entry["managedDisk"]["id"] = json!(row.id);
-            entry["managedDisk"]["storageAccountType"] = row.body["sku"]["name"].clone();
-            entry["diskSizeGB"] = row.body["properties"]["diskSizeGB"].clone();
-            shown.push(entry);
-            keys.push((lun, row.key));
-        }
-        body["properties"]["storageProfile"]["dataDisks"] = shown.into();
-        Ok(keys)
     }
 
     /// One machine a disk (MD-6), and only a disk that nobody uploads to or reads from.

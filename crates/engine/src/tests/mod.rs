@@ -2,6 +2,7 @@
 //! the staging file.
 
 mod capture;
+mod data_disks;
 mod disks;
 mod galleries;
 mod grants;

@@ -1,5 +1,6 @@
 //! From an image reference to the bytes a machine starts from.
 
+use super::data_disks::ImageDataDisk;
 use crate::db_error;
 use crate::provider::Context;
 use crate::sources::{self, SourceImage};
@@ -9,6 +10,7 @@ use lazuli_arm::bodies::managed_image;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// What an image reference named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(crate) struct ImageSource {
     /// Its name, where the reference did not name it.
     pub exact_version: Option<String>,
     pub os_disk: Stored,
+    /// By rising LUN.
+    pub data_disks: Vec<ImageDataDisk>,
     pub os_type: String,
     /// `V1` or `V2`.
     pub generation: String,
@@ -79,6 +83,8 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
         None => latest(cx, &definition, location).await?,
     };
     let state: ImageVersionInternal = internal(&version)?;
+    let data_disks =
+        data_disks(&version.body["properties"]["storageProfile"]["dataDiskImages"], "hostCaching", state.data_disks);
     let ready = state.regions.get(location).is_some_and(|r| r.state == "Completed");
     let (Some(os_disk), true) = (state.os_disk, ready) else {
         return Err(not_available(&id, location));
@@ -89,25 +95,33 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
         version_id: version.id,
         kind: ImageKind::Version,
         os_disk,
+        data_disks,
         os_type: text("osType", "Linux"),
         generation: text("hyperVGeneration", "V1"),
         generalized: text("osState", "Generalized").eq_ignore_ascii_case("Generalized"),
     })
 }
 
+/// An image's data disks with their caching, which is a member of this name in what its body shows (MD-10).
+fn data_disks(shown: &Value, caching: &str, stored: BTreeMap<u32, Stored>) -> Vec<ImageDataDisk> {
+    let of = |lun: u32| shown.as_array().into_iter().flatten().find(|d| d["lun"] == lun).map(|d| &d[caching]);
+    let disk = |(lun, disk)| ImageDataDisk {
+        lun,
+        disk,
+        caching: of(lun).and_then(Value::as_str).unwrap_or("None").to_owned(),
+    };
+    stored.into_iter().map(disk).collect()
+}
+
 /// MI-2, MI-4.
 async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<ImageSource, ArmError> {
     let SourceImage { row, os, data } = sources::managed_image(cx, id, location).await?;
-    if !data.is_empty() {
-        return Err(ArmError::bad_request(
-            "OperationNotSupported",
-            format!("Image '{}' has data disks: this server cannot yet make VMs of such images.", row.name),
-        )
-        .target("imageReference"));
-    }
+    let data = data.into_iter().filter_map(|(lun, found)| Some((lun, found.base?))).collect();
+    let data_disks = data_disks(&row.body["properties"]["storageProfile"]["dataDisks"], "caching", data);
     Ok(ImageSource {
         exact_version: None,
         os_disk: os.base.ok_or_else(|| ArmError::internal("a managed image without bytes"))?,
+        data_disks,
         os_type: managed_image::os_type(&row.body).to_owned(),
         generation: managed_image::generation(&row.body).to_owned(),
         generalized: true,
