@@ -210,10 +210,8 @@ pub(crate) async fn check_readable(cx: Context<'_>, row: &Resource) -> Result<()
     let state = state_now(cx, row).await?;
     // Reading beside other readers is allowed (recorded: copies, snapshots and images of a disk in state ActiveSAS). What the
     // disk's machine does is looked at by `capture::Overlay::at_rest`.
-    let readable = matches!(
-        state,
-        Some(DiskState::Unattached | DiskState::ActiveSas | DiskState::Reserved | DiskState::Attached)
-    );
+    let readable =
+        matches!(state, Some(DiskState::Unattached | DiskState::ActiveSas | DiskState::Reserved | DiskState::Attached));
     if row.provisioning_state != "Succeeded" || !readable {
         let shown = state.map_or(row.provisioning_state.as_str(), |s| s.as_str());
         return refuse(format!(

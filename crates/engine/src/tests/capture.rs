@@ -91,6 +91,15 @@ async fn what_a_guest_wrote_becomes_a_version_and_only_that_is_stored() {
     assert!(cost < MIB, "a change of a pattern costs {cost} bytes");
     assert_eq!(site.server.internal("disks/os1").await["readers"], json!([]), "it was read");
 
+    for (kind, name) in [("disks", "copy"), ("snapshots", "snap")] {
+        let tail = format!("{kind}/{name}");
+        let create = json!({"createOption": "Copy", "sourceResourceId": site.server.id("disks/os1").to_string()});
+        let body = json!({"location": "eastus", "properties": {"creationData": create}});
+        site.server.put(&tail, body).await.unwrap();
+        let manifest = site.server.internal(&tail).await["base"]["manifest"].clone();
+        assert!(site.server.stored("eastus", manifest.as_str().unwrap()).await == expected(), "{tail}");
+    }
+
     // The machine goes on, on bytes that the version does not share.
     site.power("start").await.unwrap();
     site.power("deallocate").await.unwrap();
