@@ -96,7 +96,7 @@ impl Storage {
             return Err(StorageError::internal(format!("blob {} is a VHD, but not kept as one", row.row.id)));
         }
         let stored = base.manifest.map(|manifest| Stored { manifest, size_bytes: base.stored });
-        Ok(Ok(FoundDisk { base: stored, size_bytes: base.tail_at }))
+        Ok(Ok(FoundDisk { base: stored, size_bytes: base.tail_at, overlay: None }))
     }
 }
 
