@@ -4,7 +4,7 @@
 # A check runs a real client, says what it proves, and never ends the run; the client's words are shown where it fails.
 
 passed=0 failed=0 server='' out='' err=''
-: "${work:=}" "${data:=}" "${lazuli:=}"
+: "${work:=}" "${data:=}" "${lazuli:=}" "${exchanges:=}"
 
 # A broken exit would leave machines running: everything that was started is ended here.
 finish() {
@@ -24,7 +24,7 @@ finish() {
 }
 
 start_server() {
-  "$lazuli" serve --data-dir "$data" --listen 127.0.0.1:0 > "$work/ready" 2>> "$work/serve.log" &
+  "$lazuli" serve --data-dir "$data" --listen 127.0.0.1:0 --record "$exchanges" > "$work/ready" 2>> "$work/serve.log" &
   server=$!
   for _ in $(seq 1200); do
     [ -s "$work/ready" ] && return

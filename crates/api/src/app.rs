@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::identity::{TokenConfig, bearer, metadata, openid, token};
 use crate::net::hosts::{OwnHosts, Service};
 use crate::net::server::Handler;
+use crate::record::Recorder;
 use crate::respond::{self, Reply};
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
@@ -28,6 +29,8 @@ pub(crate) struct App {
     pub own: Arc<OwnHosts>,
     /// What clients are told to wait between polls; never 0, which they take for 30 s (az-cli.md §2.4).
     pub retry_after_seconds: u64,
+    /// Where management exchanges are written to.
+    pub recorder: Option<Recorder>,
 }
 
 #[derive(Clone)]
@@ -113,13 +116,16 @@ async fn management(app: &App, context: &Context, body: Body) -> Reply {
         Err(error) if error.status == 401 => return bearer::challenge(app, context, &error),
         Err(error) => return respond::error(&error),
     };
-    let result = match body {
-        Ok(body) => arm::handle(app, context, caller, &body).await,
-        Err(error) => Err(error),
+    let result = match &body {
+        Ok(body) => arm::handle(app, context, caller, body).await,
+        Err(error) => Ok(respond::error(error)),
     };
     let mut response = result.unwrap_or_else(|e| respond::error(&e));
     respond::rate_limits(&context.method, response.headers_mut());
-    response
+    match &app.recorder {
+        Some(recorder) => recorder.exchange(context, &body.unwrap_or_default(), response).await,
+        None => response,
+    }
 }
 
 pub(crate) fn no_route(context: &Context) -> ArmError {

@@ -18,6 +18,8 @@ pub struct Context {
     pub path: String,
     /// As it was sent.
     pub raw_path: String,
+    /// As it was sent, without the question mark; empty where there is none.
+    pub raw_query: String,
     /// Names in lower case.
     pub query: BTreeMap<String, String>,
     pub headers: HeaderMap,
@@ -60,6 +62,7 @@ impl Context {
             client_request_id: given("x-ms-client-request-id"),
             request_id,
             raw_path,
+            raw_query: parts.uri.query().unwrap_or_default().to_owned(),
         })
     }
 

@@ -17,6 +17,7 @@ mod body;
 mod context;
 mod identity;
 mod net;
+mod record;
 mod respond;
 mod serve;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::net::ca::{CaError, LocalCa, write_new};
 use crate::net::hosts::OwnHosts;
 use crate::net::proxy::Proxy;
 use crate::net::server;
+use crate::record::Recorder;
 use lazuli_authz::SigningKey;
 use lazuli_authz::token::KeyError;
 use std::io;
@@ -46,6 +47,8 @@ pub struct ServeConfig {
     pub backend: Arc<dyn ArmBackend>,
     /// `None`: no storage account exists.
     pub blobs: Option<Arc<dyn BlobPlane>>,
+    /// A file that every management exchange is appended to, without its secrets.
+    pub record: Option<PathBuf>,
 }
 
 impl ServeConfig {
@@ -62,6 +65,7 @@ impl ServeConfig {
             retry_after: Duration::from_secs(1),
             backend,
             blobs: None,
+            record: None,
         }
     }
 }
@@ -87,6 +91,12 @@ pub enum ServeError {
     },
     #[error("the proxy would listen on {0}; it has no authentication and must stay on a loopback address")]
     ProxyNotLoopback(SocketAddr),
+    #[error("cannot write exchanges to {path}")]
+    Record {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
 }
@@ -136,6 +146,10 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
         };
         tasks.spawn(server::run(listener, None, proxy, shutdown.clone()));
     }
+    let recorder = match config.record {
+        Some(path) => Some(Recorder::open(&path).map_err(|source| ServeError::Record { path, source })?),
+        None => None,
+    };
     let base_url = own.base();
     let app = App {
         backend: config.backend,
@@ -143,6 +157,7 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
         tokens: TokenConfig { key, lifetime: config.token_lifetime, home_tenant: config.home_tenant },
         own,
         retry_after_seconds: config.retry_after.as_secs().max(1),
+        recorder,
     };
     let tls = tls(ca)?;
     tasks.spawn(server::run(listener, Some(tls), Edge(Arc::new(app)), shutdown));

@@ -44,6 +44,9 @@ pub struct Args {
     /// Neither start nor watch a host process; virtual machines cannot be made until one runs.
     #[arg(long)]
     no_host: bool,
+    /// Append every management exchange to FILE, one JSON object a line, without tokens, passwords, keys and signatures.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -182,6 +185,7 @@ async fn listen(
         serve.proxy_listen = proxy_address;
         serve.proxy_passthrough = config.proxy_passthrough;
         serve.host_names.clone_from(&config.host_names);
+        serve.record.clone_from(&args.record);
         serve.home_tenant = credentials.as_ref().map(|c| c.tenant_id.clone());
         if let Some(seconds) = config.token_lifetime_seconds {
             serve.token_lifetime = Duration::from_secs(seconds);

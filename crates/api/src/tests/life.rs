@@ -107,3 +107,21 @@ async fn the_data_plane_is_told_whose_token_it_is() {
     assert_eq!(ask(server.token().await).await, "InvalidAuthenticationTokenAudience", "a management token");
     assert_eq!(ask("junk".to_owned()).await, "InvalidAuthenticationToken");
 }
+
+#[tokio::test]
+async fn exchanges_are_recorded_without_what_opens_doors() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("exchanges.jsonl");
+    let server = Server::with(|c| c.record = Some(file.clone())).await;
+    let token = server.token().await;
+    let sent = r#"{"location": "eastus", "properties": {"adminPassword": "hidden-word"}}"#;
+    assert_eq!(server.arm(Method::PUT, &gallery(), Some(sent)).await.status(), 201);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("hidden-word") && !text.contains(&token), "{text}");
+    let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+    assert_eq!((&line["method"], &line["status"]), (&"PUT".into(), &201.into()));
+    assert_eq!(line["url"], server.url(&gallery()));
+    assert_eq!(line["requestBody"]["location"], "eastus");
+    assert!(line["headers"]["content-type"].as_str().unwrap().starts_with("application/json"), "{line}");
+    assert_eq!(line["body"]["name"], "g");
+}

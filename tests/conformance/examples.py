@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Sends every example of the Swagger as a request, and compares the answer's status with the example's.
+
+    examples.py DATA_DIR SPEC_DIR [WORD]     (with a WORD: only examples whose name has it)
+
+Ids and regions of an example are taken to this server's (examples.json: `replace`), properties that the rest would fail with are left
+out (`without`), and what it refers to is made first. Resources
+that an example creates are deleted before it, so that it creates them. An example matches when its first answer has one of its
+statuses and the operation that it starts succeeds; the bodies are checked by oav (part `traffic`). Examples that do not match need a
+reason in examples.json.
+"""
+
+import collections
+import json
+import pathlib
+import re
+import sys
+import urllib.parse
+
+from client import Client, Failure
+from fixtures import Prerequisites, type_of
+
+HERE = pathlib.Path(__file__).parent
+SPEC = "specification/compute/resource-manager/Microsoft.Compute"
+AREAS = [
+    ("GalleryRP/stable/2024-03-03", r"^(Galler|Shared|Community|SoftDeleted)"),
+    ("DiskRP/stable/2025-01-02", r"^(Disks|Snapshots|DiskAccesses)_"),
+    ("ComputeRP/stable/2025-04-01", r"^(Images|VirtualMachineImages|VirtualMachineImagesEdgeZone)_"),
+]
+# Creating first, so that there is something to read; deleting last.
+ORDER = ["put", "get", "patch", "post", "delete"]
+
+
+def examples(spec):
+    """(operation id, name, method, path template, parameters of the operation, example)"""
+    found = []
+    for area, pattern in AREAS:
+        folder = pathlib.Path(spec) / SPEC / area
+        swagger = json.loads(next(folder.glob("*.json")).read_text(encoding="utf-8"))
+        for path, methods in swagger["paths"].items():
+            for method, operation in methods.items():
+                if method not in ORDER or not re.search(pattern, operation["operationId"]):
+                    continue
+                parameters = [resolved(swagger, p) for p in operation.get("parameters", [])]
+                for reference in (operation.get("x-ms-examples") or {}).values():
+                    file = folder / reference["$ref"]
+                    example = json.loads(file.read_text(encoding="utf-8"))
+                    found.append((operation["operationId"], file.stem, method, path, parameters, example))
+    return sorted(found, key=lambda e: (e[0].split("_")[0], ORDER.index(e[2])))
+
+
+def resolved(swagger, parameter):
+    """A parameter that stands in this file; those of other files are the common ones of the path and the query."""
+    reference = parameter.get("$ref", "")
+    if reference.startswith("#/parameters/"):
+        return swagger["parameters"][reference.rsplit("/", 1)[-1]]
+    return parameter
+
+
+class Run:
+    def __init__(self, client, rules):
+        self.client = client
+        self.rules = rules
+        self.needs = Prerequisites(client, "westus", generalized=lambda path: "image" in path.lower() or "myVirtualMachine" in path)
+
+    def adapted(self, value):
+        """The example's value with this server's subscription, group and regions."""
+        if isinstance(value, dict):
+            return {k: self.adapted(v) for k, v in value.items() if k not in self.rules["without"]}
+        if isinstance(value, list):
+            return [self.adapted(v) for v in value]
+        if isinstance(value, str):
+            for old, new in self.rules["replace"]:
+                value = re.sub(old, new.replace("{subscription}", self.client.subscription), value)
+        return value
+
+    def request(self, method, path, parameters, example):
+        given = {k.lower(): self.adapted(v) for k, v in example["parameters"].items()}
+        given["subscriptionid"] = self.client.subscription
+        given.setdefault("resourcegroupname", "examples")
+        body, query = None, {"api-version": example["parameters"]["api-version"]}
+        named = {p.get("name", ""): p for p in parameters}
+        for name, parameter in named.items():
+            if parameter.get("in") == "body":
+                body = given.get(name.lower())
+            elif parameter.get("in") == "query" and name != "api-version" and name.lower() in given:
+                query[name] = str(given[name.lower()])
+        # A body that the example calls by another name than the Swagger.
+        if body is None and method in ("put", "patch", "post"):
+            body = next((v for v in given.values() if isinstance(v, dict)), None)
+        path = re.sub(r"\{(\w+)\}", lambda m: urllib.parse.quote(str(given.get(m[1].lower(), m[1]))), path)
+        return path, f"{path}?{urllib.parse.urlencode(query)}", body
+
+    def send(self, method, path, parameters, example):
+        """What is wrong with the answer; empty if nothing is."""
+        path, url, body = self.request(method, path, parameters, example)
+        if "/resourceGroups/" in path:
+            self.needs.group(path.split("/resourceGroups/")[1].split("/")[0])
+        if body is not None:
+            self.needs.named_in(json.dumps(body))
+        if method == "put":
+            self.forget(path)
+            self.needs.resource(path.rsplit("/", 2)[0])
+        else:
+            target = path
+            while target and not type_of(target):
+                target = target.rpartition("/")[0]
+            self.needs.ready.discard(target.lower())
+            self.needs.resource(target)
+        answer = self.client.send(method.upper(), url, body)
+        statuses = list(example["responses"])
+        if str(answer.status) not in statuses:
+            return f"{answer.status} instead of {' or '.join(statuses)}: {': '.join(answer.error()[:2])}"
+        last = self.client.end(answer, path)
+        if isinstance(last.body, dict) and last.body.get("status") in ("Failed", "Canceled"):
+            return f"the operation ends with {': '.join(last.error()[:2])}"
+        return ""
+
+    def forget(self, path):
+        """Deletes what an earlier example made under the name of this one."""
+        answer = self.client.send("DELETE", path)
+        if answer.ok:
+            self.client.end(answer, path)
+        self.needs.ready.discard(path.lower())
+
+
+def main():
+    client = Client.of(sys.argv[1])
+    with open(HERE / "examples.json", encoding="utf-8") as file:
+        rules = json.load(file)
+    word = sys.argv[3] if len(sys.argv) > 3 else ""
+    run = Run(client, rules)
+    table, lines, used = collections.defaultdict(collections.Counter), [], set()
+    for operation, name, method, path, parameters, example in examples(sys.argv[2]):
+        if word not in f"{operation} {name}":
+            continue
+        try:
+            wrong = run.send(method, path, parameters, example)
+        except Failure as failure:
+            wrong = str(failure)
+        reason = ""
+        if wrong:
+            for index, rule in enumerate(rules["differences"]):
+                if re.search(rule["example"], f"{operation} {name}") and re.search(rule.get("found", ""), wrong):
+                    reason = rule["reason"]
+                    used.add(index)
+                    break
+        outcome = "match" if not wrong else "reason" if reason else "OPEN"
+        table[operation.split("_")[0]][outcome] += 1
+        if wrong:
+            lines.append((reason, f"{operation} {name}: {wrong[:400]}"))
+    for area, counts in table.items():
+        print(f"  {area:45} {counts['match']:3} match {counts['reason']:3} with a reason {counts['OPEN']:3} open")
+    for reason in sorted({r for r, _ in lines if r}):
+        print(f"  with a reason: {reason}")
+        for line in [text for r, text in lines if r == reason]:
+            print(f"      {line[:160]}")
+    for reason, line in lines:
+        if not reason:
+            print(f"  OPEN {line}")
+    for problem in run.needs.problems:
+        print(f"  NOTE {problem[:300]}")
+    for index, rule in enumerate(rules["differences"]):
+        if index not in used and not word:
+            print(f"  note: no example has this reason any more: {rule['reason']} ({rule['example']})")
+    count = collections.Counter()
+    for counts in table.values():
+        count.update(counts)
+    print(f"examples: {count['match']} match, {count['reason']} differ with a reason, {count['OPEN']} differ without one")
+    sys.exit(1 if count["OPEN"] else 0)
+
+
+if __name__ == "__main__":
+    main()
