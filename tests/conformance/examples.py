@@ -61,21 +61,23 @@ class Run:
     def __init__(self, client, rules):
         self.client = client
         self.rules = rules
-        self.needs = Prerequisites(client, "westus", generalized=lambda path: "image" in path.lower() or "myVirtualMachine" in path)
+        self.sent = {}
+        self.needs = Prerequisites(client, "westus", lambda path: self.sent, lambda path: "myVirtualMachine" in path)
 
-    def adapted(self, value):
+    def adapted(self, value, without=()):
         """The example's value with this server's subscription, group and regions."""
         if isinstance(value, dict):
-            return {k: self.adapted(v) for k, v in value.items() if k not in self.rules["without"]}
+            return {k: self.adapted(v, without) for k, v in value.items() if k not in without}
         if isinstance(value, list):
-            return [self.adapted(v) for v in value]
+            return [self.adapted(v, without) for v in value]
         if isinstance(value, str):
             for old, new in self.rules["replace"]:
                 value = re.sub(old, new.replace("{subscription}", self.client.subscription), value)
         return value
 
-    def request(self, method, path, parameters, example):
-        given = {k.lower(): self.adapted(v) for k, v in example["parameters"].items()}
+    def request(self, operation, method, path, parameters, example):
+        without = [name for pattern, name in self.rules["without"] if re.search(pattern, operation)]
+        given = {k.lower(): self.adapted(v, without) for k, v in example["parameters"].items()}
         given["subscriptionid"] = self.client.subscription
         given.setdefault("resourcegroupname", "examples")
         body, query = None, {"api-version": example["parameters"]["api-version"]}
@@ -91,11 +93,13 @@ class Run:
         path = re.sub(r"\{(\w+)\}", lambda m: urllib.parse.quote(str(given.get(m[1].lower(), m[1]))), path)
         return path, f"{path}?{urllib.parse.urlencode(query)}", body
 
-    def send(self, method, path, parameters, example):
+    def send(self, operation, method, path, parameters, example):
         """What is wrong with the answer; empty if nothing is."""
-        path, url, body = self.request(method, path, parameters, example)
+        path, url, body = self.request(operation, method, path, parameters, example)
         if "/resourceGroups/" in path:
             self.needs.group(path.split("/resourceGroups/")[1].split("/")[0])
+        # What is updated should have been made like this.
+        self.sent = (body or {}).get("properties") or {}
         if body is not None:
             self.needs.named_in(json.dumps(body))
         if method == "put":
@@ -135,7 +139,7 @@ def main():
         if word not in f"{operation} {name}":
             continue
         try:
-            wrong = run.send(method, path, parameters, example)
+            wrong = run.send(operation, method, path, parameters, example)
         except Failure as failure:
             wrong = str(failure)
         reason = ""

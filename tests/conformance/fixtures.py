@@ -147,7 +147,12 @@ class Prerequisites:
         name, parent = path.rsplit("/", 1)[-1], path.rsplit("/", 2)[0]
         if type_of(parent):
             self.resource(parent)
-        facts = self.facts(path)
+        # What is read-only may not be sent.
+        facts = {k: v for k, v in self.facts(path).items() if v}
+        if isinstance(facts.get("publishingProfile"), dict):
+            facts["publishingProfile"].pop("publishedDate", None)
+        if not ((facts.get("storageProfile") or {}).get("source") or {}).get("id"):
+            facts.pop("storageProfile", None)
 
         def known(*names):
             return {n: facts[n] for n in names if n in facts}
@@ -161,7 +166,8 @@ class Prerequisites:
             "microsoft.compute/galleries": lambda: fixtures.gallery(name),
             "microsoft.compute/galleries/images": lambda: fixtures.definition(
                 name, parent, **known("osType", "osState", "hyperVGeneration", "identifier")),
-            "microsoft.compute/galleries/images/versions": lambda: fixtures.version(name, parent, **known("publishingProfile")),
+            "microsoft.compute/galleries/images/versions": lambda: fixtures.version(
+                name, parent, facts.get("storageProfile"), **known("publishingProfile")),
             "microsoft.compute/galleries/applications": lambda: fixtures.put(path, {"properties": {"supportedOSType": "Linux"}}),
             "microsoft.network/networkinterfaces": lambda: fixtures.interface(name.removesuffix("-nic")),
         }

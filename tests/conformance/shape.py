@@ -12,7 +12,8 @@ OPERATION = re.compile(r"/providers/([^/]+)/locations/[^/]+/([^/?]+)/[^/?]+", re
 # Maps whose keys are the user's.
 FREE = {"tags"}
 # Values of the occasion.
-VOLATILE = {"id", "uniqueId", "vmId", "uniqueName", "etag", "startTime", "endTime", "principalId", "clientId", "tenantId", "resourceGuid"}
+VOLATILE = {"id", "uniqueId", "vmId", "uniqueName", "etag", "startTime", "endTime", "principalId", "clientId", "tenantId", "resourceGuid",
+            "macAddress", "internalDomainNameSuffix"}
 
 
 def plain(text):
@@ -73,7 +74,7 @@ def bodies(recorded, found, path=""):
     elif isinstance(recorded, list):
         if len(recorded) != len(found):
             yield "length", path, str(len(recorded)), str(len(found))
-        for want, have in zip(ordered(recorded), ordered(found)):
+        for want, have in pairs(recorded, found):
             yield from bodies(want, have, f"{path}[]")
     elif isinstance(recorded, str):
         key = path.rsplit(".", 1)[-1]
@@ -83,11 +84,16 @@ def bodies(recorded, found, path=""):
         yield "value", path, str(recorded), str(found)
 
 
-def ordered(items):
-    """Lists of named things are compared by name."""
-    if items and all(isinstance(i, dict) and isinstance(i.get("name"), str) for i in items):
-        return sorted(items, key=lambda i: i["name"].lower())
-    return items
+def pairs(recorded, found):
+    """Items that belong together: by name where both lists have things of the same names, else by their places."""
+    def named(items):
+        return {str(i["name"]).lower(): i for i in items if isinstance(i, dict) and i.get("name")}
+
+    want, have = named(recorded), named(found)
+    common = [name for name in want if name in have]
+    if common:
+        return [(want[name], have[name]) for name in common]
+    return list(zip(recorded, found))
 
 
 def brief(value):
