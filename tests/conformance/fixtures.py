@@ -159,7 +159,7 @@ class Prerequisites:
 
         makers = {
             "microsoft.compute/disks": lambda: fixtures.disk(name),
-            "microsoft.compute/snapshots": lambda: fixtures.snapshot(name),
+            "microsoft.compute/snapshots": lambda: fixtures.snapshot(name, incremental=True),
             "microsoft.compute/diskaccesses": lambda: fixtures.put(path, {}),
             "microsoft.compute/virtualmachines": lambda: fixtures.machine(name, generalized=self.generalized(path)),
             "microsoft.compute/images": lambda: fixtures.managed_image(name),
