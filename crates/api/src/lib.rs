@@ -24,5 +24,5 @@ mod serve;
 mod tests;
 
 pub use backend::ArmBackend;
-pub use blob::{Bearer, BlobPlane, BlobRequest, DiskPlane};
+pub use blob::{Bearer, BlobPlane, BlobRequest, DiskPlane, StoragePlane};
 pub use serve::{Running, ServeConfig, ServeError, serve};

@@ -8,7 +8,7 @@ use crate::credentials::{Credentials, keep_port};
 use crate::data_dir::DataDir;
 use crate::{keeper, signals};
 use anyhow::Context;
-use lazuli_api::{DiskPlane, Running, ServeConfig, ServeError};
+use lazuli_api::{Running, ServeConfig, ServeError, StoragePlane};
 use lazuli_engine::{Bootstrap, Engine, EngineConfig};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -180,7 +180,7 @@ async fn listen(
     let mut proxy_address = wanted_proxy.map(|w| keep_port(w, last_proxy));
     loop {
         let mut serve = ServeConfig::new(dir.path(), Arc::new(engine.clone()));
-        serve.blobs = Some(Arc::new(DiskPlane::new(engine.blobs().clone())));
+        serve.blobs = Some(Arc::new(StoragePlane::new(engine.clone())));
         serve.listen = address;
         serve.proxy_listen = proxy_address;
         serve.proxy_passthrough = config.proxy_passthrough;

@@ -39,9 +39,13 @@ const fn tables() -> [[u64; 256]; LANES] {
 }
 
 fn crc64(data: &[u8]) -> u64 {
+    !extended(!0, data)
+}
+
+/// The state of a checksum after further bytes; it begins as all ones and is inverted at the end.
+fn extended(mut crc: u64, data: &[u8]) -> u64 {
     let low = |value: u64| usize::from(value.to_le_bytes()[0]);
     let (words, rest) = data.as_chunks::<LANES>();
-    let mut crc = !0;
     for word in words {
         let mixed = (crc ^ u64::from_le_bytes(*word)).to_le_bytes();
         crc = (0..LANES).fold(0, |sum, i| sum ^ TABLES[LANES - 1 - i][usize::from(mixed[i])]);
@@ -49,7 +53,29 @@ fn crc64(data: &[u8]) -> u64 {
     for byte in rest {
         crc = TABLES[0][low(crc ^ u64::from(*byte))] ^ (crc >> 8);
     }
-    !crc
+    crc
+}
+
+/// Both checksums of what passes by.
+pub(super) struct Running {
+    md5: Md5,
+    crc64: u64,
+}
+
+impl Running {
+    pub fn new() -> Self {
+        Self { md5: Md5::new(), crc64: !0 }
+    }
+
+    pub fn update(&mut self, data: &[u8]) {
+        self.md5.update(data);
+        self.crc64 = extended(self.crc64, data);
+    }
+
+    /// MD5 and CRC-64 as in their headers.
+    pub fn end(self) -> (String, String) {
+        (STANDARD.encode(self.md5.finalize()), STANDARD.encode((!self.crc64).to_le_bytes()))
+    }
 }
 
 /// As in `x-ms-content-crc64`.
@@ -92,6 +118,16 @@ mod tests {
             }
             assert_eq!(crc64(&data[..len]), !crc, "{len}");
         }
+    }
+
+    #[test]
+    fn pieces_count_as_the_whole() {
+        let data: Vec<u8> = (0..=255).collect();
+        let mut running = Running::new();
+        for piece in data.chunks(37) {
+            running.update(piece);
+        }
+        assert_eq!(running.end(), (md5_text(&data), crc64_text(&data)));
     }
 
     #[test]

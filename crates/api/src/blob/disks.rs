@@ -23,7 +23,7 @@ const BODIES: usize = 32;
 /// Checksums of a range are given up to this length, as in Azure.
 const MAX_CHECKED: u64 = 4 << 20;
 /// Spoken where the client names no version.
-const VERSION: &str = "2021-12-02";
+pub(super) const VERSION: &str = "2021-12-02";
 
 /// Serves the SAS URLs of managed disks.
 pub struct DiskPlane {
@@ -62,7 +62,7 @@ impl BlobPlane for DiskPlane {
     }
 }
 
-fn decorate(asked: &http::HeaderMap, request_id: &str, response: &mut Reply) {
+pub(super) fn decorate(asked: &http::HeaderMap, request_id: &str, response: &mut Reply) {
     let text = |name| asked.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     let headers = response.headers_mut();
     reply::insert(headers, "x-ms-request-id", request_id);

@@ -3,11 +3,13 @@
 //! The edge finds the account (host label or first path segment) and hands the request over as it is, body unread.
 //! Bearer tokens are checked here; shared keys and SAS are the data plane's own matter.
 
+mod account;
 mod digest;
 mod disks;
 mod reply;
 mod request;
 
+pub use account::StoragePlane;
 pub use disks::DiskPlane;
 
 use crate::respond::{Reply, empty};

@@ -53,6 +53,30 @@ impl Ask {
         Ok(Self { container: container.to_owned(), blob: blob.to_owned(), query, headers: parts.headers.clone() })
     }
 
+    /// A request to a storage account: without a container for the account itself, without a blob for a container.
+    pub fn for_account(path: &str, parts: &Parts) -> Result<Self, Failure> {
+        let bad =
+            || Failure::new(400, "InvalidUri", "The requested URI does not represent any resource on the server.");
+        let path = percent_decode_str(path).decode_utf8().map_err(|_| bad())?;
+        let path = path.trim_start_matches('/');
+        let mut query = BTreeMap::new();
+        for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+            query.entry(name.to_ascii_lowercase()).or_insert_with(|| value.into_owned());
+        }
+        let is_container = query.get("restype").is_some_and(|v| v.eq_ignore_ascii_case("container"));
+        let (container, blob) = match path.split_once('/') {
+            Some((container, blob)) => (container, blob),
+            // A name alone is a blob of the root container.
+            None if !path.is_empty() && !is_container && !query.contains_key("restype") => ("$root", path),
+            None => (path, ""),
+        };
+        let too_long = blob.chars().count() > 1024;
+        if too_long || blob.contains('\0') {
+            return Err(Failure::new(400, "InvalidResourceName", "The specified resource name is not valid."));
+        }
+        Ok(Self { container: container.to_owned(), blob: blob.to_owned(), query, headers: parts.headers.clone() })
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok().map(str::trim).filter(|v| !v.is_empty())
     }
@@ -166,6 +190,17 @@ impl Ask {
         })
     }
 
+    /// What must hold of a copy's source.
+    pub fn source_conditions(&self) -> Result<Conditions, Failure> {
+        Ok(Conditions {
+            if_match: self.header("x-ms-source-if-match").map(str::to_owned),
+            if_none_match: self.header("x-ms-source-if-none-match").map(str::to_owned),
+            if_modified_since: self.date("x-ms-source-if-modified-since")?,
+            if_unmodified_since: self.date("x-ms-source-if-unmodified-since")?,
+            sequence: Vec::new(),
+        })
+    }
+
     fn date(&self, name: &'static str) -> Result<Option<i64>, Failure> {
         let Some(text) = self.header(name) else {
             return Ok(None);
@@ -215,7 +250,7 @@ fn wrong_type() -> Failure {
 }
 
 /// `bytes=START-END` or `bytes=START-`.
-fn parse_range(text: &str) -> Option<Range<u64>> {
+pub(super) fn parse_range(text: &str) -> Option<Range<u64>> {
     let (start, end) = text.strip_prefix("bytes=")?.split_once('-')?;
     let start: u64 = start.trim().parse().ok()?;
     let end = match end.trim() {
