@@ -8,6 +8,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +22,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long requests in flight may take to end once the server is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Who is at the other end of a request's connection; an extension of the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub IpAddr);
 
 /// Answers one request; must not panic (panics are caught a level above).
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
@@ -71,8 +76,9 @@ async fn connection<H: Handler>(
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
     stream.set_nodelay(true)?;
+    let peer = Peer(stream.peer_addr()?.ip());
     let Some(acceptor) = acceptor else {
-        return http(stream, handler, shutdown).await;
+        return http(stream, peer, handler, shutdown).await;
     };
     let stream = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
@@ -80,17 +86,20 @@ async fn connection<H: Handler>(
             done.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake"))??
         }
     };
-    http(stream, handler, shutdown).await
+    http(stream, peer, handler, shutdown).await
 }
 
 async fn http<H: Handler>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
     handler: H,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.handle(request.map(Body::new)).await) }
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        async move { Ok::<_, Infallible>(handler.handle(request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -175,10 +175,12 @@ async fn blobs_of_all_kinds_with_a_shared_key() {
     let appended = w.send(w.plain(Method::PUT, "/c/a?comp=appendblock").body("one"), 201).await;
     assert_eq!(header(&appended, "x-ms-blob-append-offset"), "0");
 
-    let text = w.send(w.plain(Method::GET, "/c?restype=container&comp=list&delimiter=/"), 200).await.text().await.unwrap();
+    let text =
+        w.send(w.plain(Method::GET, "/c?restype=container&comp=list&delimiter=/"), 200).await.text().await.unwrap();
     assert!(text.contains("<BlobPrefix><Name>d/</Name></BlobPrefix>"), "{text}");
     assert!(text.contains("<BlobType>AppendBlob</BlobType>") && text.contains("<Name>p</Name>"), "{text}");
-    let copy = w.plain(Method::PUT, "/c/copy").header("x-ms-copy-source", format!("{}/{ACCOUNT}/c/p", w.running.base_url));
+    let copy =
+        w.plain(Method::PUT, "/c/copy").header("x-ms-copy-source", format!("{}/{ACCOUNT}/c/p", w.running.base_url));
     assert_eq!(header(&w.send(copy, 202).await, "x-ms-copy-status"), "success");
     let foreign = w.plain(Method::PUT, "/c/copy").header("x-ms-copy-source", "https://example.com/acct1/c/p");
     w.refused(foreign, 404, "CannotVerifyCopySource").await;
@@ -279,7 +281,10 @@ async fn blocks_leases_and_what_is_not_there() {
     let snapshot = w.send(w.plain(Method::PUT, "/c/b?comp=snapshot"), 201).await;
     let time = header(&snapshot, "x-ms-snapshot").to_owned();
     w.refused(w.plain(Method::DELETE, "/c/b"), 409, "SnapshotsPresent").await;
-    assert_eq!(w.send(w.plain(Method::GET, &format!("/c/b?snapshot={time}")), 200).await.text().await.unwrap(), "BBBBAAAA");
+    assert_eq!(
+        w.send(w.plain(Method::GET, &format!("/c/b?snapshot={time}")), 200).await.text().await.unwrap(),
+        "BBBBAAAA"
+    );
     w.send(w.plain(Method::DELETE, "/c/b").header("x-ms-delete-snapshots", "include"), 202).await;
 
     for (method, path, status, code) in [

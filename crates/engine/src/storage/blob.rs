@@ -1,6 +1,7 @@
 //! What all kinds of blobs have in common: reading, headers, metadata, tier, lease, snapshots, deletion.
 
 use super::lease::On;
+use super::settle::require_arrived;
 use super::source::Opened;
 use super::{Access, BlobInfo, BlobKind, Code, LeaseAction, Place, Storage, StorageError, owner};
 use crate::blobs::{ContentHeaders, check_metadata};
@@ -29,18 +30,16 @@ impl Storage {
         let row = self.load(at).await?;
         access.conditions.check_read(&row.properties())?;
         row.body.lease.check_read(access.lease.as_deref(), On::Blob, self.now_ms())?;
-        let view = match self.view(&at.account, &row).await {
-            Ok(view) => (row, view),
+        require_arrived(&row)?;
+        match self.view(&at.account, &row).await {
+            Ok(view) => Ok(Opened { info: row.info(), view: Arc::new(view) }),
             // Settled between the two steps: the row names other files now.
             Err(_) if row.content.staging.is_some() => {
                 let row = self.load(at).await?;
-                let view = self.view(&at.account, &row).await?;
-                (row, view)
+                Ok(Opened { info: row.info(), view: Arc::new(self.view(&at.account, &row).await?) })
             }
-            Err(error) => return Err(error),
-        };
-        let (row, view) = view;
-        Ok(Opened { info: row.info(), view: Arc::new(view) })
+            Err(error) => Err(error),
+        }
     }
 
     /// The properties alone.

@@ -145,10 +145,7 @@ impl Storage {
     fn check_write(&self, row: &BlobRow, access: &Access) -> Result<(), StorageError> {
         access.conditions.check_write(&row.properties())?;
         row.body.lease.check_write(access.lease.as_deref(), lease::On::Blob, self.now_ms())?;
-        if row.body.copy.as_ref().is_some_and(|copy| copy.status == "pending") {
-            return Err(Code::PendingCopyOperation.into());
-        }
-        Ok(())
+        settle::require_arrived(row)
     }
 
     /// Replaces the row that was loaded, with further changes in the same transaction.

@@ -36,6 +36,7 @@ impl Storage {
     /// The blob with all its bytes in the content store.
     pub(super) async fn settled(&self, at: &Place) -> Result<BlobRow, StorageError> {
         let row = self.load(at).await?;
+        require_arrived(&row)?;
         if row.content.staging.is_none() {
             return Ok(row);
         }
@@ -47,6 +48,7 @@ impl Storage {
     /// The same for who has the blob's gate.
     pub(super) async fn settle_alone(&self, at: &Place, stop: &CancellationToken) -> Result<BlobRow, StorageError> {
         let mut row = self.load(at).await?;
+        require_arrived(&row)?;
         let Some(staging) = row.content.staging.clone() else { return Ok(row) };
         let view = Arc::new(self.view(&at.account, &row).await?);
         let (settled, _guard) = self.ingest(&at.account, view, stop).await?;
@@ -219,6 +221,14 @@ fn clean_blocks(container: &Path) -> std::io::Result<()> {
 fn age_of(path: &Path) -> std::io::Result<Duration> {
     let modified = std::fs::metadata(path)?.modified()?;
     Ok(SystemTime::now().duration_since(modified).unwrap_or_default())
+}
+
+/// The bytes of a pending copy are not here yet.
+pub(super) fn require_arrived(row: &BlobRow) -> Result<(), StorageError> {
+    match &row.body.copy {
+        Some(copy) if copy.status == "pending" => Err(Code::PendingCopyOperation.into()),
+        _ => Ok(()),
+    }
 }
 
 /// What a settled blob of this kind and size may be taken for: the code says why not.

@@ -1,6 +1,6 @@
 //! A VHD in a blob as the source of a disk: found by its URL among this server's accounts, judged, its bytes shared.
 
-use super::{Account, Code, Place, Storage, StorageError};
+use super::{Account, Place, Storage, StorageError};
 use crate::operations::disk_end_access::vhd_error;
 use crate::provider::Context;
 use crate::sources::FoundDisk;
@@ -76,9 +76,6 @@ impl Storage {
     /// The disk in a fixed VHD.
     async fn fixed_vhd(&self, at: &Place) -> Result<Result<FoundDisk, VhdError>, StorageError> {
         let row = self.settled(at).await?;
-        if row.body.copy.as_ref().is_some_and(|copy| copy.status == "pending") {
-            return Err(Code::PendingCopyOperation.into());
-        }
         let size = row.size();
         if size < 2 * vhd::FOOTER_LEN {
             return Ok(Err(VhdError::TooShort { len: size }));

@@ -13,6 +13,7 @@ use lazuli_engine::Engine;
 use lazuli_engine::StorageAccount;
 use lazuli_engine::call::Caller;
 use lazuli_engine::storage::{Access, Account};
+use std::net::IpAddr;
 
 const CONTAINERS: &str = "Microsoft.Storage/storageAccounts/blobServices/containers";
 
@@ -74,7 +75,7 @@ pub(super) async fn identify(
             let blob = Some(ask.blob.as_str()).filter(|b| !b.is_empty());
             let target = Target { account: &account.name, container: &ask.container, blob, snapshot };
             let headers = header_pairs(parts);
-            by_sas(engine, account, &found, &target, &headers, ask).await
+            by_sas(engine, account, &found, &target, &headers, (ask, request.peer())).await
         }
         None => Ok(Who::Nobody),
     }
@@ -124,12 +125,11 @@ async fn by_sas(
     found: &Sas,
     target: &Target<'_>,
     headers: &[(&str, String)],
-    ask: &Ask,
+    (ask, ip): (&Ask, Option<IpAddr>),
 ) -> Result<Who, Failure> {
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let query: Vec<(&str, &str)> = ask.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let origin =
-        Origin { now: Timestamp::now(), ip: None, https: true, bearer: None, headers: &headers, query: &query };
+    let origin = Origin { now: Timestamp::now(), ip, https: true, bearer: None, headers: &headers, query: &query };
     let (rights, caller) = verified(engine, account, found, target, &origin).await?;
     Ok(Who::Sas(rights, caller))
 }
@@ -268,7 +268,7 @@ pub(super) async fn authorize_source(
             blob: Some(&ask.blob),
             snapshot: ask.query("snapshot"),
         };
-        let who = by_sas(engine, account, &found, &target, &[], ask).await?;
+        let who = by_sas(engine, account, &found, &target, &[], (ask, planned.peer)).await?;
         return authorize(engine, account, &who, &ask.container, &need).await;
     }
     let own = account.key == planned.account.key;

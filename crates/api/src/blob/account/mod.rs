@@ -22,6 +22,7 @@ use super::reply::{Failure, failure};
 use super::request::Ask;
 use super::{Bearer, BlobPlane, BlobRequest, no_such_account};
 use crate::body;
+use crate::net::server::Peer;
 use crate::respond::{self, Reply};
 use async_trait::async_trait;
 use auth::{Who, account_of};
@@ -30,6 +31,7 @@ use http::{HeaderName, HeaderValue, header};
 use lazuli_engine::storage::{Access, Account, Place, Storage};
 use lazuli_engine::{Engine, StorageAccount};
 use plan::Operation;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -53,6 +55,12 @@ struct Asked {
     parts: http::request::Parts,
 }
 
+impl Asked {
+    fn peer(&self) -> Option<IpAddr> {
+        self.parts.extensions.get::<Peer>().map(|peer| peer.0)
+    }
+}
+
 /// A request that may be served.
 struct Planned<'a> {
     engine: &'a Engine,
@@ -63,6 +71,7 @@ struct Planned<'a> {
     /// `https://host[:port]` by which the client reached the server.
     base: &'a str,
     path_style: bool,
+    peer: Option<IpAddr>,
     /// The SAS allows making blobs, not replacing them.
     only_new: bool,
 }
@@ -125,7 +134,7 @@ impl StoragePlane {
     ) -> Result<Reply, Failure> {
         let parts = &request.parts;
         let ask = Ask::for_account(&request.path, parts)?;
-        if !account.network.admit(None) {
+        if !account.network.admit(request.peer()) {
             let message = "This request is not authorized to perform this operation.";
             return Err(Failure::new(403, "AuthorizationFailure", message));
         }
@@ -145,6 +154,7 @@ impl StoragePlane {
             ask: &ask,
             base: &request.base,
             path_style: request.path_style,
+            peer: request.peer(),
             only_new,
         };
         let mut response = planned.run(operation, body).await?;
