@@ -99,7 +99,7 @@ impl World {
     }
 
     fn sas(&self, blob: Option<&str>, permissions: &str) -> String {
-        let target = Target { account: ACCOUNT, container: "c", blob, snapshot: None };
+        let target = Target { account: ACCOUNT, container: "cont", blob, snapshot: None };
         let fields = [
             ("sv", VERSION),
             ("sr", if blob.is_some() { "b" } else { "c" }),
@@ -125,14 +125,14 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_of_all_kinds_with_a_shared_key() {
     let w = World::start().await;
-    w.container("c").await;
-    let twice = w.plain(Method::PUT, "/c?restype=container");
+    w.container("cont").await;
+    let twice = w.plain(Method::PUT, "/cont?restype=container");
     w.refused(twice, 409, "ContainerAlreadyExists").await;
-    let block = w.plain(Method::PUT, "/c/d%2Fa%20b.txt").header("x-ms-blob-type", "BlockBlob");
+    let block = w.plain(Method::PUT, "/cont/d%2Fa%20b.txt").header("x-ms-blob-type", "BlockBlob");
     let made = w.send(block.header("content-type", "text/plain").header("x-ms-meta-k", "v").body("hello"), 201).await;
     assert_eq!(header(&made, "content-md5"), "XUFAKrxLKna5cZ2REBfFkg==");
     assert_eq!(header(&made, "x-ms-version"), VERSION);
-    let got = w.send(w.plain(Method::GET, "/c/d/a%20b.txt").header("x-ms-range", "bytes=1-3"), 206).await;
+    let got = w.send(w.plain(Method::GET, "/cont/d/a%20b.txt").header("x-ms-range", "bytes=1-3"), 206).await;
     for (name, value) in [
         ("content-range", "bytes 1-3/5"),
         ("content-type", "text/plain"),
@@ -146,153 +146,158 @@ async fn blobs_of_all_kinds_with_a_shared_key() {
     }
     let etag = header(&got, "etag").to_owned();
     assert_eq!(got.bytes().await.unwrap().as_ref(), b"ell");
-    let same = w.plain(Method::GET, "/c/d/a%20b.txt").header("if-none-match", etag);
+    let same = w.plain(Method::GET, "/cont/d/a%20b.txt").header("if-none-match", etag);
     w.send(same, 304).await;
-    w.refused(w.plain(Method::GET, "/c/d/a%20b.txt").header("range", "bytes=5-"), 416, "InvalidRange").await;
-    let corrupt = w.plain(Method::PUT, "/c/x").header("x-ms-blob-type", "BlockBlob");
+    w.refused(w.plain(Method::GET, "/cont/d/a%20b.txt").header("range", "bytes=5-"), 416, "InvalidRange").await;
+    let corrupt = w.plain(Method::PUT, "/cont/x").header("x-ms-blob-type", "BlockBlob");
     let corrupt = corrupt.header("content-md5", "1B2M2Y8AsgTpgAmY7PhCfg==").body("hello");
     w.refused(corrupt, 400, "Md5Mismatch").await;
-    w.refused(w.plain(Method::GET, "/c/x"), 404, "BlobNotFound").await;
+    w.refused(w.plain(Method::GET, "/cont/x"), 404, "BlobNotFound").await;
     w.refused(w.plain(Method::GET, "/none/x"), 404, "ContainerNotFound").await;
 
-    let page = w.plain(Method::PUT, "/c/p").header("x-ms-blob-type", "PageBlob");
+    let page = w.plain(Method::PUT, "/cont/p").header("x-ms-blob-type", "PageBlob");
     w.send(page.header("x-ms-blob-content-length", 4096), 201).await;
     let put = |body: Vec<u8>| {
-        let put = w.plain(Method::PUT, "/c/p?comp=page").header("x-ms-page-write", "update");
+        let put = w.plain(Method::PUT, "/cont/p?comp=page").header("x-ms-page-write", "update");
         put.header("x-ms-range", "bytes=512-1023").body(body)
     };
     let done = w.send(put(vec![1; 512]), 201).await;
     header(&done, "x-ms-content-crc64");
     assert_eq!(header(&done, "x-ms-blob-sequence-number"), "0");
     w.refused(put(vec![1; 511]), 416, "InvalidPageRange").await;
-    let list = w.send(w.plain(Method::GET, "/c/p?comp=pagelist"), 200).await;
+    let list = w.send(w.plain(Method::GET, "/cont/p?comp=pagelist"), 200).await;
     assert_eq!(header(&list, "x-ms-blob-content-length"), "4096");
     assert!(list.text().await.unwrap().contains("<PageRange><Start>512</Start><End>1023</End></PageRange>"));
-    w.refused(w.plain(Method::PUT, "/c/p?comp=block&blockid=AAAA").body("x"), 409, "InvalidBlobType").await;
+    w.refused(w.plain(Method::PUT, "/cont/p?comp=block&blockid=AAAA").body("x"), 409, "InvalidBlobType").await;
 
-    let append = w.plain(Method::PUT, "/c/a").header("x-ms-blob-type", "AppendBlob");
+    let append = w.plain(Method::PUT, "/cont/a").header("x-ms-blob-type", "AppendBlob");
     w.send(append, 201).await;
-    let appended = w.send(w.plain(Method::PUT, "/c/a?comp=appendblock").body("one"), 201).await;
+    let appended = w.send(w.plain(Method::PUT, "/cont/a?comp=appendblock").body("one"), 201).await;
     assert_eq!(header(&appended, "x-ms-blob-append-offset"), "0");
 
     let text =
-        w.send(w.plain(Method::GET, "/c?restype=container&comp=list&delimiter=/"), 200).await.text().await.unwrap();
+        w.send(w.plain(Method::GET, "/cont?restype=container&comp=list&delimiter=/"), 200).await.text().await.unwrap();
     assert!(text.contains("<BlobPrefix><Name>d/</Name></BlobPrefix>"), "{text}");
     assert!(text.contains("<BlobType>AppendBlob</BlobType>") && text.contains("<Name>p</Name>"), "{text}");
-    let copy =
-        w.plain(Method::PUT, "/c/copy").header("x-ms-copy-source", format!("{}/{ACCOUNT}/c/p", w.running.base_url));
+    let copy = w
+        .plain(Method::PUT, "/cont/copy")
+        .header("x-ms-copy-source", format!("{}/{ACCOUNT}/cont/p", w.running.base_url));
     assert_eq!(header(&w.send(copy, 202).await, "x-ms-copy-status"), "success");
-    let foreign = w.plain(Method::PUT, "/c/copy").header("x-ms-copy-source", "https://example.com/acct1/c/p");
+    let foreign = w.plain(Method::PUT, "/cont/copy").header("x-ms-copy-source", "https://example.com/acct1/cont/p");
     w.refused(foreign, 404, "CannotVerifyCopySource").await;
-    w.send(w.plain(Method::DELETE, "/c/p"), 202).await;
-    assert_eq!(w.send(w.plain(Method::GET, "/c/copy"), 200).await.bytes().await.unwrap().len(), 4096);
+    w.send(w.plain(Method::DELETE, "/cont/p"), 202).await;
+    assert_eq!(w.send(w.plain(Method::GET, "/cont/copy"), 200).await.bytes().await.unwrap().len(), 4096);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_do_what() {
     let w = World::start().await;
-    w.container("c").await;
+    w.container("cont").await;
     let put = |path: &str| w.plain(Method::PUT, path).header("x-ms-blob-type", "BlockBlob").body("hello");
-    w.send(put("/c/b"), 201).await;
+    w.send(put("/cont/b"), 201).await;
     let code = |response: Response| {
         let code = response.headers().get("x-ms-error-code").map(|v| v.to_str().unwrap().to_owned());
         (response.status().as_u16(), code.unwrap_or_default())
     };
     let refused = |status: u16, code: &str| (status, code.to_owned());
-    let nobody = w.plain(Method::GET, "/c/b").send().await.unwrap();
+    let nobody = w.plain(Method::GET, "/cont/b").send().await.unwrap();
     assert!(header(&nobody, "www-authenticate").starts_with("Bearer "));
     assert_eq!(code(nobody), refused(401, "NoAuthenticationInformation"));
-    let forged = w.plain(Method::GET, "/c/b").header("authorization", format!("SharedKey {ACCOUNT}:AAAA"));
+    let forged = w.plain(Method::GET, "/cont/b").header("authorization", format!("SharedKey {ACCOUNT}:AAAA"));
     let forged = forged.header("x-ms-date", jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
     assert_eq!(code(forged.send().await.unwrap()), refused(403, "AuthenticationFailed"));
-    let strange = w.plain(Method::GET, "/c/b").header("authorization", "Basic eDp5");
+    let strange = w.plain(Method::GET, "/cont/b").header("authorization", "Basic eDp5");
     assert_eq!(code(strange.send().await.unwrap()), refused(400, "InvalidAuthenticationInfo"));
 
     let with = |method: Method, path: &str, sas: &str| w.plain(method, &format!("{path}?{sas}"));
     let read = w.sas(Some("b"), "r");
-    assert_eq!(with(Method::GET, "/c/b", &read).send().await.unwrap().status(), 200);
-    assert_eq!(code(with(Method::GET, "/c/other", &read).send().await.unwrap()), refused(403, "AuthenticationFailed"));
-    let delete = with(Method::DELETE, "/c/b", &read).send().await.unwrap();
+    assert_eq!(with(Method::GET, "/cont/b", &read).send().await.unwrap().status(), 200);
+    assert_eq!(
+        code(with(Method::GET, "/cont/other", &read).send().await.unwrap()),
+        refused(403, "AuthenticationFailed")
+    );
+    let delete = with(Method::DELETE, "/cont/b", &read).send().await.unwrap();
     assert_eq!(code(delete), refused(403, "AuthorizationPermissionMismatch"));
     let create = w.sas(None, "c");
     let make = |path: &str| with(Method::PUT, path, &create).header("x-ms-blob-type", "BlockBlob").body("x").send();
-    assert_eq!(make("/c/new").await.unwrap().status(), 201);
-    assert_eq!(code(make("/c/new").await.unwrap()), refused(403, "UnauthorizedBlobOverwrite"));
-    let list = format!("/c?restype=container&comp=list&{}", w.sas(None, "l"));
+    assert_eq!(make("/cont/new").await.unwrap().status(), 201);
+    assert_eq!(code(make("/cont/new").await.unwrap()), refused(403, "UnauthorizedBlobOverwrite"));
+    let list = format!("/cont?restype=container&comp=list&{}", w.sas(None, "l"));
     assert_eq!(w.plain(Method::GET, &list).send().await.unwrap().status(), 200);
-    let acl = format!("/c?restype=container&comp=acl&{}", w.sas(None, "rwdl"));
+    let acl = format!("/cont?restype=container&comp=acl&{}", w.sas(None, "rwdl"));
     assert_eq!(code(w.plain(Method::GET, &acl).send().await.unwrap()), refused(403, "AuthorizationPermissionMismatch"));
 
     // A stored policy gives what the URL leaves out, and takes it back.
     let policies = "<SignedIdentifiers><SignedIdentifier><Id>p</Id><AccessPolicy><Expiry>2999-01-01</Expiry>\
                     <Permission>r</Permission></AccessPolicy></SignedIdentifier></SignedIdentifiers>";
-    let acl = || w.plain(Method::PUT, "/c?restype=container&comp=acl");
+    let acl = || w.plain(Method::PUT, "/cont?restype=container&comp=acl");
     w.send(acl().body(policies), 200).await;
-    let shown = w.send(w.plain(Method::GET, "/c?restype=container&comp=acl"), 200).await.text().await.unwrap();
+    let shown = w.send(w.plain(Method::GET, "/cont?restype=container&comp=acl"), 200).await.text().await.unwrap();
     assert!(shown.contains("<Id>p</Id>") && shown.contains("<Permission>r</Permission>"), "{shown}");
-    let target = Target { account: ACCOUNT, container: "c", blob: Some("b"), snapshot: None };
+    let target = Target { account: ACCOUNT, container: "cont", blob: Some("b"), snapshot: None };
     let stored = sign_service(&[("sv", VERSION), ("sr", "b"), ("si", "p")], &target, &w.key).unwrap();
-    assert_eq!(with(Method::GET, "/c/b", &stored).send().await.unwrap().status(), 200);
+    assert_eq!(with(Method::GET, "/cont/b", &stored).send().await.unwrap().status(), 200);
     w.send(acl().header("x-ms-blob-public-access", "blob"), 200).await;
-    assert_eq!(code(with(Method::GET, "/c/b", &stored).send().await.unwrap()), refused(403, "AuthenticationFailed"));
+    assert_eq!(code(with(Method::GET, "/cont/b", &stored).send().await.unwrap()), refused(403, "AuthenticationFailed"));
     // Blobs of a public container are everybody's to read, its list is not.
-    assert_eq!(w.plain(Method::GET, "/c/b").send().await.unwrap().status(), 200);
-    let list = w.plain(Method::GET, "/c?restype=container&comp=list").send().await.unwrap();
+    assert_eq!(w.plain(Method::GET, "/cont/b").send().await.unwrap().status(), 200);
+    let list = w.plain(Method::GET, "/cont?restype=container&comp=list").send().await.unwrap();
     assert_eq!(code(list), refused(401, "NoAuthenticationInformation"));
-    let write = put("/c/b").send().await.unwrap();
+    let write = put("/cont/b").send().await.unwrap();
     assert_eq!(code(write), refused(401, "NoAuthenticationInformation"));
-    let other = w.client.get(format!("{}/nosuchaccount/c/b", w.running.base_url)).send().await.unwrap();
+    let other = w.client.get(format!("{}/nosuchaccount/cont/b", w.running.base_url)).send().await.unwrap();
     assert_eq!(code(other), refused(404, "ResourceNotFound"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blocks_leases_and_what_is_not_there() {
     let w = World::start().await;
-    w.container("c").await;
-    let block = |id: &str| w.plain(Method::PUT, &format!("/c/b?comp=block&blockid={id}")).body(id.to_owned());
+    w.container("cont").await;
+    let block = |id: &str| w.plain(Method::PUT, &format!("/cont/b?comp=block&blockid={id}")).body(id.to_owned());
     for id in ["AAAA", "BBBB"] {
         w.send(block(id), 201).await;
     }
-    let all = || w.plain(Method::GET, "/c/b?comp=blocklist&blocklisttype=all");
+    let all = || w.plain(Method::GET, "/cont/b?comp=blocklist&blocklisttype=all");
     let lists = w.send(all(), 200).await.text().await.unwrap();
     assert!(lists.contains("<CommittedBlocks></CommittedBlocks><UncommittedBlocks><Block><Name>AAAA"), "{lists}");
     let commit = |list: &str| {
         let body = format!("<?xml version=\"1.0\"?><BlockList>{list}</BlockList>");
-        w.plain(Method::PUT, "/c/b?comp=blocklist").header("x-ms-blob-content-type", "text/plain").body(body)
+        w.plain(Method::PUT, "/cont/b?comp=blocklist").header("x-ms-blob-content-type", "text/plain").body(body)
     };
     w.refused(commit("<Latest>CCCC</Latest>"), 400, "InvalidBlockList").await;
     w.refused(commit("<Latest>"), 400, "InvalidXmlDocument").await;
     w.send(commit("<Uncommitted>BBBB</Uncommitted><Latest>AAAA</Latest>"), 201).await;
-    let got = w.send(w.plain(Method::GET, "/c/b"), 200).await;
+    let got = w.send(w.plain(Method::GET, "/cont/b"), 200).await;
     assert_eq!(header(&got, "content-type"), "text/plain");
     assert_eq!(got.text().await.unwrap(), "BBBBAAAA");
 
-    let lease = |action: &str| w.plain(Method::PUT, "/c/b?comp=lease").header("x-ms-lease-action", action.to_owned());
+    let lease =
+        |action: &str| w.plain(Method::PUT, "/cont/b?comp=lease").header("x-ms-lease-action", action.to_owned());
     let got = w.send(lease("acquire").header("x-ms-lease-duration", "15"), 201).await;
     let id = header(&got, "x-ms-lease-id").to_owned();
     w.refused(lease("acquire").header("x-ms-lease-duration", "15"), 409, "LeaseAlreadyPresent").await;
     w.refused(lease("acquire").header("x-ms-lease-duration", "14"), 400, "InvalidHeaderValue").await;
-    w.refused(w.plain(Method::DELETE, "/c/b"), 412, "LeaseIdMissing").await;
-    let head = w.send(w.plain(Method::HEAD, "/c/b"), 200).await;
+    w.refused(w.plain(Method::DELETE, "/cont/b"), 412, "LeaseIdMissing").await;
+    let head = w.send(w.plain(Method::HEAD, "/cont/b"), 200).await;
     assert_eq!((header(&head, "x-ms-lease-state"), header(&head, "x-ms-lease-duration")), ("leased", "fixed"));
     let broken = w.send(lease("break").header("x-ms-lease-break-period", "0"), 202).await;
     assert_eq!(header(&broken, "x-ms-lease-time"), "0");
     w.refused(lease("renew").header("x-ms-lease-id", &id), 409, "LeaseIsBrokenAndCannotBeRenewed").await;
-    let snapshot = w.send(w.plain(Method::PUT, "/c/b?comp=snapshot"), 201).await;
+    let snapshot = w.send(w.plain(Method::PUT, "/cont/b?comp=snapshot"), 201).await;
     let time = header(&snapshot, "x-ms-snapshot").to_owned();
-    w.refused(w.plain(Method::DELETE, "/c/b"), 409, "SnapshotsPresent").await;
+    w.refused(w.plain(Method::DELETE, "/cont/b"), 409, "SnapshotsPresent").await;
     assert_eq!(
-        w.send(w.plain(Method::GET, &format!("/c/b?snapshot={time}")), 200).await.text().await.unwrap(),
+        w.send(w.plain(Method::GET, &format!("/cont/b?snapshot={time}")), 200).await.text().await.unwrap(),
         "BBBBAAAA"
     );
-    w.send(w.plain(Method::DELETE, "/c/b").header("x-ms-delete-snapshots", "include"), 202).await;
+    w.send(w.plain(Method::DELETE, "/cont/b").header("x-ms-delete-snapshots", "include"), 202).await;
 
     for (method, path, status, code) in [
-        (Method::PUT, "/c/b?comp=undelete", 400, "UnsupportedQueryParameter"),
+        (Method::PUT, "/cont/b?comp=undelete", 400, "UnsupportedQueryParameter"),
         (Method::POST, "/?comp=batch", 400, "UnsupportedQueryParameter"),
-        (Method::PUT, "/c/b", 400, "MissingRequiredHeader"),
+        (Method::PUT, "/cont/b", 400, "MissingRequiredHeader"),
         (Method::PUT, "/-bad-?restype=container", 400, "InvalidResourceName"),
-        (Method::GET, "/c?restype=container&comp=list&maxresults=0", 400, "InvalidQueryParameterValue"),
+        (Method::GET, "/cont?restype=container&comp=list&maxresults=0", 400, "InvalidQueryParameterValue"),
     ] {
         w.refused(w.plain(method, path), status, code).await;
     }
