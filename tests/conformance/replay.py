@@ -133,7 +133,9 @@ class Recording:
         storage = properties["storageProfile"]
         disk = Fixtures(self.client, GROUP.search(path)[1], self.location).disk(f"{path.rsplit('/', 1)[-1]}-os")
         storage.pop("imageReference", None)
-        storage.pop("dataDisks", None)
+        for data in storage.get("dataDisks", []):
+            if str(data.get("createOption")).lower() == "fromimage":
+                data.update(createOption="Empty", diskSizeGB=1)
         storage["osDisk"] = {"createOption": "Attach", "osType": "Linux", "caching": "ReadWrite", "managedDisk": {"id": disk}}
         properties.pop("osProfile", None)
         properties["hardwareProfile"] = {"vmSize": "Standard_B1ls"}
