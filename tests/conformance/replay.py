@@ -55,6 +55,7 @@ class Recording:
             text = re.sub(rf"\b{old}\b", new, text, flags=re.I)
         self.exchanges = [json.loads(line) for line in text.splitlines() if line.strip()]
         self.polls = {}
+        self.short = []
         self.ended = {}
         self.counts = collections.Counter()
         self.differences = []
@@ -188,6 +189,12 @@ class Recording:
         if re.search(r"/virtualMachines/[^/]+/(deallocate|powerOff)$", url.path, re.I):
             # Its empty disk has no system that could be asked to end.
             self.client.done("POST", f"{url.path.rsplit('/', 1)[0]}/powerOff?skipShutdown=true")
+        if url.path.lower().endswith("/begingetaccess") and (exchange["requestBody"] or {}).get("durationInSeconds", 60) < 60:
+            self.short.append(url.path.rsplit("/", 1)[0])
+        elif exchange["method"] == "PUT" and re.search(r"/Microsoft\.Compute/images/[^/]+$", url.path, re.I):
+            # In the recording's time, an access of seconds was over when images were made of its disk.
+            while self.short:
+                self.client.done("POST", f"{self.short.pop()}/endGetAccess")
         path = url.path + (f"?{url.query}" if url.query else "")
         return self.client.send(exchange["method"], path, exchange["requestBody"])
 
