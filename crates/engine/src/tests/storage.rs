@@ -398,3 +398,28 @@ async fn lists_come_in_parts() {
         }
     }
 }
+
+/// MD-1, MD-3: createOption Import of disks and snapshots.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_and_snapshots_are_imported_from_blobs() {
+    let mut w = World::start().await;
+    w.server.run();
+    let disk = disk_bytes(9);
+    w.page_blob("os.vhd", &vhd(&disk)).await;
+    w.found(&w.uri("os.vhd"), "eastus").await.unwrap();
+    let before = w.server.stored_bytes("eastus").await;
+    let import = |location: &str, uri: String| {
+        json!({"location": location, "properties": {"osType": "Linux",
+            "creationData": {"createOption": "Import", "sourceUri": uri, "storageAccountId": w.account.key}}})
+    };
+    for tail in ["disks/d1", "snapshots/s1"] {
+        let made = w.server.put(tail, import("eastus", w.uri("os.vhd"))).await.unwrap();
+        let p = &made["properties"];
+        assert_eq!((&p["diskSizeBytes"], &p["diskState"]), (&json!(disk.len()), &json!("Unattached")));
+        let internal = w.server.internal(tail).await;
+        assert!(w.server.stored("eastus", internal["base"]["manifest"].as_str().unwrap()).await == disk);
+    }
+    assert_eq!(w.server.stored_bytes("eastus").await, before, "shared with the blob");
+    let error = w.server.put("disks/d2", import("westus", w.uri("os.vhd"))).await.unwrap_err();
+    assert_eq!(error.code, "InvalidParameter");
+}
