@@ -35,6 +35,8 @@ pub struct DiskInternal {
     pub uploading: bool,
     /// The same for the guest's state, which a trusted launch disk brings along.
     pub uploading_guest_state: bool,
+    /// Its bytes are still on their way (`disk.create`), or never arrived: it can only be deleted.
+    pub incomplete: bool,
     /// The state of the guest's firmware, in the region of the disk.
     pub guest_state: Option<Stored>,
     /// Keys of the resources whose operations read the overlay; see [`crate::capture`].

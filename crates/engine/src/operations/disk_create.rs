@@ -22,6 +22,7 @@ impl Operation for DiskCreate {
         Ok(Outcome::update(move |row| {
             if let Ok(mut state) = internal::<DiskInternal>(row) {
                 state.base = Some(stored.clone());
+                state.incomplete = false;
                 row.internal = to_internal(&state);
             }
         }))

@@ -186,6 +186,7 @@ async fn copied_percent(cx: Context<'_>, row: &Resource) -> Result<Option<f64>, 
 
 /// `beginGetAccess`, `endGetAccess`.
 pub(super) async fn act(cx: Context<'_>, row: &Resource, action: &str, body: &Value) -> Result<ActionPlan, ArmError> {
+    check_made(row)?;
     let start = match action.to_ascii_lowercase().as_str() {
         "begingetaccess" => begin_access(cx, row, body).await?,
         "endgetaccess" => end_access(cx, row).await?,
@@ -251,6 +252,7 @@ async fn live_grants(cx: Context<'_>, row: &Resource) -> Result<Vec<Grant>, ArmE
 }
 
 async fn update(cx: Context<'_>, body: Value, old: &Resource) -> Result<Plan, ArmError> {
+    check_made(old)?;
     let changes = check_disk_access(cx, &body, Some(&old.body)).await?;
     let mut state: DiskInternal = internal(old)?;
     let before = state.size_bytes;
@@ -259,6 +261,18 @@ async fn update(cx: Context<'_>, body: Value, old: &Resource) -> Result<Plan, Ar
         check_machine_off(cx, old).await?;
     }
     Ok(Plan { body, internal: to_internal(&state), start: None, changes })
+}
+
+/// A disk or snapshot whose creation failed has no bytes: nothing may make it look as if it had.
+pub(super) fn check_made(row: &Resource) -> Result<(), ArmError> {
+    if !internal::<DiskInternal>(row)?.incomplete {
+        return Ok(());
+    }
+    Err(ArmError::conflict(
+        "OperationNotAllowed",
+        format!("'{}' cannot be used as its creation failed. Delete it, then create it again.", row.name),
+    )
+    .target(row.id.clone()))
 }
 
 /// A new size; what is added reads as zeros.

@@ -121,6 +121,7 @@ fn family(source: &Source, location: &str) -> Uuid {
 }
 
 async fn update(cx: Context<'_>, body: Value, old: &Resource) -> Result<Plan, ArmError> {
+    disk::check_made(old)?;
     let changes = disk::check_disk_access(cx, &body, Some(&old.body)).await?;
     let mut state: DiskInternal = internal(old)?;
     disk::resize(&body, old, &mut state)?;

@@ -137,6 +137,7 @@ pub(in super::super) fn take_over(
         state.base.clone_from(&source.found.base);
         return Ok(Arrival { start: None, changes });
     }
+    state.incomplete = true;
     let params = serde_json::to_value(&source.found).map_err(ArmError::internal)?;
     Ok(Arrival { start: Some(Start { kind: owner.create, params }), changes })
 }
