@@ -6,7 +6,7 @@ use crate::content::reference;
 use crate::db_error;
 use crate::operations::disk_copy::CopyParams;
 use crate::provider::{Context, Start};
-use crate::sources::{FoundDisk, SourceDisk, copy_source};
+use crate::sources::{FoundDisk, SourceDisk, blob, copy_source};
 use crate::stored::{DiskInternal, Stored, internal};
 use crate::write::operation_of;
 use lazuli_arm::bodies::disk::{self, Origin};
@@ -63,13 +63,22 @@ pub(in super::super) async fn find(
             Source::of_disk(copy_source(cx, id, &region).await?, true).map(Some)
         }
         Origin::Image { id, lun } => from_image(cx, id, *lun, location).await.map(Some),
-        Origin::Import { uri, .. } => Err(ArmError::bad_request(
-            "OperationNotSupported",
-            format!(
-                "The blob {uri} cannot be imported: this server has no storage accounts yet. Upload the VHD to a disk."
-            ),
-        )
-        .target("creationData.sourceUri")),
+        Origin::Import { uri, account, guest_state_uri } => {
+            let found = blob(cx, uri, account.as_ref(), location).await?;
+            let guest_state = match guest_state_uri {
+                Some(uri) => blob(cx, uri, account.as_ref(), location).await?.base,
+                None => None,
+            };
+            Ok(Some(Source {
+                found,
+                region: location.to_owned(),
+                guest_state,
+                properties: json!({}),
+                row: None,
+                required: None,
+                background: false,
+            }))
+        }
     }
 }
 
