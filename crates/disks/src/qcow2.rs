@@ -141,7 +141,7 @@ impl Qcow2 {
         let bytes = wanted.checked_mul(8).filter(|b| *b <= MAX_L1_BYTES && wanted <= u64::from(header.l1_size));
         let bytes = bytes.ok_or(Qcow2Error::Header("its L1 table does not fit its size"))?;
         let end = header.l1_offset.checked_add(bytes);
-        if header.l1_offset % header.cluster() != 0 || end.is_none_or(|end| end > file_len) {
+        if !header.l1_offset.is_multiple_of(header.cluster()) || end.is_none_or(|end| end > file_len) {
             return Err(Qcow2Error::Header("its L1 table is not in the file"));
         }
         let l1 = read_table(&file, header.l1_offset, bytes)?;
@@ -251,7 +251,7 @@ impl Qcow2 {
     }
 
     fn entry(&self, table: &[u64], start: u64) -> Result<Cluster> {
-        let index = usize::try_from(start % self.l2_reach() >> self.cluster_bits).unwrap_or(usize::MAX);
+        let index = usize::try_from((start % self.l2_reach()) >> self.cluster_bits).unwrap_or(usize::MAX);
         let entry = table.get(index).copied().unwrap_or_default();
         if entry & COMPRESSED != 0 {
             return Err(Qcow2Error::Compressed(start));
@@ -263,7 +263,7 @@ impl Qcow2 {
         if host == 0 {
             return Ok(Cluster::Base);
         }
-        if host % (1 << self.cluster_bits) != 0 || host >= self.file_len {
+        if !host.is_multiple_of(1 << self.cluster_bits) || host >= self.file_len {
             return Err(Qcow2Error::Table { table: "L2", at: start, target: host });
         }
         Ok(Cluster::Data(host))
@@ -277,7 +277,7 @@ impl Qcow2 {
             return Ok(None);
         }
         let cluster = 1_u64 << self.cluster_bits;
-        if offset % cluster != 0 || offset.checked_add(cluster).is_none_or(|end| end > self.file_len) {
+        if !offset.is_multiple_of(cluster) || offset.checked_add(cluster).is_none_or(|end| end > self.file_len) {
             return Err(Qcow2Error::Table { table: "L1", at: start, target: offset });
         }
         if let Some(table) = self.tables().get(offset) {
@@ -369,7 +369,7 @@ impl Header {
         if !(9..=21).contains(&header.cluster_bits) {
             return Err(Qcow2Error::Header("its cluster size is impossible"));
         }
-        if header.size > MAX_SIZE || header.size % 512 != 0 {
+        if header.size > MAX_SIZE || !header.size.is_multiple_of(512) {
             return Err(Qcow2Error::Header("its size is impossible"));
         }
         Ok(header)

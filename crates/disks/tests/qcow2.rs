@@ -167,7 +167,7 @@ proptest! {
         base_sectors in 0usize..16_000,
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let base: Vec<u8> = (0..base_sectors * 512).map(|i| (i / 512 % 251) as u8 + 1).collect();
+        let base: Vec<u8> = (0..base_sectors * 512).map(|i| u8::try_from(i / 512 % 251).unwrap() + 1).collect();
         fs::write(dir.path().join("base.raw"), &base).unwrap();
         let options = format!("cluster_size={cluster}");
         qemu_img(dir.path(), &["create", "-q", "-f", "qcow2", "-o", &options, "-F", "raw", "-b", "base.raw", "o.qcow2", "9M"]);

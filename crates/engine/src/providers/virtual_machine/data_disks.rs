@@ -47,7 +47,7 @@ impl Builder<'_> {
             let lun = entry["lun"].as_u64().and_then(|l| u8::try_from(l).ok()).unwrap_or_default();
             let key = match entry["createOption"].as_str() {
                 Some("Attach") => self.attached(&mut entry, body).await?,
-                Some("FromImage") => self.from_image(&mut entry, body, image).await?,
+                Some("FromImage") => self.of_image(&mut entry, body, image).await?,
                 _ => self.blank(&mut entry, body).await?,
             };
             if key == os_disk || keys.iter().any(|(_, k)| *k == key) {
@@ -114,7 +114,7 @@ impl Builder<'_> {
     }
 
     /// A disk of its own over the image's bytes (MD-9, MD-10).
-    async fn from_image(
+    async fn of_image(
         &mut self,
         entry: &mut Value,
         body: &Value,
