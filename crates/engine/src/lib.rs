@@ -9,6 +9,7 @@ pub mod base_images;
 pub mod blobs;
 pub mod call;
 mod capture;
+mod claims;
 mod content;
 pub mod grant;
 mod identity;
@@ -57,6 +58,9 @@ pub struct EngineConfig {
     pub provisioning_time: Duration,
     /// How long an operation on a machine waits for a host process that does not answer.
     pub host_time: Duration,
+    /// The largest disk that an image version may have, in GiB (mission.md T6). Versions that are replicated `Shallow` may have
+    /// disks of 32 TiB.
+    pub max_image_disk_gib: u64,
 }
 
 impl EngineConfig {
@@ -69,6 +73,7 @@ impl EngineConfig {
             // Azure gives a guest 20 minutes (40 for Windows).
             provisioning_time: Duration::from_secs(20 * 60),
             host_time: Duration::from_secs(60),
+            max_image_disk_gib: 2048,
         }
     }
 }
@@ -132,6 +137,7 @@ impl Engine {
             reconcilers::garbage::run(self.clone(), shutdown.clone()),
             reconcilers::grants::run(self.clone(), shutdown.clone()),
             reconcilers::network::run(self.clone(), shutdown.clone()),
+            reconcilers::soft_deleted::run(self.clone(), shutdown.clone()),
             storage::run(self.clone(), shutdown),
         );
     }

@@ -78,6 +78,11 @@ pub trait Provider: Send + Sync {
         self.put(cx, id, merge_patch(&old.body, &patch), Some(old)).await
     }
 
+    /// What a PATCH makes of a resource that is not there; `None`: nothing, it is not found.
+    async fn patch_absent(&self, _cx: Context<'_>, _id: &ResourceId, _patch: &Value) -> Result<Option<Plan>, ArmError> {
+        Ok(None)
+    }
+
     async fn delete(&self, _cx: Context<'_>, _old: &Resource) -> Result<DeletePlan, ArmError> {
         Ok(DeletePlan::default())
     }
@@ -122,6 +127,16 @@ pub trait Provider: Send + Sync {
     /// A group's resources are deleted in growing rank: users before what they use.
     fn delete_rank(&self) -> u8 {
         100
+    }
+
+    /// The resource that must exist for a list below `parent`, and that the rows of the list have as their parent.
+    fn list_parent(&self, parent: &ResourceId) -> ResourceId {
+        parent.clone()
+    }
+
+    /// As Azure's errors name an update of the type: `Update Gallery Image Version`.
+    fn update_title(&self) -> &'static str {
+        "Update"
     }
 
     /// Whether a PUT or PATCH may come while an operation on the resource is running.

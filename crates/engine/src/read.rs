@@ -75,6 +75,7 @@ impl Engine {
         let provider = if every { None } else { Some(self.provider(collection)?) };
         let right = provider.map_or("Microsoft.Resources/subscriptions/resources", |p| p.resource_type());
         self.authorize(&call.caller, &parent.key(), &format!("{right}/read")).await?;
+        let parent = &provider.map_or_else(|| parent.clone(), |p| p.list_parent(parent));
         if parent.resource_group.is_some() && self.db().resource(&parent.key()).await.map_err(db_error)?.is_none() {
             let parent_type = self.provider_of(parent)?.resource_type();
             return Err(not_found(parent_type, parent));

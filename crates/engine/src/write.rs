@@ -76,7 +76,10 @@ impl Engine {
         let plan = match (verb, &old) {
             (Verb::Put(body), _) => provider.put(cx, id, body.clone(), old.as_ref()).await?,
             (Verb::Patch(body), Some(old)) => provider.patch(cx, id, body.clone(), old).await?,
-            (Verb::Patch(_), None) => return Err(not_found(provider.resource_type(), id)),
+            (Verb::Patch(body), None) => match provider.patch_absent(cx, id, body).await? {
+                Some(plan) => plan,
+                None => return Err(not_found(provider.resource_type(), id)),
+            },
         };
         let created = old.is_none();
         let row = row_of(id, provider.as_ref(), &plan, old.as_ref(), parent.as_deref(), cx.now_ms);
@@ -132,8 +135,9 @@ impl Engine {
             return Err(ArmError::conflict(
                 "OperationNotAllowed",
                 format!(
-                    "Operation 'Update' is not allowed on '{}' since it is marked for deletion. You can only retry the \
-                     Delete operation (or wait for an ongoing one to complete).",
+                    "Operation '{}' is not allowed on '{}' since it is marked for deletion. You can only retry the Delete \
+                     operation (or wait for an ongoing one to complete).",
+                    provider.update_title(),
                     old.name
                 ),
             ));
@@ -141,10 +145,7 @@ impl Engine {
         if provider.writable_while_running() || !is_busy(old) {
             return Ok(());
         }
-        Err(ArmError::conflict(
-            "AnotherOperationInProgress",
-            format!("Another operation on '{}' is in progress. Wait until it ends, then retry the request.", old.name),
-        ))
+        Err(busy(old))
     }
 
     /// Removes a resource; what it contains must be gone before (a resource group takes its contents along).
@@ -356,6 +357,14 @@ async fn give_way(attempt: u32) {
     let most = 1_u64 << attempt.min(6);
     let random = u64::from(Uuid::new_v4().as_bytes()[0]) * most / 256;
     tokio::time::sleep(Duration::from_millis(random)).await;
+}
+
+/// The answer to a write that must wait for an operation's end.
+pub(crate) fn busy(row: &Resource) -> ArmError {
+    ArmError::conflict(
+        "AnotherOperationInProgress",
+        format!("Another operation on '{}' is in progress. Wait until it ends, then retry the request.", row.name),
+    )
 }
 
 /// Whether an operation that the row's state tells of is under way.

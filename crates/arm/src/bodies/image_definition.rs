@@ -1,24 +1,29 @@
 //! `Microsoft.Compute/galleries/images`: image definitions.
 
+mod features;
+
+use super::gallery::trailing_character;
 use super::{Context, Fields, Head, format_time, merge_patch, parse_time, unchanged};
 use crate::{ArmError, ResourceId};
+use features::features;
 use serde_json::{Map, Value, json};
 
 const ROOT: &str = "galleryImage";
-const SECURITY_TYPES: [&str; 6] = [
-    "Standard",
-    "TrustedLaunch",
-    "TrustedLaunchSupported",
-    "ConfidentialVM",
-    "ConfidentialVMSupported",
-    "TrustedLaunchAndConfidentialVmSupported",
+/// As the error quotes it (wire.md §3).
+const NAME_RULE: &str = r"^[^_\W][\w-._]{0,79}(?<![-.])$";
+const DISK_TYPES: [&str; 7] = [
+    "Standard_LRS",
+    "Premium_LRS",
+    "StandardSSD_LRS",
+    "UltraSSD_LRS",
+    "Premium_ZRS",
+    "StandardSSD_ZRS",
+    "PremiumV2_LRS",
 ];
 /// From here on the generation defaults to V2 and the security type to `TrustedLaunchSupported` (trap T8).
 const GEN2_DEFAULT: &str = "2025-03-03";
-/// `allowUpdateImage` exists from here on.
-const FEATURES_UPDATABLE: &str = "2024-03-03";
 
-/// `^[^_\W][\w-._]{0,79}(?<![-.])$` (ID-3).
+/// [`NAME_RULE`] (ID-3); Azure Resource Manager has its own words for a trailing period.
 pub fn check_name(name: &str) -> Result<(), ArmError> {
     let ok = name.len() <= 80
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
@@ -27,12 +32,12 @@ pub fn check_name(name: &str) -> Result<(), ArmError> {
     if ok {
         return Ok(());
     }
+    if name.ends_with('.') {
+        return Err(trailing_character(name, '.'));
+    }
     Err(ArmError::invalid_parameter(
         "galleryImageName",
-        format!(
-            "The gallery image name '{name}' is invalid. Allowed characters are English alphanumeric characters, with \
-             underscores, dashes and periods allowed in the middle, up to 80 characters total."
-        ),
+        format!("The entity name 'galleryImageName' is invalid according to its validation rule: {NAME_RULE}."),
     ))
 }
 
@@ -62,7 +67,7 @@ pub fn identifier_taken(taken_by: &str, body: &Value) -> ArmError {
 
 /// Errors: `InvalidParameter` for what is missing or out of range; 409 `PropertyChangeNotAllowed` for `osType`,
 /// `osState`, `hyperVGeneration`, `architecture`, `identifier`, `purchasePlan`, `eula`, `privacyStatementUri`, and for
-/// `features` unless `allowUpdateImage` is true.
+/// `features` unless `allowUpdateImage` is true (which is a word of the request alone, and not stored).
 pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     check_name(id.name())?;
     let new = Fields::root(ROOT, new)?;
@@ -94,7 +99,6 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
         ("privacyStatementUri", immutable_text(&given, old, "privacyStatementUri")?),
         ("releaseNoteUri", given.str("releaseNoteUri")?.map(Value::from)),
         ("endOfLifeDate", end_of_life(&given, old, ctx)?.map(Value::from)),
-        ("allowUpdateImage", given.bool("allowUpdateImage")?.map(Value::from)),
     ];
     properties.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
     Ok(head.body(vec![], properties))
@@ -191,7 +195,21 @@ fn recommended(given: &Fields<'_>) -> Result<Option<Value>, ArmError> {
 
 /// az sends `{}`, which is not shown again (recorded).
 fn disallowed(given: &Fields<'_>) -> Result<Option<Value>, ArmError> {
-    let types = given.object("disallowed")?.strings("diskTypes")?.unwrap_or_default();
+    let fields = given.object("disallowed")?;
+    let mut types: Vec<&str> = Vec::new();
+    for text in fields.strings("diskTypes")?.unwrap_or_default() {
+        let Some(known) = DISK_TYPES.into_iter().find(|t| t.eq_ignore_ascii_case(text.trim())) else {
+            let path = fields.path("diskTypes");
+            let message = format!(
+                "The value '{text}' of parameter {path} is invalid. It must be one of: {}.",
+                DISK_TYPES.join(", ")
+            );
+            return Err(ArmError::invalid_parameter(&path, message));
+        };
+        if !types.contains(&known) {
+            types.push(known);
+        }
+    }
     Ok((!types.is_empty()).then(|| json!({"diskTypes": types})))
 }
 
@@ -207,56 +225,14 @@ fn purchase_plan(given: &Fields<'_>, old: Option<&Value>) -> Result<Option<Value
             plan.insert(name.into(), value.into());
         }
     }
+    if !plan.contains_key("name") {
+        return Err(fields.missing("name"));
+    }
     let plan = Value::Object(plan);
     if old.is_some() {
         unchanged(&given.path("purchasePlan"), Some(&plan), stored)?;
     }
     Ok(Some(plan))
-}
-
-fn features(
-    given: &Fields<'_>,
-    old: Option<&Value>,
-    generation: &str,
-    ctx: &Context<'_>,
-) -> Result<Option<Value>, ArmError> {
-    let path = given.path("features");
-    let stored = old.and_then(|o| o.get("features"));
-    let Some(items) = given.objects("features")? else {
-        let default = old.is_none() && generation == "V2" && ctx.api_version.at_least(GEN2_DEFAULT);
-        let supported = json!([{"name": "SecurityType", "value": "TrustedLaunchSupported"}]);
-        return Ok(stored.cloned().or(default.then_some(supported)));
-    };
-    let mut features = Vec::new();
-    for item in items {
-        features.push(feature(&item, generation)?);
-    }
-    let features = Value::Array(features);
-    let may_change = ctx.api_version.at_least(FEATURES_UPDATABLE) && given.bool("allowUpdateImage")? == Some(true);
-    if old.is_some() && !may_change && stored.unwrap_or(&json!([])) != &features {
-        return Err(ArmError::property_change_not_allowed(&path));
-    }
-    Ok((features != json!([])).then_some(features))
-}
-
-fn feature(item: &Fields<'_>, generation: &str) -> Result<Value, ArmError> {
-    let name = item.required_str("name")?;
-    let mut value = item.required_str("value")?;
-    if name.eq_ignore_ascii_case("SecurityType") {
-        value = item.one_of("value", &SECURITY_TYPES)?.unwrap_or("Standard").to_owned();
-        if value != "Standard" && generation == "V1" {
-            return Err(ArmError::invalid_parameter(
-                &item.path("value"),
-                format!("The feature SecurityType={value} requires hyperVGeneration 'V2', but the image has 'V1'."),
-            ));
-        }
-    }
-    let mut shown = json!({"name": name, "value": value});
-    if let Some(from) = item.str("startsAtVersion")? {
-        from.parse::<super::image_version::VersionName>()?;
-        shown["startsAtVersion"] = from.into();
-    }
-    Ok(shown)
 }
 
 /// Must lie ahead when written (T4), but a stored date may be sent back after it has passed.
@@ -281,6 +257,7 @@ pub(super) fn end_of_life(
 mod tests {
     use super::super::testing::{context, id, version};
     use super::*;
+    use proptest::prelude::*;
 
     fn base() -> Value {
         json!({"location": "eastus2", "tags": {}, "properties": {"osType": "linux", "osState": "Generalized",
@@ -350,7 +327,7 @@ mod tests {
             ("identifier", json!({"publisher": "p", "offer": "o", "sku": "s"})),
             ("eula", json!("other")),
             ("privacyStatementUri", json!("https://x")),
-            ("purchasePlan", json!({"name": "n"})),
+            ("purchasePlan", json!({"name": "n", "publisher": "p", "product": "q"})),
             ("features", json!([{"name": "IsHibernateSupported", "value": "True"}])),
         ] {
             let error = put(&id, &with(name, value), Some(&old), &ctx).unwrap_err();
@@ -361,13 +338,6 @@ mod tests {
         }
         let same = put(&id, &old, Some(&old), &ctx).unwrap();
         assert_eq!(same, old);
-        let mut update =
-            with("features", json!([{"name": "IsHibernateSupported", "value": "True", "startsAtVersion": "1.0.0"}]));
-        update["properties"]["allowUpdateImage"] = json!(true);
-        assert_eq!(
-            put(&id, &update, Some(&old), &ctx).unwrap()["properties"]["features"][0]["startsAtVersion"],
-            "1.0.0"
-        );
         let patched = patch(&id, &json!({"properties": {"description": "d"}}), &old, &ctx).unwrap();
         assert_eq!((&patched["properties"]["description"], &patched["properties"]["eula"]), (&json!("d"), &json!("e")));
     }
@@ -398,18 +368,67 @@ mod tests {
                 "Could not convert string to DateTimeOffset: soon. Path 'properties.endOfLifeDate'.",
             ),
             (
-                "features",
-                json!([{"name": "SecurityType", "value": "TrustedLaunch"}]),
-                "The feature SecurityType=TrustedLaunch requires",
+                "disallowed",
+                json!({"diskTypes": ["Floppy"]}),
+                "The value 'Floppy' of parameter galleryImage.properties.disallowed.diskTypes is invalid.",
+            ),
+            (
+                "purchasePlan",
+                json!({"product": "p"}),
+                "Required parameter 'galleryImage.properties.purchasePlan.name' is missing (null).",
+            ),
+            (
+                "recommended",
+                json!({"vCPUs": {"min": 0}}),
+                "The value 0 of parameter galleryImage.properties.recommended.vCPUs.min is out of range. The value must be",
             ),
         ] {
             let error = put(&id, &with(name, value), None, &ctx).unwrap_err();
             assert!(error.message.starts_with(text), "{}", error.message);
         }
-        for bad in ["-a", "_a", "a-", "a.", "", "a b", "ä"] {
-            assert!(check_name(bad).is_err(), "{bad}");
+        let error = check_name("a-").unwrap_err();
+        assert_eq!(
+            error.message,
+            r"The entity name 'galleryImageName' is invalid according to its validation rule: ^[^_\W][\w-._]{0,79}(?<![-.])$."
+        );
+        assert!(check_name("a.").unwrap_err().message.starts_with("The provided resource name 'a.' has these invalid"));
+        check_name("ubuntu_22-04.lts_").unwrap();
+    }
+
+    #[test]
+    fn everything_that_may_change_changes() {
+        let api = version("2024-03-03");
+        let ctx = context(&api);
+        let id = id("galleries/g/images/i");
+        let mut first = base();
+        first["properties"]["recommended"] = json!({"vCPUs": {"min": 1, "max": 4}, "memory": {"min": 2}});
+        first["properties"]["disallowed"] = json!({"diskTypes": ["standard_lrs", "Standard_LRS"]});
+        let old = put(&id, &first, None, &ctx).unwrap();
+        assert_eq!(old["properties"]["disallowed"], json!({"diskTypes": ["Standard_LRS"]}));
+        let mut new = old.clone();
+        for (name, value) in [
+            ("description", json!("d")),
+            ("releaseNoteUri", json!("https://notes")),
+            ("recommended", json!({"vCPUs": {"min": 2, "max": 8}})),
+            ("endOfLifeDate", json!("2030-01-01T00:00:00+00:00")),
+        ] {
+            new["properties"][name] = value;
         }
-        check_name("ubuntu_22-04.lts").unwrap();
+        new["tags"] = json!({"k": "v"});
+        assert_eq!(put(&id, &new, Some(&old), &ctx).unwrap(), new);
+    }
+
+    proptest! {
+        /// The rule that the error quotes, in other words.
+        #[test]
+        fn names_follow_their_rule(name in "[a-zA-Z0-9_.-]{0,82}|\\PC{0,12}") {
+            let bytes = name.as_bytes();
+            let good = (1..=80).contains(&bytes.len())
+                && bytes[0].is_ascii_alphanumeric()
+                && !b"-.".contains(&bytes[bytes.len() - 1])
+                && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b));
+            prop_assert_eq!(check_name(&name).is_ok(), good);
+        }
     }
 
     #[test]

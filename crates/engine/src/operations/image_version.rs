@@ -3,29 +3,34 @@
 //! ```text
 //! a region:  Unknown ─> Replicating ─> Completed   once the region's store has every byte, and the reference is committed
 //!                            └───────> Failed      with the reason; the others go on; the operation fails in the end
+//!
+//! the version:  Succeeded   every target region is Completed
+//!               Updating    another operation of the version still has regions to complete
+//!               Failed      a region is
 //! ```
 
-use crate::content::{REPORT_EVERY, manifest_id, reference, store_op_error};
+mod progress;
+
+use crate::content::{manifest_id, reference, store_op_error};
 use crate::operation::{OpContext, OpError};
 use crate::stored::{ImageVersionInternal, RegionState, Stored, internal, to_internal};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use lazuli_arm::bodies::image_version::target_regions;
+use lazuli_arm::bodies::disk::gib_of;
+use lazuli_arm::bodies::image_version::{show_disks, target_regions};
 use lazuli_arm::{ArmError, locations};
-use lazuli_chunks::{ChunkError, Progress, Region};
-use lazuli_meta::model::{Change, Expect, Resource};
+use lazuli_chunks::{ChunkError, Region};
+use lazuli_meta::WriteError;
+use lazuli_meta::model::{Change, Conflict, Expect, OperationQuery, OperationState, Resource, Write};
+use progress::{Target, report};
+use std::collections::BTreeMap;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Regions that receive bytes at the same time.
 const PARALLEL: usize = 3;
 /// How often a region is tried before a passing failure counts.
 const ATTEMPTS: u32 = 4;
-
-/// One region's part of the work.
-struct Target {
-    name: String,
-    progress: Progress,
-}
 
 /// Short names of the target regions of a stored body.
 pub(super) fn region_names(row: &Resource) -> Vec<String> {
@@ -41,23 +46,55 @@ pub(super) fn change_state(row: &mut Resource, change: impl FnOnce(&mut ImageVer
     }
 }
 
-/// Brings `disk` from the version's own region into all its target regions. Returns once each one serves every byte; what
+/// Waits for the operations of the same version that were started before this one: two must not bring the same bytes, and the
+/// later one sees what the earlier one did. A deletion waits for all by itself.
+pub(super) async fn after_earlier(cx: &OpContext) -> Result<(), OpError> {
+    let query = OperationQuery {
+        resource_key: Some(cx.op.resource_key.clone()),
+        state: Some(OperationState::Running),
+        ..OperationQuery::default()
+    };
+    let mine = (cx.op.started_ms, cx.op.id.as_str());
+    loop {
+        cx.check()?;
+        let running = cx.engine.db().operations(&query).await.map_err(crate::db_error)?;
+        let earlier = running.iter().filter(|o| !o.kind.ends_with(".delete"));
+        let Some(earlier) = earlier.min_by_key(|o| (o.started_ms, o.id.as_str())) else { return Ok(()) };
+        if (earlier.started_ms, earlier.id.as_str()) >= mine {
+            return Ok(());
+        }
+        cx.engine.db().wait_operation(&earlier.id, Duration::from_secs(1)).await.map_err(crate::db_error)?;
+    }
+}
+
+/// All disks of a version, once its sources were read.
+pub(super) fn disks(row: &Resource) -> Result<Vec<Stored>, OpError> {
+    let state: ImageVersionInternal = internal(row)?;
+    let never_read = || ArmError::internal("the version's sources were never read");
+    let mut disks = vec![state.os_disk.ok_or_else(never_read)?];
+    disks.extend(state.data_disks.into_values());
+    Ok(disks)
+}
+
+/// Brings `disks` from the version's own region into all its target regions. Returns once each one serves every byte; what
 /// is there already is only looked at again. After a failure the regions that were reached stay.
-pub(super) async fn replicate(cx: &OpContext, row: &Resource, disk: &Stored) -> Result<(), OpError> {
+pub(super) async fn replicate(cx: &OpContext, row: &Resource, disks: &[Stored]) -> Result<(), OpError> {
     let home = row.location.as_str();
     let source = cx.engine.regions().get(home).await.map_err(|e| store_op_error(cx, e, home))?;
+    let state: ImageVersionInternal = internal(row)?;
     let mut names = region_names(row);
     // The home region first: nothing can be copied from what it lacks.
     names.sort_by_key(|n| n != home);
-    let targets: Vec<Target> = names.into_iter().map(|name| Target { name, progress: Progress::new() }).collect();
+    let completed = |name: &str| state.regions.get(name).is_some_and(|r| r.state == "Completed");
+    let targets: Vec<Target> = names.into_iter().map(|name| Target::new(completed(&name), name, disks)).collect();
     let phase = format!("replicating to {}", targets.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", "));
 
     let slots = Semaphore::new(PARALLEL);
     let mut work = FuturesUnordered::new();
     for target in &targets {
-        work.push(bring(cx, row, &source, disk, target, &slots));
+        work.push(bring(cx, row, &source, target, &slots));
     }
-    let mut tick = tokio::time::interval(REPORT_EVERY);
+    let mut tick = tokio::time::interval(crate::content::REPORT_EVERY);
     let mut failed: Option<OpError> = None;
     loop {
         tokio::select! {
@@ -81,55 +118,63 @@ async fn bring(
     cx: &OpContext,
     row: &Resource,
     source: &Region,
-    disk: &Stored,
     target: &Target,
     slots: &Semaphore,
 ) -> Result<(), OpError> {
     let region = target.name.as_str();
     let _slot = slots.acquire().await.map_err(ArmError::internal)?;
-    match copy(cx, row, source, disk, target).await {
-        Ok(()) => {
-            let total = target.progress.total();
-            set_region(
-                cx,
-                region,
-                &RegionState {
-                    state: "Completed".into(),
-                    done_bytes: total,
-                    total_bytes: total,
-                    details: String::new(),
-                },
-            )
-            .await
-        }
-        Err(OpError::Failed(error)) => {
-            set_region(
-                cx,
-                region,
-                &RegionState {
-                    state: "Failed".into(),
-                    done_bytes: target.progress.done(),
-                    total_bytes: target.progress.total(),
-                    details: error.message.clone(),
-                },
-            )
-            .await?;
-            Err(OpError::Failed(error))
-        }
-        Err(stop) => Err(stop),
+    if target.completed && all_there(cx, target).await? {
+        return Ok(());
     }
+    let mut done = Ok(());
+    for part in &target.parts {
+        done = copy(cx, row, source, target, part).await;
+        if done.is_err() {
+            break;
+        }
+        part.finish();
+    }
+    let (state, details) = match &done {
+        Ok(()) => ("Completed", String::new()),
+        Err(OpError::Failed(error)) => ("Failed", error.message.clone()),
+        Err(_) => return done,
+    };
+    let (done_bytes, total_bytes) = target.bytes();
+    let to = RegionState { state: state.into(), done_bytes, total_bytes, details };
+    set_region(cx, region, &to).await?;
+    done
 }
 
-async fn copy(cx: &OpContext, row: &Resource, source: &Region, disk: &Stored, target: &Target) -> Result<(), OpError> {
+/// Whether a region that was completed before still serves every disk.
+async fn all_there(cx: &OpContext, target: &Target) -> Result<bool, OpError> {
     let region = target.name.as_str();
-    let manifest = manifest_id(&disk.manifest)?;
+    let failed = |e| store_op_error(cx, e, region);
+    let store = cx.engine.regions().get(region).await.map_err(failed)?;
+    for part in &target.parts {
+        if !store.has(manifest_id(&part.disk.manifest)?).await.map_err(failed)? {
+            return Ok(false);
+        }
+        part.finish();
+    }
+    Ok(true)
+}
+
+async fn copy(
+    cx: &OpContext,
+    row: &Resource,
+    source: &Region,
+    target: &Target,
+    part: &progress::Part,
+) -> Result<(), OpError> {
+    let region = target.name.as_str();
+    let manifest = manifest_id(&part.disk.manifest)?;
     // Held until the reference is committed.
     let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
     if region != row.location {
         let mut attempt = 1;
         loop {
             cx.check()?;
-            match guard.region.replicate_from(source, manifest, &target.progress, &cx.stop).await {
+            match guard.region.replicate_from(source, manifest, &part.progress, &cx.stop).await {
                 Ok(done) => {
                     tracing::info!(version = row.id, region, moved_bytes = done.moved_bytes, "replicated");
                     break;
@@ -148,14 +193,14 @@ async fn copy(cx: &OpContext, row: &Resource, source: &Region, disk: &Stored, ta
         let missing = ChunkError::NotFound { what: format!("manifest {manifest}"), region: region.to_owned() };
         return Err(store_op_error(cx, missing, region));
     }
-    cx.commit(vec![Change::PutContentRef(reference(&row.key, region, &disk.manifest))]).await
+    cx.commit(vec![Change::PutContentRef(reference(&row.key, region, &part.disk.manifest))]).await
 }
 
 /// A second, two, four; cut short by a stop.
 async fn pause(cx: &OpContext, attempt: u32) {
     tokio::select! {
         () = cx.stop.cancelled() => {}
-        () = tokio::time::sleep(std::time::Duration::from_secs(1 << (attempt - 1))) => {}
+        () = tokio::time::sleep(Duration::from_secs(1 << (attempt - 1))) => {}
     }
 }
 
@@ -168,47 +213,82 @@ async fn set_region(cx: &OpContext, region: &str, to: &RegionState) -> Result<()
     .await
 }
 
-/// Writes the progress of the regions under way into the row. Its etag stays: clients that hold it are not disturbed, and a
-/// write that was decided meanwhile only loses a number that comes again.
-async fn report(cx: &OpContext, targets: &[Target], phase: &str) {
-    let sum = |of: fn(&Progress) -> u64| targets.iter().map(|t| of(&t.progress)).sum();
-    cx.progress(sum(Progress::done), sum(Progress::total), phase).await;
-    let Ok(mut row) = cx.resource().await else { return };
-    let before = row.internal.clone();
-    change_state(&mut row, |state| {
-        for target in targets.iter().filter(|t| t.progress.total() > 0) {
-            let region = state.regions.entry(target.name.clone()).or_default();
-            if region.state == "Unknown" || region.state == "Replicating" {
-                region.state = "Replicating".into();
-                region.done_bytes = target.progress.done();
-                region.total_bytes = target.progress.total();
-            }
+/// Lets go of the regions that the body does not name (any more). Returns those that have bytes to free. What the body names is
+/// looked at in the same transaction, so that a region that a writer adds meanwhile is not let go of.
+pub(super) async fn release_regions(cx: &OpContext) -> Result<Vec<String>, OpError> {
+    loop {
+        let mut row = cx.resource().await?;
+        let wanted = region_names(&row);
+        // References, not the state, tell what is held: a crash must not leave one behind.
+        let held = cx.engine.db().content_refs_of(&row.key).await.map_err(crate::db_error)?;
+        let stale: Vec<_> = held.into_iter().filter(|r| !wanted.contains(&r.region)).collect();
+        let before = row.internal.clone();
+        change_state(&mut row, |s| s.regions.retain(|r, _| wanted.contains(r)));
+        if stale.is_empty() && row.internal == before {
+            return Ok(vec![]);
         }
-    });
-    if row.internal == before {
-        return;
-    }
-    let expect = Expect::Etag(row.etag.clone());
-    if let Err(error) = cx.commit(vec![Change::PutResource { resource: row, expect }]).await {
-        tracing::debug!(operation = cx.op.id, ?error, "progress was not recorded");
+        let mut regions: Vec<String> = stale.iter().map(|r| r.region.clone()).collect();
+        regions.dedup();
+        let expect = Expect::Etag(row.etag.clone());
+        row.etag = crate::new_etag();
+        let mut changes = vec![Change::PutResource { resource: row, expect }];
+        changes.extend(stale.into_iter().map(Change::DeleteContentRef));
+        let write = Write { fence: Some((cx.op.id.clone(), cx.op.fence)), changes };
+        match cx.engine.db().write(write).await {
+            Ok(()) => return Ok(regions),
+            Err(WriteError::Conflict(Conflict::Etag { .. })) => cx.check()?,
+            Err(WriteError::Conflict(Conflict::Fenced { .. })) => return Err(OpError::Interrupted),
+            Err(e) => return Err(OpError::Failed(ArmError::internal(e))),
+        }
     }
 }
 
-/// The definite size of the OS disk in a version's body, in Azure's order of members.
-pub(super) fn show_size(row: &mut Resource, size_bytes: u64) {
-    let profile = &mut row.body["properties"]["storageProfile"];
-    let old = &profile["osDiskImage"];
-    let caching = old["hostCaching"].as_str().unwrap_or("ReadWrite").to_owned();
-    let source = old.get("source").cloned().unwrap_or_else(|| serde_json::json!({}));
-    profile["osDiskImage"] = serde_json::json!({
-        "sizeInGB": lazuli_arm::bodies::disk::gib_of(size_bytes),
-        "hostCaching": caching,
-        "source": source,
-    });
+/// The caching of disks that the client did not name itself: the OS disk's and, by LUN, the data disks'.
+pub(super) type Caching = (String, BTreeMap<u32, String>);
+
+/// How a version is left by an operation that did its part.
+pub(super) fn settle_row(row: &mut Resource, caching: &Caching) {
+    let Ok(state) = internal::<ImageVersionInternal>(row) else { return };
+    if let Some(os) = &state.os_disk {
+        let (os_caching, data_caching) = caching;
+        let caching = |lun: &u32| data_caching.get(lun).map_or("None", String::as_str);
+        let data: Vec<(u32, u64, &str)> =
+            state.data_disks.iter().map(|(lun, d)| (*lun, gib_of(d.size_bytes), caching(lun))).collect();
+        show_disks(&mut row.body, (gib_of(os.size_bytes), os_caching), &data);
+    }
+    if row.provisioning_state != "Deleting" {
+        let word = match overall(row, &state) {
+            Overall::Complete => "Succeeded",
+            Overall::Failed => "Failed",
+            Overall::Underway => "Updating",
+        };
+        word.clone_into(&mut row.provisioning_state);
+    }
 }
 
-/// The version's disk, once its source was read.
-pub(super) fn os_disk(row: &Resource) -> Result<Stored, OpError> {
-    let state: ImageVersionInternal = internal(row)?;
-    state.os_disk.ok_or_else(|| OpError::Failed(ArmError::internal("the version's source was never read")))
+/// How a version is left by an operation that failed: another one may have completed what this one could not.
+pub(super) fn settle_failed(row: &mut Resource) {
+    let Ok(state) = internal::<ImageVersionInternal>(row) else { return };
+    if row.provisioning_state != "Deleting" && overall(row, &state) == Overall::Complete {
+        "Succeeded".clone_into(&mut row.provisioning_state);
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Overall {
+    Complete,
+    Underway,
+    Failed,
+}
+
+fn overall(row: &Resource, state: &ImageVersionInternal) -> Overall {
+    let names = region_names(row);
+    let is = |word: &'static str| move |name: &String| state.regions.get(name).is_some_and(|r| r.state == word);
+    if state.os_disk.is_some() && names.iter().all(is("Completed")) {
+        Overall::Complete
+    } else if names.iter().any(is("Failed")) {
+        Overall::Failed
+    } else {
+        Overall::Underway
+    }
 }

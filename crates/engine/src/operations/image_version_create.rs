@@ -1,13 +1,14 @@
-//! Makes a version of a stored disk: settles its bytes in the version's own region, then brings them everywhere else.
+//! Makes a version of its sources: settles the bytes of every disk in the version's own region, then brings them everywhere else.
 //!
 //! Nothing is undone after a failure: regions that were reached keep the bytes, so that a retry (another PUT) or a DELETE
 //! finds them.
 
-use super::image_version::{change_state, replicate, show_size};
-use crate::content::settle_found;
+use super::image_version::{Caching, after_earlier, change_state, disks, replicate, settle_failed, settle_row};
+use crate::content::{release_others, settle_found};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
-use crate::sources::FoundDisk;
+use crate::providers::image_version::VersionSource;
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 
 pub(crate) struct ImageVersionCreate;
 
@@ -18,11 +19,33 @@ impl Operation for ImageVersionCreate {
     }
 
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
-        let source: FoundDisk = cx.params()?;
+        let source: VersionSource = cx.params()?;
+        after_earlier(cx).await?;
         let row = cx.resource().await?;
-        let disk = settle_found(cx, "settle", &row.key, &row.location, &source).await?;
-        cx.update_resource(|row| change_state(row, |s| s.os_disk = Some(disk.clone()))).await?;
-        replicate(cx, &row, &disk).await?;
-        Ok(Outcome::update(move |row| show_size(row, disk.size_bytes)))
+        let os = settle_found(cx, "settle", &row.key, &row.location, &source.os.disk).await?;
+        let mut data = BTreeMap::new();
+        for (lun, part) in &source.data {
+            let step = format!("settle lun {lun}");
+            data.insert(*lun, settle_found(cx, &step, &row.key, &row.location, &part.disk).await?);
+        }
+        // Together: a version that has its OS disk has them all.
+        cx.update_resource(|row| {
+            change_state(row, |s| {
+                s.os_disk = Some(os.clone());
+                s.data_disks.clone_from(&data);
+            });
+        })
+        .await?;
+        let row = cx.resource().await?;
+        let disks = disks(&row)?;
+        cx.commit(release_others(cx, &row.key, &row.location, disks.iter()).await?).await?;
+        replicate(cx, &row, &disks).await?;
+        let caching: Caching =
+            (source.os.caching, source.data.into_iter().map(|(lun, part)| (lun, part.caching)).collect());
+        Ok(Outcome::update(move |row| settle_row(row, &caching)))
+    }
+
+    async fn undo(&self, _cx: &OpContext) -> Result<Outcome, OpError> {
+        Ok(Outcome::update(settle_failed))
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod disk_copy;
 mod disk_create;
 mod disk_delete;
 pub(crate) mod disk_end_access;
+mod gallery_share;
 mod image_version;
 mod image_version_create;
 mod image_version_delete;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(disk_create::DiskCreate("snapshot.create")),
         Arc::new(disk_delete::DiskDelete),
         Arc::new(disk_end_access::DiskEndAccess),
+        Arc::new(gallery_share::GalleryShare),
         Arc::new(image_version_create::ImageVersionCreate),
         Arc::new(image_version_delete::ImageVersionDelete),
         Arc::new(image_version_update::ImageVersionUpdate),

@@ -1,11 +1,12 @@
 //! `Microsoft.Compute/galleries/images`: what kind of image the versions below it are.
 
-use super::arm_context;
-use crate::provider::{Context, Plan, Provider};
+use super::{arm_context, soft_deleted_version};
+use crate::claims::Claim;
+use crate::provider::{Context, DeletePlan, Plan, Provider};
 use async_trait::async_trait;
 use lazuli_arm::bodies::image_definition;
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Resource, ResourceQuery};
+use lazuli_meta::model::Resource;
 use serde_json::{Value, json};
 
 const KIND: &str = "Microsoft.Compute/galleries/images";
@@ -26,10 +27,16 @@ impl Provider for ImageDefinition {
         old: Option<&Resource>,
     ) -> Result<Plan, ArmError> {
         let body = image_definition::put(id, &body, old.map(|o| &o.body), &arm_context(cx))?;
+        let mut changes = Vec::new();
         if old.is_none() {
-            check_unique(cx, id, &body).await?;
+            let triple = identifier_claim(&id.key(), &body);
+            if let Some(owner) = triple.owner(cx.engine).await? {
+                let name = owner.rsplit('/').next().unwrap_or_default();
+                return Err(image_definition::identifier_taken(name, &body));
+            }
+            changes.push(triple.take(&id.to_string()));
         }
-        Ok(Plan { body, internal: json!({}), ..Plan::default() })
+        Ok(Plan { body, internal: json!({}), start: None, changes })
     }
 
     async fn patch(&self, cx: Context<'_>, id: &ResourceId, patch: Value, old: &Resource) -> Result<Plan, ArmError> {
@@ -37,16 +44,28 @@ impl Provider for ImageDefinition {
         Ok(Plan { body, internal: old.internal.clone(), ..Plan::default() })
     }
 
+    /// Deleted versions that can be restored are in the way, unless the gallery's policy was switched off (as Azure documents
+    /// it): then they go along.
+    async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+        let mut changes = vec![identifier_claim(&old.key, &old.body).give_up()];
+        if !soft_deleted_version::policy(cx.engine, &old.id).await?.enabled {
+            changes.extend(soft_deleted_version::purge_all(cx.engine, &old.key).await?);
+        }
+        Ok(DeletePlan { start: None, changes })
+    }
+
     fn delete_rank(&self) -> u8 {
         30
+    }
+
+    fn update_title(&self) -> &'static str {
+        "Update Gallery Image"
     }
 }
 
 /// Publisher, offer and SKU together are unique in a gallery (ID-4).
-async fn check_unique(cx: Context<'_>, id: &ResourceId, body: &Value) -> Result<(), ArmError> {
-    let query = ResourceQuery { parent: id.parent().map(|p| p.key()), ..ResourceQuery::default() };
-    let wanted = image_definition::identifier_key(body);
-    let siblings = cx.engine.all_rows(query).await?;
-    let taken = siblings.iter().find(|d| d.key != id.key() && image_definition::identifier_key(&d.body) == wanted);
-    taken.map_or(Ok(()), |d| Err(image_definition::identifier_taken(&d.name, body)))
+fn identifier_claim(definition: &str, body: &Value) -> Claim {
+    let gallery = definition.rsplit_once("/images/").map_or(definition, |(gallery, _)| gallery);
+    let (publisher, offer, sku) = image_definition::identifier_key(body);
+    Claim::new("images", &[gallery, &publisher, &offer, &sku])
 }

@@ -2,29 +2,45 @@
 //! `operations/image_version_*.rs` bring them there.
 //!
 //! ```text
-//! PUT new       source is checked and referenced in the same transaction ─> image_version.create
-//! PUT existing  target regions may differ                                ─> image_version.update
-//! DELETE        references go, bytes are freed                           ─> image_version.delete
+//! PUT new       sources are checked and referenced in the same transaction    ─> image_version.create
+//!               a soft-deleted version of that name is asked back             ─> image_version.update
+//! PUT existing  target regions may differ                                     ─> image_version.update
+//! DELETE        references go and bytes are freed, or the version is kept     ─> image_version.delete
+//!               aside (providers/soft_deleted_version.rs)
 //! ```
+//! Updates may come while an earlier one is at work: each has an operation of its own, which waits for the earlier ones and then
+//! brings about what the row says by then. `If-Match` keeps writers from dropping each other's regions.
 
-use super::arm_context;
-use crate::db_error;
+mod source;
+
+pub(crate) use source::VersionSource;
+
+use super::{arm_context, soft_deleted_version};
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start, standard_view};
-use crate::sources::{FoundDisk, SourceDisk, disk_or_snapshot};
+use crate::regions::Regions;
 use crate::stored::{ImageVersionInternal, RegionState, internal, to_internal};
+use crate::write::{busy, is_busy};
 use async_trait::async_trait;
 use lazuli_arm::bodies::image_version::{
-    self, DiskOrBlob, RegionProgress, ReplicationState, Source, VersionName, check_source_fact, definition_facts,
-    replication_status, target_regions,
+    self, Expand, RegionProgress, ReplicationState, TargetRegion, VersionName, replication_status, target_regions,
 };
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Change, Resource};
+use lazuli_meta::model::Resource;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::cmp::Ordering;
 
 const KIND: &str = "Microsoft.Compute/galleries/images/versions";
 
 pub(crate) struct ImageVersion;
+
+/// Parameters of `image_version.delete`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct DeleteVersion {
+    /// Keep it aside for so many days.
+    pub retention_days: Option<i64>,
+}
 
 #[async_trait]
 impl Provider for ImageVersion {
@@ -39,6 +55,11 @@ impl Provider for ImageVersion {
         body: Value,
         old: Option<&Resource>,
     ) -> Result<Plan, ArmError> {
+        if old.is_none()
+            && let Some(plan) = restore(cx, id, &body).await?
+        {
+            return Ok(plan);
+        }
         let body = image_version::put(id, &body, old.map(|o| &o.body), &arm_context(cx))?;
         plan(cx, id, body, old).await
     }
@@ -48,18 +69,32 @@ impl Provider for ImageVersion {
         plan(cx, id, body, Some(old)).await
     }
 
+    /// Swagger example `GalleryImageVersion_Update_RestoreSoftDeleted`.
+    async fn patch_absent(&self, cx: Context<'_>, id: &ResourceId, patch: &Value) -> Result<Option<Plan>, ArmError> {
+        if image_version::asks_for_restore(patch)? { restore(cx, id, patch).await } else { Ok(None) }
+    }
+
     async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
         let now = jiff::Timestamp::from_millisecond(cx.now_ms).map_err(ArmError::internal)?;
         image_version::check_delete(&old.body, now)?;
-        Ok(DeletePlan { start: Some(Start { kind: "image_version.delete", params: json!({}) }), changes: vec![] })
+        let bypass = cx.call.query.get("bypasssoftdelete").is_some_and(|b| b.eq_ignore_ascii_case("true"));
+        let policy = soft_deleted_version::policy(cx.engine, &old.id).await?;
+        let params = DeleteVersion { retention_days: (policy.enabled && !bypass).then_some(policy.retention_days) };
+        let params = serde_json::to_value(params).map_err(ArmError::internal)?;
+        Ok(DeletePlan { start: Some(Start { kind: "image_version.delete", params }), changes: vec![] })
     }
 
     async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
-        let shown = Resource { body: image_version::show(&row.body, &cx.call.api_version), ..row.clone() };
+        let expand = Expand {
+            uefi_settings: cx.call.expands("UefiSettings"),
+            validations: cx.call.expands("ValidationProfile") || cx.call.expands("ValidationsProfile"),
+        };
+        let shown = Resource { body: image_version::show(&row.body, &cx.call.api_version, expand), ..row.clone() };
         let mut view = standard_view(KIND, &shown);
         if cx.call.expands("ReplicationStatus") {
             let state: ImageVersionInternal = internal(row)?;
-            view["properties"]["replicationStatus"] = replication_status(&progress(&row.body, &state));
+            view["properties"]["replicationStatus"] =
+                replication_status(&progress(cx.engine.regions(), &row.body, &state));
         }
         Ok(view)
     }
@@ -73,13 +108,32 @@ impl Provider for ImageVersion {
     fn delete_rank(&self) -> u8 {
         20
     }
+
+    fn update_title(&self) -> &'static str {
+        "Update Gallery Image Version"
+    }
+
+    fn writable_while_running(&self) -> bool {
+        true
+    }
+}
+
+/// The soft-deleted version of that name, if it is asked back; `None` where there is none.
+async fn restore(cx: Context<'_>, id: &ResourceId, body: &Value) -> Result<Option<Plan>, ArmError> {
+    match soft_deleted_version::find(cx, id).await? {
+        Some(deleted) if image_version::asks_for_restore(body)? => {
+            soft_deleted_version::restore(cx, id, deleted, body).await.map(Some)
+        }
+        Some(deleted) => Err(soft_deleted_version::name_kept(&deleted)),
+        None => Ok(None),
+    }
 }
 
 async fn plan(cx: Context<'_>, id: &ResourceId, body: Value, old: Option<&Resource>) -> Result<Plan, ArmError> {
     let mut state: ImageVersionInternal = old.map_or_else(|| Ok(ImageVersionInternal::default()), internal)?;
     for region in target_regions(&body) {
         let known = state.regions.entry(canonical(cx, &region.display_name)?).or_default();
-        if known.state != "Completed" {
+        if known.state.is_empty() || known.state == "Failed" {
             *known = RegionState { state: "Unknown".into(), ..RegionState::default() };
         }
     }
@@ -87,12 +141,13 @@ async fn plan(cx: Context<'_>, id: &ResourceId, body: Value, old: Option<&Resour
         let start = Start { kind: "image_version.update", params: json!({}) };
         return Ok(Plan { body, internal: to_internal(&state), start: Some(start), changes: vec![] });
     }
-    // New, or an attempt that failed before the source was read: that is made anew.
-    let home = body["location"].as_str().unwrap_or_default().to_owned();
-    let (found, source_row) = find_source(cx, id, &body, &home).await?;
-    let mut changes = vec![Change::RequireResource { key: source_row.key }];
-    changes.extend(found.references(&id.key(), &home));
-    let params = serde_json::to_value(&found).map_err(ArmError::internal)?;
+    // Its sources are being read: only when they were may anything be changed.
+    if let Some(old) = old.filter(|o| is_busy(o)) {
+        return Err(busy(old));
+    }
+    // New, or an attempt that failed before the sources were read: that is made anew.
+    let (source, changes) = source::find(cx, id, &body).await?;
+    let params = serde_json::to_value(&source).map_err(ArmError::internal)?;
     let start = Start { kind: "image_version.create", params };
     Ok(Plan { body, internal: to_internal(&state), start: Some(start), changes })
 }
@@ -103,132 +158,40 @@ pub(crate) fn canonical(cx: Context<'_>, display_name: &str) -> Result<String, A
     found.map(|r| r.name).ok_or_else(|| ArmError::internal(format!("'{display_name}' was stored, but is no region")))
 }
 
-/// The one source of a body: it must exist, be in the version's region, and fit the definition.
-async fn find_source(
-    cx: Context<'_>,
-    id: &ResourceId,
-    body: &Value,
-    home: &str,
-) -> Result<(FoundDisk, Resource), ArmError> {
-    let definition = id.parent().unwrap_or_else(|| id.clone()).key();
-    let definition = cx.engine.db().resource(&definition).await.map_err(db_error)?;
-    let definition = definition.ok_or_else(|| ArmError::parent_not_found(id.name()))?;
-    match image_version::source(body) {
-        Some(Source::Disks { os: Some(DiskOrBlob::Resource(disk)), data }) if data.is_empty() => {
-            from_disk(cx, &disk, &definition, home).await
-        }
-        Some(Source::Disks { data, .. }) if !data.is_empty() => {
-            Err(unsupported("dataDiskImages", "this server's image versions have no data disks yet"))
-        }
-        Some(Source::Disks { .. }) => Err(unsupported(
-            "osDiskImage.source.uri",
-            "upload the VHD to a managed disk, then name that disk as the source",
-        )),
-        Some(Source::Resource(source)) if source.resource_type().key() == KIND.to_ascii_lowercase() => {
-            from_version(cx, &source, &definition, home).await
-        }
-        Some(Source::Resource(source) | Source::VirtualMachine(source)) => {
-            let row = readable_source(cx, &source, home).await?;
-            let kind = source.resource_type();
-            Err(unsupported(
-                "source.id",
-                &format!(
-                    "'{}' is a {kind}; this server makes versions of managed disks and of other versions",
-                    row.name
-                ),
-            ))
-        }
-        None => Err(ArmError::internal("a version without a source was stored")),
-    }
-}
-
-fn unsupported(member: &str, why: &str) -> ArmError {
-    let path = format!("galleryImageVersion.properties.storageProfile.{member}");
-    ArmError::bad_request("OperationNotSupported", format!("Parameter '{path}' is not supported: {why}.")).target(path)
-}
-
-/// The row of a source that the caller may read and that is in the version's region (IV-10, IV-17).
-async fn readable_source(cx: Context<'_>, source: &ResourceId, home: &str) -> Result<Resource, ArmError> {
-    let right = format!("{}/read", source.resource_type());
-    cx.engine.authorize(&cx.call.caller, &source.key(), &right).await?;
-    let row = cx.engine.db().resource(&source.key()).await.map_err(db_error)?;
-    let version = source.resource_type().key() == KIND.to_ascii_lowercase();
-    row.filter(|r| version || r.location == home).ok_or_else(|| source_not_found(source))
-}
-
-fn source_not_found(source: &ResourceId) -> ArmError {
-    ArmError::new(
-        404,
-        "NotFound",
-        format!(
-            "Source {source} is not found. Please check source exists, and is in the same region as gallery image version \
-             being created."
-        ),
-    )
-    .target(source.to_string())
-}
-
-async fn from_disk(
-    cx: Context<'_>,
-    id: &ResourceId,
-    definition: &Resource,
-    home: &str,
-) -> Result<(FoundDisk, Resource), ArmError> {
-    let row = readable_source(cx, id, home).await?;
-    if row.kind != "microsoft.compute/disks" {
-        return Err(source_not_found(id));
-    }
-    let (os_type, _, generation) = definition_facts(&definition.body);
-    let of_disk = |name: &str| row.body["properties"][name].as_str();
-    check_source_fact(&row.id, "OS type", of_disk("osType"), &os_type)?;
-    check_source_fact(&row.id, "Hypervisor generation", of_disk("hyperVGeneration"), &generation)?;
-    let SourceDisk { found, row } = disk_or_snapshot(cx, id, home).await?;
-    Ok((found, row))
-}
-
-async fn from_version(
-    cx: Context<'_>,
-    id: &ResourceId,
-    definition: &Resource,
-    home: &str,
-) -> Result<(FoundDisk, Resource), ArmError> {
-    let row = readable_source(cx, id, home).await?;
-    let state: ImageVersionInternal = internal(&row)?;
-    let here = state.regions.get(home).is_some_and(|r| r.state == "Completed");
-    let (Some(stored), true) = (state.os_disk, here) else {
-        return Err(source_not_found(id));
-    };
-    let of_source = match &row.parent {
-        Some(parent) => cx.engine.db().resource(parent).await.map_err(db_error)?,
-        None => None,
-    };
-    if let Some(of_source) = of_source {
-        let (os_type, os_state, generation) = definition_facts(&definition.body);
-        let (source_type, source_state, source_generation) = definition_facts(&of_source.body);
-        check_source_fact(&row.id, "OS type", Some(&source_type), &os_type)?;
-        check_source_fact(&row.id, "OS state", Some(&source_state), &os_state)?;
-        check_source_fact(&row.id, "Hypervisor generation", Some(&source_generation), &generation)?;
-    }
-    Ok((FoundDisk::stored(stored), row))
-}
-
 /// What `$expand=ReplicationStatus` tells: one line a target region, in the client's order.
-fn progress(body: &Value, state: &ImageVersionInternal) -> Vec<RegionProgress> {
-    let of = |display_name: String| {
-        let name = lazuli_arm::locations::normalize(&display_name).map(|l| l.name);
-        let known = name.and_then(|n| state.regions.get(n)).cloned().unwrap_or_default();
+fn progress(regions: &Regions, body: &Value, state: &ImageVersionInternal) -> Vec<RegionProgress> {
+    let of = |target: TargetRegion| {
+        let name = lazuli_arm::locations::normalize(&target.display_name).map(|l| l.name).unwrap_or_default();
+        let known = state.regions.get(name).cloned().unwrap_or_default();
+        let completed = known.state == "Completed";
+        let copies = regions.independent_copies(name);
         RegionProgress {
-            display_name,
             state: match known.state.as_str() {
                 "Completed" => ReplicationState::Completed,
                 "Failed" => ReplicationState::Failed,
                 "Replicating" => ReplicationState::Replicating,
                 _ => ReplicationState::Unknown,
             },
-            details: known.details,
+            details: if completed { copies_in_words(&target, copies) } else { known.details },
+            display_name: target.display_name,
             bytes_done: known.done_bytes,
             bytes_total: known.total_bytes,
         }
     };
-    target_regions(body).into_iter().map(|r| of(r.display_name)).collect()
+    target_regions(body).into_iter().map(of).collect()
+}
+
+/// What the region's store does not keep of what was asked for; nothing if it keeps everything.
+fn copies_in_words(target: &TargetRegion, copies: i64) -> String {
+    let mut words = Vec::new();
+    if target.replica_count > copies {
+        words.push(format!(
+            "{copies} of {} replicas exist: this region's storage keeps {copies} independent copy.",
+            target.replica_count
+        ));
+    }
+    if target.storage_account_type.ends_with("_ZRS") && copies < 2 {
+        words.push("The bytes are in one place: this region's storage is not spread over zones.".to_owned());
+    }
+    words.join(" ")
 }

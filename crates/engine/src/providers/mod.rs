@@ -11,6 +11,7 @@ mod network_security_group;
 pub(crate) mod public_ip_address;
 mod resource_group;
 mod snapshot;
+pub(crate) mod soft_deleted_version;
 mod storage_account;
 pub(crate) mod virtual_machine;
 mod virtual_network;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(public_ip_address::PublicIpAddress),
         Arc::new(resource_group::ResourceGroup),
         Arc::new(snapshot::Snapshot),
+        Arc::new(soft_deleted_version::SoftDeletedVersion),
         Arc::new(storage_account::StorageAccount),
         Arc::new(virtual_machine::VirtualMachine),
         Arc::new(virtual_network::Subnet),

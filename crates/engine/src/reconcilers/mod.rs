@@ -4,3 +4,4 @@
 pub(crate) mod garbage;
 pub(crate) mod grants;
 pub(crate) mod network;
+pub(crate) mod soft_deleted;

@@ -12,8 +12,11 @@ mod machines;
 mod networks;
 mod site;
 mod snapshots;
+mod soft_deletion;
 mod storage;
 mod usage;
+mod version_disks;
+mod version_writers;
 mod versions;
 
 use crate::call::{ActionReply, Call, Caller, Deleted, OperationView, Urls};
@@ -97,6 +100,13 @@ impl Server {
 
     /// Ends this process's part and begins anew on the same folder.
     pub async fn restart(self) -> Self {
+        let mut server = self.idle().await;
+        server.run();
+        server
+    }
+
+    /// Ends this process's part and opens the folder again; nobody works on anything.
+    pub async fn idle(self) -> Self {
         let Self { engine, call, group, dir, stop, worker } = self;
         drop(stop);
         if let Some(worker) = worker {
@@ -106,10 +116,7 @@ impl Server {
         let config = engine.config().clone();
         drop(engine);
         let engine = Engine::open(config).await.unwrap();
-        let stop = CancellationToken::new().drop_guard();
-        let mut server = Self { engine, call, group, dir, stop, worker: None };
-        server.run();
-        server
+        Self { engine, call, group, dir, stop: CancellationToken::new().drop_guard(), worker: None }
     }
 
     /// `galleries/g/images/i` or `virtualNetworks/v` below the group.

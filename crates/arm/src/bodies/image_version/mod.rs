@@ -1,22 +1,25 @@
 //! `Microsoft.Compute/galleries/images/versions`: image versions.
 //!
 //! ```text
-//! publishingProfile  where the bytes go      regions.rs
+//! publishingProfile  where the bytes go      regions.rs, replication.rs
 //! storageProfile     where they come from    source.rs
 //! safetyProfile      what guards them
+//! securityProfile    UEFI keys               security.rs
+//! restore            brings a deleted one back (2024-03-03)
 //! ```
 
 mod name;
 mod regions;
 mod replication;
+mod security;
 mod source;
 
 pub use name::{VersionName, parse_name};
 pub use regions::{TargetRegion, target_regions};
 pub use replication::{RegionProgress, ReplicationState, replication_status};
-pub use source::{DataDisk, DiskOrBlob, Source, source};
+pub use source::{DataDisk, DiskOrBlob, Source, show_disks, source};
 
-use super::{Context, Fields, Head, image_definition, merge_patch, not_offered};
+use super::{Context, Fields, Head, image_definition, merge_patch};
 use crate::{ApiVersion, ArmError, ResourceId};
 use serde_json::{Map, Value, json};
 
@@ -26,21 +29,21 @@ const ROOT: &str = "galleryImageVersion";
 /// location answers 200), and a source that is given must be the stored one.
 ///
 /// Errors: `InvalidParameter` with the texts of the catalogue (mission: version); 409 `PropertyChangeNotAllowed` for the
-/// source, LUNs, storage types of regions that exist, `storageAccountType`, `replicationMode`; `OperationNotSupported`
-/// for disk encryption sets, edge zones and soft-deleted versions, which this server does not have.
+/// source, LUNs, storage types of regions that exist, `storageAccountType`, `replicationMode`, `securityProfile`;
+/// `OperationNotSupported` for disk encryption sets and edge zones, which this server does not have.
 pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     id.name().parse::<VersionName>()?;
     let new = Fields::root(ROOT, new)?;
     let head = Head::read(id, &new, old, ctx)?;
     let given = new.object("properties")?;
     let old = old.map(|o| &o["properties"]);
-    if given.bool("restore")? == Some(true) {
-        return Err(not_offered(&given.path("restore"), "this server has no soft delete yet"));
-    }
     let mut properties = Map::new();
     properties.insert("publishingProfile".into(), regions::publishing_profile(&given, old, &head.region, ctx)?);
     properties.insert("storageProfile".into(), source::storage_profile(&given, old)?);
     properties.insert("safetyProfile".into(), safety_profile(&given, old)?);
+    if let Some(security) = security::security_profile(&given, old)? {
+        properties.insert("securityProfile".into(), security);
+    }
     Ok(head.body(vec![], properties))
 }
 
@@ -49,6 +52,20 @@ pub fn patch(id: &ResourceId, patch: &Value, old: &Value, ctx: &Context<'_>) -> 
     put(id, &merge_patch(old, patch), Some(old), ctx)
 }
 
+/// Whether a body for a version that is not there asks for the deleted one back: `properties.restore`, or nothing but a
+/// location (what Azure documents for the soft deletion of galleries; wire.md §3).
+pub fn asks_for_restore(body: &Value) -> Result<bool, ArmError> {
+    let given = Fields::root(ROOT, body)?.object("properties")?;
+    Ok(given.bool("restore")? == Some(true) || given.is_empty())
+}
+
+/// The tags of a body; `None` where it has none.
+pub fn tags(body: &Value) -> Result<Option<Value>, ArmError> {
+    Ok(super::check_tags(Fields::root(ROOT, body)?.get("tags"))?.map(Value::Object))
+}
+
+/// `allowDeletionOfReplicatedLocations` is stored and shown, and hinders nothing: Azure shows `false` where nobody set it, and
+/// clients send that back with every update (recorded), also with those that remove a region.
 fn safety_profile(given: &Fields<'_>, old: Option<&Value>) -> Result<Value, ArmError> {
     let fields = given.object("safetyProfile")?;
     let stored = |name: &str| old.and_then(|o| o["safetyProfile"][name].as_bool());
@@ -78,13 +95,35 @@ pub fn check_delete(body: &Value, now: jiff::Timestamp) -> Result<(), ArmError> 
     Ok(())
 }
 
-/// The stored body as an api-version shows it: up to 2019-03-01 the source stood in `publishingProfile` (Packer).
-pub fn show(body: &Value, api_version: &ApiVersion) -> Value {
+/// What a GET wants to see of a version (`$expand`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expand {
+    pub uefi_settings: bool,
+    pub validations: bool,
+}
+
+/// The stored body as an api-version shows it: up to 2019-03-01 the source stood in `publishingProfile` (Packer). The UEFI
+/// settings and the validations only for who asks.
+pub fn show(body: &Value, api_version: &ApiVersion, expand: Expand) -> Value {
     let mut shown = body.clone();
+    let properties = &mut shown["properties"];
     if !api_version.at_least("2019-07-01")
-        && let Some(id) = body["properties"]["storageProfile"]["source"]["id"].as_str()
+        && let Some(id) = properties["storageProfile"]["source"]["id"].as_str()
     {
-        shown["properties"]["publishingProfile"]["source"] = json!({"managedImage": {"id": id}});
+        properties["publishingProfile"]["source"] = json!({"managedImage": {"id": id}});
+    }
+    if !expand.uefi_settings
+        && let Some(properties) = properties.as_object_mut()
+    {
+        properties.shift_remove("securityProfile");
+    }
+    if expand.validations {
+        // This server runs no validations of its own, and says so.
+        properties["validationsProfile"] = json!({
+            "validationEtag": properties["publishingProfile"]["publishedDate"],
+            "executedValidations": [],
+            "platformAttributes": [],
+        });
     }
     shown
 }
@@ -96,10 +135,8 @@ pub fn is_latest_candidate(body: &Value, region: &str) -> bool {
     profile["excludeFromLatest"] != true && here.is_some_and(|r| !r.exclude_from_latest)
 }
 
-/// Checks a source against the definition it becomes a version of. `None`: the source does not say.
-///
-/// `name` of a fact as the catalogue words it: `OS state`, `Hypervisor generation`, `OS type`.
-pub fn check_source_fact(
+/// `None`: the source does not say. `fact` as the catalogue words it: `OS state`, `Hypervisor generation`, `OS type`.
+fn check_source_fact(
     source_id: &str,
     fact: &str,
     of_source: Option<&str>,
@@ -117,10 +154,64 @@ pub fn check_source_fact(
     }
 }
 
-/// The OS facts of a definition's stored body: type, state, generation.
-pub fn definition_facts(definition: &Value) -> (String, String, String) {
-    let of = |name: &str| definition["properties"][name].as_str().unwrap_or_default().to_owned();
-    (of("osType"), of("osState"), of("hyperVGeneration"))
+/// What a source says of itself, as far as it says it; compared with the definition it becomes a version of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceFacts {
+    pub os_type: Option<String>,
+    pub os_state: Option<String>,
+    pub generation: Option<String>,
+    pub architecture: Option<String>,
+    /// `None`: the source has no say (a disk); `Some(None)`: it was made without a plan.
+    pub plan: Option<Option<Value>>,
+}
+
+impl SourceFacts {
+    /// Of a definition's stored body: all of them.
+    pub fn of_definition(definition: &Value) -> Self {
+        let properties = &definition["properties"];
+        let of = |name: &str| properties[name].as_str().map(str::to_owned);
+        Self {
+            os_type: of("osType"),
+            os_state: of("osState"),
+            generation: of("hyperVGeneration"),
+            architecture: of("architecture"),
+            plan: Some(properties.get("purchasePlan").cloned()),
+        }
+    }
+
+    /// Refuses a source that does not fit (GS-13, HV-4, ID-9): the texts of the catalogue, the first difference wins.
+    pub fn check(&self, source_id: &str, definition: &Value) -> Result<(), ArmError> {
+        let wanted = Self::of_definition(definition);
+        for (fact, found, wanted) in [
+            ("OS type", &self.os_type, &wanted.os_type),
+            ("OS state", &self.os_state, &wanted.os_state),
+            ("Hypervisor generation", &self.generation, &wanted.generation),
+            ("architecture", &self.architecture, &wanted.architecture),
+        ] {
+            check_source_fact(source_id, fact, found.as_deref(), wanted.as_deref().unwrap_or_default())?;
+        }
+        match (&self.plan, wanted.plan.flatten()) {
+            (Some(found), wanted) if !same_plan(found.as_ref(), wanted.as_ref()) => Err(ArmError::bad_request(
+                "BadRequest",
+                format!(
+                    "The resource with id '{source_id}' has a different plan ['{}'] than the parent gallery image plan ['{}'].",
+                    plan_text(found.as_ref()),
+                    plan_text(wanted.as_ref())
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn same_plan(a: Option<&Value>, b: Option<&Value>) -> bool {
+    let of =
+        |plan: Option<&Value>, name: &str| plan.and_then(|p| p[name].as_str()).unwrap_or_default().to_ascii_lowercase();
+    ["name", "publisher", "product"].iter().all(|name| of(a, name) == of(b, name))
+}
+
+fn plan_text(plan: Option<&Value>) -> String {
+    plan.map_or_else(|| "null".to_owned(), Value::to_string)
 }
 
 pub(super) use image_definition::end_of_life;

@@ -6,6 +6,8 @@ use crate::ArmError;
 use serde_json::{Map, Value, json};
 
 const STORAGE_TYPES: [&str; 4] = ["Standard_LRS", "Standard_ZRS", "Premium_LRS", "PremiumV2_LRS"];
+/// Who decides the storage type where nobody does (2025-03-03): zone-redundant wherever that is possible, or not.
+const STRATEGIES: [&str; 2] = ["PreferStandard_ZRS", "DefaultStandard_LRS"];
 /// Azure's limit of replicas (wire.md §3, limits).
 const MAX_REPLICAS: i64 = 100;
 
@@ -55,11 +57,17 @@ pub(super) fn publishing_profile(
         return Err(not_offered(&given.path("targetExtendedLocations"), "this server has no edge zones"));
     }
     let mode = kept(&given, stored, "replicationMode", &["Full", "Shallow"])?;
-    let storage_type = kept(&given, stored, "storageAccountType", &STORAGE_TYPES)?.unwrap_or("Standard_LRS".into());
+    let strategy = kept(&given, stored, "storageAccountStrategy", &STRATEGIES)?;
+    let zones_preferred = strategy.as_deref() == Some(STRATEGIES[0]);
+    let storage_type = storage_type(&given, stored, home, strategy.as_deref())?;
     let stored_count = stored.and_then(|s| s["replicaCount"].as_i64());
     let replicas = given.int_within("replicaCount", 1, MAX_REPLICAS)?.or(stored_count).unwrap_or(1);
 
-    let defaults = Defaults { replicas, storage_type: &storage_type, shallow: mode.as_deref() == Some("Shallow") };
+    let shallow = mode.as_deref() == Some("Shallow");
+    if shallow && replicas != 1 {
+        return Err(super::super::out_of_range(&given.path("replicaCount"), replicas, 1, 1));
+    }
+    let defaults = Defaults { replicas, storage_type: &storage_type, shallow, zones_preferred };
     let regions = regions(&given, stored, home, &defaults, ctx)?;
     let exclude = given.bool("excludeFromLatest")?.or(stored.and_then(|s| s["excludeFromLatest"].as_bool()));
     let published = stored.and_then(|s| s["publishedDate"].as_str()).map(str::to_owned);
@@ -81,7 +89,28 @@ pub(super) fn publishing_profile(
     if let Some(mode) = mode {
         profile.insert("replicationMode".into(), mode.into());
     }
+    if let Some(strategy) = strategy {
+        profile.insert("storageAccountStrategy".into(), strategy.into());
+    }
     Ok(Value::Object(profile))
+}
+
+/// The type of regions that name none. A strategy chooses it where none is given; both together are refused (swagger
+/// 2026-03-03), but for the pair that is stored, which clients send back.
+fn storage_type(
+    given: &Fields<'_>,
+    stored: Option<&Value>,
+    home: &RegionFacts,
+    strategy: Option<&str>,
+) -> Result<String, ArmError> {
+    let chosen = kept(given, stored, "storageAccountType", &STORAGE_TYPES)?;
+    if stored.is_none() && chosen.is_some() && strategy.is_some() {
+        let path = given.path("storageAccountStrategy");
+        let message = format!("Parameter '{path}' is not allowed: it cannot be given along with storageAccountType.");
+        return Err(ArmError::invalid_parameter(&path, message));
+    }
+    let preferred = if strategy == Some(STRATEGIES[0]) && home.zones { "Standard_ZRS" } else { "Standard_LRS" };
+    Ok(chosen.unwrap_or_else(|| preferred.to_owned()))
 }
 
 /// A choice that is fixed at creation; an update without it keeps it.
@@ -106,6 +135,8 @@ struct Defaults<'a> {
     replicas: i64,
     storage_type: &'a str,
     shallow: bool,
+    /// Zone-redundant where the region has zones, whatever `storage_type` says.
+    zones_preferred: bool,
 }
 
 fn regions(
@@ -176,14 +207,16 @@ fn region(
     {
         return Err(ArmError::property_change_not_allowed(&item.path("storageAccountType")));
     }
-    let storage_type = chosen.or(before).unwrap_or(defaults.storage_type);
+    let by_default = match (defaults.zones_preferred, facts.zones) {
+        (true, true) => "Standard_ZRS",
+        (true, false) => "Standard_LRS",
+        (false, _) => defaults.storage_type,
+    };
+    let storage_type = chosen.or(before).unwrap_or(by_default);
     if storage_type.ends_with("_ZRS") && !facts.zones {
         return Err(ArmError::invalid_parameter(
             &item.path("storageAccountType"),
-            format!(
-                "The storage account type '{storage_type}' is not supported in region {}: it has no availability zones.",
-                facts.display_name
-            ),
+            "ZRS storage account type is not supported in this region.",
         ));
     }
     let mut shown = json!({

@@ -8,7 +8,7 @@
 //! publishingProfile.source.managedImage.id   (2019-03-01) reads as source.id
 //! ```
 
-use super::super::Fields;
+use super::super::{Fields, not_offered};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -36,7 +36,7 @@ pub enum DiskOrBlob {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataDisk {
-    pub lun: i64,
+    pub lun: u32,
     pub source: DiskOrBlob,
 }
 
@@ -52,13 +52,18 @@ pub fn source(body: &Value) -> Option<Source> {
     }
     let disk = |v: &Value| {
         let text = |name: &str| v["source"][name].as_str().map(str::to_owned);
-        id(&v["source"]["id"])
-            .map(DiskOrBlob::Resource)
-            .or_else(|| text("uri").map(|uri| DiskOrBlob::Blob { uri, storage_account: text("storageAccountId") }))
+        match text("uri") {
+            // Old clients name the storage account in `id`.
+            Some(uri) => {
+                Some(DiskOrBlob::Blob { uri, storage_account: text("storageAccountId").or_else(|| text("id")) })
+            }
+            None => id(&v["source"]["id"]).map(DiskOrBlob::Resource),
+        }
     };
     let data = profile["dataDiskImages"].as_array().into_iter().flatten();
-    let data: Vec<DataDisk> =
-        data.filter_map(|d| Some(DataDisk { lun: d["lun"].as_i64()?, source: disk(d)? })).collect();
+    let data: Vec<DataDisk> = data
+        .filter_map(|d| Some(DataDisk { lun: u32::try_from(d["lun"].as_u64()?).ok()?, source: disk(d)? }))
+        .collect();
     let os = disk(&profile["osDiskImage"]);
     (os.is_some() || !data.is_empty()).then_some(Source::Disks { os, data })
 }
@@ -82,10 +87,7 @@ fn whole_source(properties: &Fields<'_>, given: &Fields<'_>) -> Result<Option<Va
     let id = source.str("id")?.or(legacy);
     let vm = source.str("virtualMachineId")?;
     if source.str("communityGalleryImageId")?.is_some() {
-        return Err(super::not_offered(
-            &source.path("communityGalleryImageId"),
-            "this server has no community galleries yet",
-        ));
+        return Err(not_offered(&source.path("communityGalleryImageId"), "this server has no community galleries yet"));
     }
     match (id, vm) {
         (Some(_), Some(_)) => Err(one_source_only(given)),
@@ -112,8 +114,15 @@ fn whole_source(properties: &Fields<'_>, given: &Fields<'_>) -> Result<Option<Va
 }
 
 fn check_kind(id: &str, kinds: &[&str], must: &str, path: &str) -> Result<(), ArmError> {
-    let kind = id.parse::<ResourceId>().ok().map(|id| id.resource_type().key());
-    if kind.is_some_and(|k| kinds.contains(&k.as_str())) {
+    let Ok(parsed) = id.parse::<ResourceId>() else {
+        let below_root = path.split_once('.').map_or(path, |(_, rest)| rest);
+        let message = format!(
+            "Property id '{id}' at path '{below_root}' is invalid. Expect fully qualified resource Id that start with \
+             '/subscriptions/{{subscriptionId}}' or '/providers/{{resourceProviderNamespace}}/'."
+        );
+        return Err(ArmError::bad_request("LinkedInvalidPropertyId", message).target(path));
+    };
+    if kinds.contains(&parsed.resource_type().key().as_str()) {
         return Ok(());
     }
     Err(ArmError::invalid_parameter(path, format!("The source id: {id} {must}.")))
@@ -154,7 +163,7 @@ fn create(given: &Fields<'_>, whole: Option<Value>) -> Result<Value, ArmError> {
         if !luns.insert(lun) {
             return Err(ArmError::invalid_parameter(
                 &item.path("lun"),
-                "Duplicated lun numbers have been detected in the input data disks. Please verify all luns are different.",
+                "Duplicated lun numbers have been detected in the input data disks. Lun number must be unique for each data disk.",
             ));
         }
         let disk = disk(item, "ReadOnly")?;
@@ -168,7 +177,7 @@ fn create(given: &Fields<'_>, whole: Option<Value>) -> Result<Value, ArmError> {
         if !places.insert(place) {
             return Err(ArmError::invalid_parameter(
                 &item.path("source"),
-                "Duplicated source ids are found in the input disks. Please verify all source ids are different.",
+                "Duplicated source ids are found in the input disks. Source id should be unique for each disk.",
             ));
         }
         let mut shown = Map::from_iter([("lun".to_owned(), lun.into())]);
@@ -188,8 +197,8 @@ fn disk(item: &Fields<'_>, caching: &str) -> Result<Value, ArmError> {
     let (id, uri) = (source.str("id")?, source.str("uri")?);
     let account = source.str("storageAccountId")?;
     let source = match (id, uri) {
-        // Old clients name the storage account of a VHD in `id` (wire.md §3).
-        (Some(id), Some(uri)) if is_storage_account(&id) => json!({"uri": uri, "storageAccountId": id}),
+        // Old clients name the storage account of a VHD in `id`; it is shown as it came (recorded).
+        (Some(id), Some(uri)) if is_storage_account(&id) && account.is_none() => json!({"uri": uri, "id": id}),
         (Some(_), Some(_)) => return Err(one_source_only(item)),
         (Some(id), None) => {
             check_kind(
@@ -213,9 +222,35 @@ fn is_storage_account(id: &str) -> bool {
     id.parse::<ResourceId>().is_ok_and(|id| id.resource_type().key() == "microsoft.storage/storageaccounts")
 }
 
+/// The disks of a version whose source was read: sizes in GiB by LUN, and what caching the source asks for where the client
+/// did not name the disks itself. In Azure's order of members (recorded).
+pub fn show_disks(body: &mut Value, os: (u64, &str), data: &[(u32, u64, &str)]) {
+    let profile = &mut body["properties"]["storageProfile"];
+    let old = profile["osDiskImage"].clone();
+    profile["osDiskImage"] = json!({
+        "sizeInGB": os.0,
+        "hostCaching": old["hostCaching"].as_str().unwrap_or(os.1),
+        "source": old.get("source").cloned().unwrap_or_else(|| json!({})),
+    });
+    if data.is_empty() {
+        return;
+    }
+    let old = profile["dataDiskImages"].as_array().cloned().unwrap_or_default();
+    let shown = data.iter().map(|(lun, size, caching)| {
+        let old = old.iter().find(|d| d["lun"].as_u64() == Some(u64::from(*lun)));
+        let caching = old.and_then(|d| d["hostCaching"].as_str()).unwrap_or(caching);
+        let mut disk = json!({"lun": lun, "sizeInGB": size, "hostCaching": caching});
+        if let Some(source) = old.and_then(|d| d.get("source")) {
+            disk["source"] = source.clone();
+        }
+        disk
+    });
+    profile["dataDiskImages"] = shown.collect();
+}
+
 fn place(disk: &Value) -> String {
     let source = &disk["source"];
-    source["id"].as_str().or(source["uri"].as_str()).unwrap_or_default().to_ascii_lowercase()
+    source["uri"].as_str().or(source["id"].as_str()).unwrap_or_default().to_ascii_lowercase()
 }
 
 /// What an update gives must be what is stored (mission: version, "source id immutable", "adding data disks").
@@ -239,7 +274,11 @@ fn update(given: &Fields<'_>, whole: Option<&Value>, stored: &Value) -> Result<(
     for item in given.objects("dataDiskImages")?.unwrap_or_default() {
         let lun = item.int("lun")?;
         let Some(old) = stored_data.iter().find(|d| lun.is_some() && d["lun"].as_i64() == lun) else {
-            return refuse(given.path("dataDiskImages"));
+            return Err(ArmError::conflict(
+                "PropertyChangeNotAllowed",
+                "Adding new Data Disks or changing the LUN of a Data Disk in an existing Image is not allowed.",
+            )
+            .target(given.path("dataDiskImages")));
         };
         update_disk(&item, old)?;
     }

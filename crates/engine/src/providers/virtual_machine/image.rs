@@ -8,7 +8,7 @@ use crate::stored::{ImageVersionInternal, Stored, internal};
 use lazuli_arm::bodies::image_version::VersionName;
 use lazuli_arm::bodies::managed_image;
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::Resource;
+use lazuli_meta::model::{Resource, ResourceQuery};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -132,7 +132,12 @@ async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Ima
 
 /// The newest version by Major.Minor.Patch that serves this region and is not excluded from latest.
 async fn latest(cx: Context<'_>, definition: &Resource, location: &str) -> Result<Resource, ArmError> {
-    let versions = cx.engine.db().children(&definition.key, 10_000).await.map_err(db_error)?;
+    let query = ResourceQuery {
+        kind: Some("microsoft.compute/galleries/images/versions".to_owned()),
+        parent: Some(definition.key.clone()),
+        ..ResourceQuery::default()
+    };
+    let versions = cx.engine.all_rows(query).await?;
     let excluded = |r: &Resource| {
         let profile = &r.body["properties"]["publishingProfile"];
         let here = profile["targetRegions"].as_array().into_iter().flatten().any(|t| {

@@ -1,0 +1,18 @@
+//! The end of `POST …/share`. The gallery's sharing profile was changed with the write that started this; the operation exists
+//! because Azure answers with one (recorded), and carries the answer.
+
+use crate::operation::{OpContext, OpError, Operation, Outcome};
+use async_trait::async_trait;
+
+pub(crate) struct GalleryShare;
+
+#[async_trait]
+impl Operation for GalleryShare {
+    fn kind(&self) -> &'static str {
+        "gallery.share"
+    }
+
+    async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        Ok(Outcome { output: Some(cx.op.params.clone()), ..Outcome::default() })
+    }
+}
