@@ -14,10 +14,6 @@ use crate::db_error;
 use crate::provider::Context;
 use crate::providers::disk::{check_no_access, check_readable};
 use crate::providers::virtual_machine::{self, MachineInternal};
-#[cfg_attr(
-    not(test),
-    allow(unused_imports, reason = "a door for the providers of versions, snapshots and images")
-)]
 pub(crate) use crate::storage::vhd::blob;
 use crate::stored::{DiskInternal, ManagedImageInternal, Stored, internal};
 use lazuli_arm::{ArmError, ResourceId};
@@ -97,7 +93,6 @@ async fn found(cx: Context<'_>, row: Resource) -> Result<SourceDisk, ArmError> {
 }
 
 /// A virtual machine that is off, with its disks.
-#[allow(dead_code, reason = "for image versions and managed images, which do not take machines yet")]
 #[derive(Debug, Clone)]
 pub(crate) struct SourceMachine {
     /// `Change::RequireResource` on its key belongs to whatever is made of it, as do the references of each disk.
@@ -119,7 +114,6 @@ pub(crate) struct SourceMachine {
 ///
 /// # Errors
 /// As [`disk_or_snapshot`]; 409 `OperationNotAllowed` while it runs or is being changed.
-#[allow(dead_code, reason = "as SourceMachine")]
 pub(crate) async fn virtual_machine(
     cx: Context<'_>,
     id: &ResourceId,

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! osDiskImage, dataDiskImages   a disk, snapshot or VHD blob each      the OS disk must fit the definition
-//! source.id                     another version, a managed image       with all their disks
+//! source.id                     another version, a managed image,
+//! source.virtualMachineId       a machine that is off                  with all their disks
 //! ```
 
 use crate::db_error;
 use crate::provider::Context;
-use crate::sources::{FoundDisk, SourceDisk, SourceImage, disk_or_snapshot, managed_image};
+use crate::sources::{
+    FoundDisk, SourceDisk, SourceImage, SourceMachine, blob, disk_or_snapshot, managed_image, virtual_machine,
+};
 use crate::stored::{ImageVersionInternal, Stored, internal};
 use lazuli_arm::bodies::image_version::{self, DataDisk, DiskOrBlob, Source, SourceFacts};
 use lazuli_arm::{ArmError, ResourceId};
@@ -73,17 +76,7 @@ pub(super) async fn find(
         Some(Source::Resource(source)) if source.resource_type().key() == IMAGE => {
             from_image(cx, id, &source, home).await?
         }
-        Some(Source::Resource(source) | Source::VirtualMachine(source)) => {
-            let row = readable(cx, &source, home).await?;
-            let kind = source.resource_type();
-            return Err(unsupported(
-                "source.id",
-                &format!(
-                    "'{}' is a {kind}; this server makes versions of managed disks, snapshots, managed images and other versions",
-                    row.name
-                ),
-            ));
-        }
+        Some(Source::Resource(source) | Source::VirtualMachine(source)) => from_machine(cx, &source, home).await?,
         Some(Source::Disks { os: None, .. }) | None => {
             return Err(ArmError::internal("a version without a source was stored"));
         }
@@ -101,11 +94,6 @@ impl VersionSource {
     pub fn parts(&self) -> impl Iterator<Item = &SourcePart> {
         std::iter::once(&self.os).chain(self.data.values())
     }
-}
-
-fn unsupported(member: &str, why: &str) -> ArmError {
-    let path = format!("galleryImageVersion.properties.storageProfile.{member}");
-    ArmError::bad_request("OperationNotSupported", format!("Parameter '{path}' is not supported: {why}.")).target(path)
 }
 
 /// The row of a source that the caller may read and that is in the version's region (IV-10, IV-17).
@@ -164,10 +152,17 @@ async fn one(
             changes.push(Change::RequireResource { key: row.key });
             Ok((SourcePart { disk: found, caching }, facts))
         }
-        DiskOrBlob::Blob { .. } => Err(unsupported(
-            &format!("{member}.source.uri"),
-            "upload the VHD to a managed disk, then name that disk as the source",
-        )),
+        DiskOrBlob::Blob { uri, storage_account } => {
+            let path = format!("galleryImageVersion.properties.storageProfile.{member}.source.storageAccountId");
+            let account: Option<ResourceId> = match storage_account {
+                Some(id) => Some(id.parse().map_err(|_| {
+                    ArmError::invalid_parameter(&path, format!("The value of parameter {path} is invalid."))
+                })?),
+                None => None,
+            };
+            let disk = blob(cx, &uri, account.as_ref(), home).await?;
+            Ok((SourcePart { disk, caching }, SourceFacts::default()))
+        }
     }
 }
 
@@ -249,6 +244,35 @@ async fn from_image(cx: Context<'_>, id: &ResourceId, image: &ResourceId, home: 
     let expect = Expect::Etag(row.etag.clone());
     row.etag = crate::new_etag();
     Ok(Found { source, facts, source_id, changes: vec![Change::PutResource { resource: row, expect }] })
+}
+
+/// The texts of the catalogue; what a machine is (generalized or not) must be what the definition says (GS-13).
+async fn from_machine(cx: Context<'_>, machine: &ResourceId, home: &str) -> Result<Found, ArmError> {
+    let missing = |e: ArmError| if e.code == "NotFound" { not_found(machine) } else { e };
+    let SourceMachine { row, generalized, os_type, generation, os, os_caching, data } =
+        virtual_machine(cx, machine, home).await.map_err(missing)?;
+    let refuse =
+        |why: String| Err(ArmError::bad_request("BadRequest", format!("Source virtual machine {} {why}", row.id)));
+    if row.body["properties"]["storageProfile"]["osDisk"]["diffDiskSettings"]["option"] == "Local" {
+        return refuse("cannot contain an ephemeral OS disk.".to_owned());
+    }
+    let disks = || std::iter::once(&os.row).chain(data.iter().map(|(_, _, disk)| &disk.row));
+    if let Some(ultra) = disks().find(|d| d.body["sku"]["name"] == "UltraSSD_LRS") {
+        return refuse(format!("cannot contain disk ['{}'] stored in an UltraSSD account type.", ultra.id));
+    }
+    let mut changes: Vec<Change> = disks().map(|d| Change::RequireResource { key: d.key.clone() }).collect();
+    changes.push(Change::RequireResource { key: row.key.clone() });
+    let facts = SourceFacts {
+        os_type: Some(os_type),
+        os_state: Some(if generalized { "Generalized" } else { "Specialized" }.to_owned()),
+        generation: Some(generation),
+        plan: Some(row.body.get("plan").filter(|p| !p.is_null()).cloned()),
+        ..SourceFacts::default()
+    };
+    let data = data.into_iter().map(|(lun, caching, disk)| (lun, SourcePart { disk: disk.found, caching })).collect();
+    let os = SourcePart { disk: os.found, caching: os_caching };
+    let source = VersionSource { os, data, managed_image: None };
+    Ok(Found { source, facts, source_id: row.id, changes })
 }
 
 async fn check_unused(cx: Context<'_>, version: &ResourceId, image: &Resource) -> Result<(), ArmError> {
