@@ -4,7 +4,7 @@
 //! 4 MiB each and a fixed number at a time; what is refused is read and thrown away, so that the client sees why.
 
 use super::reply::{self, Failure};
-use super::request::{Ask, Operation};
+use super::request::{Ask, Operation, Previous};
 use super::{BlobPlane, BlobRequest, digest, no_such_account};
 use crate::body;
 use crate::respond::{Reply, empty};
@@ -13,7 +13,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderValue, Method, StatusCode, header};
-use lazuli_engine::blobs::{Blob, Blobs, MAX_WRITE, Properties};
+use lazuli_engine::blobs::{Blob, Blobs, MAX_WRITE, PageChange, Properties};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -86,7 +86,7 @@ impl DiskPlane {
             Operation::Get => get(ask, &blob).await,
             Operation::Properties => properties(ask, &blob),
             Operation::Metadata => metadata(ask, &blob),
-            Operation::PageList => page_list(ask, &blob).await,
+            Operation::PageList => self.page_list(ask, &blob).await,
             Operation::Create => create(ask, &blob).await,
             Operation::PutPage => self.put_page(ask, &blob, body).await,
             Operation::SetProperties => set_properties(ask, &blob).await,
@@ -99,6 +99,16 @@ impl DiskPlane {
                 Ok(empty(StatusCode::ACCEPTED))
             }
         }
+    }
+
+    async fn page_list(&self, ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
+        let previous = match ask.previous()? {
+            Some(Previous { account, container, blob, sas }) => {
+                Some(self.blobs.open(&account, &container, &blob, &sas).await?)
+            }
+            None => None,
+        };
+        page_list(&self.blobs, ask, blob, previous.as_ref()).await
     }
 
     async fn put_page(&self, ask: &Ask, blob: &Blob, body: &mut Option<Body>) -> Result<Reply, Failure> {
@@ -246,7 +256,7 @@ fn metadata(ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
     Ok(response)
 }
 
-async fn page_list(ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
+async fn page_list(blobs: &Blobs, ask: &Ask, blob: &Blob, previous: Option<&Blob>) -> Result<Reply, Failure> {
     let properties = judged(ask, blob)?;
     let size = properties.size;
     let asked = ask.range().unwrap_or(0..u64::MAX);
@@ -267,7 +277,12 @@ async fn page_list(ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
     }
     // Whole pages, and the list is the same however it is cut into parts.
     let range = asked.start / 512 * 512..asked.end.min(size).next_multiple_of(512);
-    let ranges: Vec<Range<u64>> = blob.page_ranges(range).await?.into_iter().filter(|r| r.start >= marker).collect();
+    let data = |range: Range<u64>| PageChange { range, cleared: false };
+    let mut ranges: Vec<PageChange> = match previous {
+        Some(previous) => blobs.changes(blob, previous, range).await?,
+        None => blob.page_ranges(range).await?.into_iter().map(data).collect(),
+    };
+    ranges.retain(|r| r.range.start >= marker);
     let count = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(ranges.len()).min(ranges.len());
     let (now, later) = ranges.split_at(count);
     let mut response = empty(StatusCode::OK);

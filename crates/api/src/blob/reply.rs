@@ -5,7 +5,7 @@ use crate::respond::{Reply, empty, set};
 use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
-use lazuli_engine::blobs::{BlobError, ContentHeaders, Properties};
+use lazuli_engine::blobs::{BlobError, ContentHeaders, PageChange, Properties};
 use quick_xml::escape::escape;
 
 /// An error as its client sees it.
@@ -123,6 +123,16 @@ impl From<BlobError> for Failure {
             BlobError::MetadataTooLarge => {
                 new(400, "MetadataTooLarge", "The size of the specified metadata exceeds the maximum size permitted.")
             }
+            BlobError::NoDifference => new(
+                409,
+                "PreviousSnapshotOperationNotSupported",
+                "Differential Get Page Ranges is not supported on the previous snapshot.",
+            ),
+            BlobError::PreviousNewer => new(
+                400,
+                "PreviousSnapshotCannotBeNewer",
+                "The prevsnapshot query parameter value cannot be newer than snapshot query parameter value.",
+            ),
             BlobError::Full { .. } => new(
                 507,
                 "InsufficientStorage",
@@ -234,13 +244,14 @@ pub(super) fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
 }
 
 /// The body of Get Page Ranges. `next`: the marker of the next part, if the list was asked for in parts.
-pub(super) fn page_list(ranges: &[std::ops::Range<u64>], next: Option<u64>) -> String {
+pub(super) fn page_list(ranges: &[PageChange], next: Option<u64>) -> String {
     use std::fmt::Write as _;
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"utf-8\"?><PageList>");
-    for range in ranges {
+    for PageChange { range, cleared } in ranges {
         let (start, end) = (range.start, range.end - 1);
+        let name = if *cleared { "ClearRange" } else { "PageRange" };
         // Writing to a string cannot fail.
-        let _ = write!(text, "<PageRange><Start>{start}</Start><End>{end}</End></PageRange>");
+        let _ = write!(text, "<{name}><Start>{start}</Start><End>{end}</End></{name}>");
     }
     if let Some(next) = next {
         let _ = write!(text, "<NextMarker>{next}</NextMarker>");

@@ -22,6 +22,14 @@ pub(super) enum Operation {
     Delete,
 }
 
+/// Another blob that a request names by its URL.
+pub(super) struct Previous {
+    pub account: String,
+    pub container: String,
+    pub blob: String,
+    pub sas: Sas,
+}
+
 /// A request without its body.
 #[derive(Debug)]
 pub(super) struct Ask {
@@ -93,17 +101,34 @@ impl Ask {
         }
     }
 
+    /// The snapshot that Get Page Ranges is to compare with: the URL of its read SAS, in `x-ms-previous-snapshot-url` or
+    /// `prevsnapshot`. Both forms of URL are understood, with the account in the host or as the first path segment.
+    pub fn previous(&self) -> Result<Option<Previous>, Failure> {
+        const NAME: &str = "x-ms-previous-snapshot-url";
+        let Some(text) = self.header(NAME).or_else(|| self.query("prevsnapshot")) else { return Ok(None) };
+        let bad = || Failure::bad_header(NAME, text, "It is the URL of another snapshot's read SAS.");
+        let url = url::Url::parse(text).map_err(|_| bad())?;
+        let path = percent_decode_str(url.path()).decode_utf8().map_err(|_| bad())?.into_owned();
+        let mut segments = path.trim_start_matches('/').split('/').map(str::to_owned);
+        let label = url.host_str().and_then(|h| h.split('.').next()).unwrap_or_default().to_ascii_lowercase();
+        let account = if label.starts_with("md-") { Some(label) } else { segments.next() };
+        let (Some(account), Some(container), Some(blob)) = (account, segments.next(), segments.next()) else {
+            return Err(bad());
+        };
+        let of =
+            |name: &str| url.query_pairs().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.into_owned());
+        let (Some(si), Some(sig)) = (of("si"), of("sig")) else { return Err(Failure::not_signed()) };
+        Ok(Some(Previous { account, container, blob, sas: Sas { si, sig: sig.replace(' ', "+") } }))
+    }
+
     pub fn operation(&self, method: &Method) -> Result<Operation, Failure> {
-        for (name, what) in
-            [("snapshot", "A snapshot"), ("versionid", "A version"), ("prevsnapshot", "A difference of snapshots")]
-        {
+        for (name, what) in [("snapshot", "A snapshot"), ("versionid", "A version")] {
             if self.query(name).is_some() {
                 return Err(Failure::unsupported(what));
             }
         }
         for (name, what) in [
             ("x-ms-copy-source", "Copying from a URL"),
-            ("x-ms-previous-snapshot-url", "A difference of snapshots"),
             ("x-ms-structured-body", "A structured body"),
             ("x-ms-encryption-key", "A key of the client's"),
         ] {
@@ -314,6 +339,25 @@ mod tests {
         assert_eq!(operation("GET", "snapshot=2020", &[]), Err("UnsupportedOperation"));
         assert_eq!(operation("GET", "", &[("x-ms-lease-id", "x")]), Err("LeaseNotPresentWithBlobOperation"));
         assert_eq!(operation("PATCH", "", &[]), Err("UnsupportedHttpVerb"));
+    }
+
+    #[test]
+    fn previous_snapshots() {
+        for url in [
+            "https://md-x1.blob.core.windows.net/c1/abcd?sv=2018-03-28&sr=b&si=a&sig=x%2By",
+            "https://127.0.0.1:8443/md-x1/c1/abcd?si=a&sig=x+y",
+        ] {
+            let header = [("x-ms-previous-snapshot-url", url)];
+            let found = ask("GET", "/c/abcd?comp=pagelist", &header).1.unwrap().previous().unwrap().unwrap();
+            assert_eq!((&*found.account, &*found.container, &*found.blob), ("md-x1", "c1", "abcd"));
+            assert_eq!((&*found.sas.si, &*found.sas.sig), ("a", "x+y"));
+        }
+        let of = |query: &str| ask("GET", &format!("/c/abcd?comp=pagelist&prevsnapshot={query}"), &[]).1.unwrap();
+        let code = |ask: Ask| ask.previous().map(|p| p.is_some()).map_err(|e| e.code);
+        assert_eq!(code(of("2024-01-01T00:00:00.0000000Z")), Err("InvalidHeaderValue"));
+        assert_eq!(code(of("https%3A%2F%2Fmd-x.z1%2Fc%2Fabcd")), Err("AuthenticationFailed"));
+        assert_eq!(code(of("https%3A%2F%2Fmd-x.z1%2Fc%2Fabcd%3Fsi%3Da%26sig%3Db")), Ok(true));
+        assert_eq!(code(of("")), Ok(false));
     }
 
     #[test]

@@ -51,6 +51,11 @@ pub enum BlobError {
     /// More metadata than a blob may carry.
     #[error("the metadata is too large")]
     MetadataTooLarge,
+    /// The two are not incremental snapshots of one family.
+    #[error("the difference to the previous snapshot cannot be told")]
+    NoDifference,
+    #[error("the previous snapshot is the newer one")]
+    PreviousNewer,
     /// The device under the staging file has no room. What was written before is unharmed.
     #[error("the server's disk is full")]
     Full {

@@ -3,9 +3,10 @@
 
 use super::BlobError;
 use super::conditions::{ContentHeaders, Properties};
+use super::difference::Member;
 use super::ranges::Ranges;
 use bytes::Bytes;
-use lazuli_chunks::DiskReader;
+use lazuli_chunks::{DiskReader, ManifestId};
 use lazuli_disks::vhd::FooterAppended;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,6 +24,8 @@ pub(super) struct Export {
     disk_size: u64,
     etag: String,
     created_ms: i64,
+    /// Of an incremental snapshot.
+    pub member: Option<Member>,
 }
 
 /// A stored disk as a copy of its blob takes it.
@@ -54,7 +57,7 @@ impl Export {
         }
         let file = FooterAppended::new(disk_size, unique_id, created_ms.div_euclid(1000));
         let etag = etag(&reader.manifest().to_string(), disk_size, unique_id);
-        Ok(Self { region, reader, file, disk_size, etag, created_ms })
+        Ok(Self { region, reader, file, disk_size, etag, created_ms, member: None })
     }
 
     pub fn exported(&self, owner: String) -> Exported {
@@ -79,6 +82,15 @@ impl Export {
             headers: ContentHeaders::default(),
             metadata: BTreeMap::new(),
         }
+    }
+
+    pub fn manifest(&self) -> ManifestId {
+        self.reader.manifest()
+    }
+
+    /// Without the footer.
+    pub fn disk_size(&self) -> u64 {
+        self.disk_size
     }
 
     /// `range` is within the blob.

@@ -12,6 +12,7 @@
 //! ```
 
 mod conditions;
+mod difference;
 mod error;
 mod export;
 mod ranges;
@@ -19,6 +20,7 @@ mod state;
 mod upload;
 
 pub use conditions::{Conditions, ContentHeaders, Properties, SequenceTest};
+pub use difference::PageChange;
 pub use error::BlobError;
 pub(crate) use ranges::{PAGE, Ranges};
 pub use upload::SequenceAction;
@@ -27,6 +29,7 @@ pub(crate) use upload::{check_metadata, clear as punch};
 use crate::grant::{GrantDetail, blob_name};
 use async_trait::async_trait;
 use bytes::Bytes;
+use difference::Member;
 use export::{Export, Exported};
 use futures::stream::{self, Stream, StreamExt};
 use lazuli_chunks::{ChunkError, DiskReader, ManifestId, Region};
@@ -113,8 +116,10 @@ impl Blobs {
             GrantDetail::Manifest { region, manifest, size, footer_unique_id } => {
                 let reader = self.reader(&region, &manifest).await?;
                 let disk = self.0.db.resource(&grant.resource_key).await.map_err(BlobError::of_meta)?;
-                let created_ms = disk.map_or(0, |row| row.created_ms);
-                let export = Export::new(region, reader, size, footer_unique_id, created_ms)?;
+                let created_ms = disk.as_ref().map_or(0, |row| row.created_ms);
+                let member = Member::of(&region, disk.as_ref());
+                let mut export = Export::new(region, reader, size, footer_unique_id, created_ms)?;
+                export.member = member;
                 Ok(Blob(Kind::Export(Box::new(export)), grant.resource_key.clone()))
             }
         }

@@ -1,4 +1,5 @@
 use super::{MIB, SMALLEST, Server, disk_bytes};
+use crate::blobs::{BlobError, PageChange, Sas};
 use crate::new_etag;
 use crate::stored::{DiskInternal, internal, to_internal};
 use lazuli_arm::ArmError;
@@ -211,4 +212,63 @@ async fn a_copy_that_is_not_complete_is_not_read() {
     assert_eq!(server.begin_access("snapshots/w1", "Read").await.unwrap_err().code, "OperationNotAllowed");
     unblock();
     server.delete("snapshots/w1").await.unwrap();
+}
+
+impl Server {
+    /// What the data plane opens for a read SAS.
+    async fn opened(&self, tail: &str) -> crate::blobs::Blob {
+        self.begin_access(tail, "Read").await.unwrap();
+        let grants = self.engine.db().grants_of(&self.id(tail).key()).await.unwrap();
+        let grant = grants.iter().find(|g| g.access == "Read").unwrap();
+        let sas = Sas { si: grant.id.clone(), sig: grant.secret.clone() };
+        self.engine.blobs().open(&grant.account, &grant.container, "abcd", &sas).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_between_two_members_of_a_family() {
+    let server = Server::start().await;
+    server.uploaded("d1", &disk_bytes(7)).await;
+    server.uploaded("other", &disk_bytes(8)).await;
+    server.incremental("s1", "disks/d1").await;
+    server.snapshot("full", "disks/d1", json!({})).await.unwrap();
+    let mib = usize::try_from(MIB).unwrap();
+    let mut later = changed(7);
+    later[mib..2 * mib].fill(0);
+    server.uploaded("d1-later", &later).await;
+    server.overwrite("disks/d1", "disks/d1-later").await;
+    server.incremental("s2", "disks/d1").await;
+    server.incremental("s3", "disks/other").await;
+
+    let (first, second) = (server.opened("snapshots/s1").await, server.opened("snapshots/s2").await);
+    let blobs = server.engine.blobs();
+    let changes = blobs.changes(&second, &first, 0..u64::MAX).await.unwrap();
+    // Applied to the first, they give the second.
+    let mut bytes = disk_bytes(7);
+    for PageChange { range, cleared } in &changes {
+        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        assert!(range.end <= later.len(), "the disks have the same size: the footer does not count");
+        if *cleared {
+            bytes[range].fill(0);
+        } else {
+            bytes[range.clone()].copy_from_slice(&later[range]);
+        }
+    }
+    assert!(bytes == later);
+    let told = |cleared| {
+        let of_kind = changes.iter().filter(|c| c.cleared == cleared);
+        of_kind.map(|c| c.range.end - c.range.start).sum::<u64>()
+    };
+    assert!(told(true) > MIB / 2 && told(false) < MIB / 2, "{changes:?}");
+    assert_eq!(blobs.changes(&first, &first, 0..u64::MAX).await.unwrap(), []);
+    let part = blobs.changes(&second, &first, 0..MIB / 4).await.unwrap();
+    assert!(part.iter().all(|c| c.range.end <= MIB / 4), "{part:?}");
+
+    let backwards = blobs.changes(&first, &second, 0..u64::MAX).await;
+    assert!(matches!(backwards, Err(BlobError::PreviousNewer)), "{backwards:?}");
+    for stranger in ["snapshots/s3", "snapshots/full", "disks/other"] {
+        let stranger = server.opened(stranger).await;
+        let refused = blobs.changes(&second, &stranger, 0..u64::MAX).await;
+        assert!(matches!(refused, Err(BlobError::NoDifference)), "{refused:?}");
+    }
 }
