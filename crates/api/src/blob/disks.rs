@@ -286,7 +286,7 @@ async fn page_list(blobs: &Blobs, ask: &Ask, blob: &Blob, previous: Option<&Blob
     let count = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(ranges.len()).min(ranges.len());
     let (now, later) = ranges.split_at(count);
     let mut response = empty(StatusCode::OK);
-    *response.body_mut() = Body::from(reply::page_list(now, later.first().map(|r| r.start)));
+    *response.body_mut() = Body::from(reply::page_list(now, later.first().map(|r| r.range.start)));
     reply::version(response.headers_mut(), &properties);
     reply::insert(response.headers_mut(), "content-type", "application/xml");
     reply::insert(response.headers_mut(), "x-ms-blob-content-length", &size.to_string());
