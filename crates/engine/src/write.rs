@@ -225,6 +225,9 @@ impl Engine {
             Err(WriteError::Db(e)) => return Err(db_error(e)),
         }
         self.written(&old.kind);
+        if old.kind.eq_ignore_ascii_case(crate::storage_account::KIND) {
+            self.storage().account_deleted(&old.location);
+        }
         if start.is_some() {
             self.cancel_others(&old.key, &operation_id).await?;
             return Ok(Some(Deleted::Started { operation: operation_id }));

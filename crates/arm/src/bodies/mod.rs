@@ -15,6 +15,7 @@ mod fields;
 mod tags;
 mod time;
 
+pub mod blob_service;
 pub mod disk;
 pub mod disk_access;
 pub mod gallery;

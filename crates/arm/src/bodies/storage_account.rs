@@ -265,3 +265,136 @@ pub fn address_range(text: &str) -> Option<(Ipv4Addr, Ipv4Addr)> {
     let host = if bits == 0 { u32::MAX } else { u32::MAX.checked_shr(bits).filter(|_| bits <= 32).unwrap_or(0) };
     (bits <= 32).then(|| (Ipv4Addr::from(address.to_bits() & !host), Ipv4Addr::from(address.to_bits() | host)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{context, version};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(name: &str) -> ResourceId {
+        format!("/subscriptions/0/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/{name}").parse().unwrap()
+    }
+
+    fn with(properties: &Value) -> Value {
+        json!({"sku": {"name": "standard_lrs"}, "kind": "StorageV2", "location": "East US", "properties": properties})
+    }
+
+    /// `az storage account create -g rg1 -n acct1 -l eastus --sku Standard_LRS`
+    #[test]
+    fn az_storage_account_create() {
+        let api = version("2025-08-01");
+        let ctx = context(&api);
+        let sent = with(&json!({"encryption": {"keySource": "Microsoft.Storage", "services": {"blob": {}}}}));
+        let body = put(&id("acct1"), &sent, None, &ctx).unwrap();
+        assert_eq!(body["sku"], json!({"name": "Standard_LRS", "tier": "Standard"}));
+        assert_eq!((&body["location"], &body["kind"]), (&json!("eastus"), &json!("StorageV2")));
+        assert_eq!(
+            body["properties"],
+            json!({
+                "allowCrossTenantReplication": false,
+                "minimumTlsVersion": "TLS1_2",
+                "allowBlobPublicAccess": false,
+                "networkAcls": {"bypass": "AzureServices", "virtualNetworkRules": [], "ipRules": [], "defaultAction": "Allow"},
+                "supportsHttpsTrafficOnly": true,
+                "encryption": {"services": {"blob": {"keyType": "Account"}}, "keySource": "Microsoft.Storage"},
+                "accessTier": "Hot",
+            })
+        );
+        let change = json!({"tags": {"a": "1"}, "sku": {"name": "Standard_ZRS"}, "properties": {"accessTier": "cool"}});
+        let patched = patch(&id("acct1"), &change, &body, &ctx).unwrap();
+        assert_eq!(
+            (&patched["sku"]["name"], &patched["properties"]["accessTier"]),
+            (&json!("Standard_ZRS"), &json!("Cool"))
+        );
+        let again = put(&id("acct1"), &sent, Some(&patched), &ctx).unwrap();
+        assert_eq!((&again["tags"], &again["properties"]["accessTier"]), (&json!({"a": "1"}), &json!("Cool")));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_do() {
+        let api = version("2025-08-01");
+        let ctx = context(&api);
+        for refused in [
+            json!({"isHnsEnabled": true}),
+            json!({"isNfsV3Enabled": "true"}),
+            json!({"encryption": {"keySource": "Microsoft.Keyvault"}}),
+            json!({"encryption": {"requireInfrastructureEncryption": true}}),
+            json!({"minimumTlsVersion": "TLS1_3"}),
+            json!({"networkAcls": {"virtualNetworkRules": [{"id": "x"}]}}),
+            json!({"publicNetworkAccess": "SecuredByPerimeter"}),
+            json!({"sasPolicy": {"sasExpirationPeriod": "1.00:00:00"}}),
+            json!({"dnsEndpointType": "AzureDnsZone"}),
+            json!({"routingPreference": {"routingChoice": "InternetRouting"}}),
+        ] {
+            let error = put(&id("acct1"), &with(&refused), None, &ctx).unwrap_err();
+            assert_eq!((error.status, error.code.as_str()), (400, "OperationNotSupported"), "{refused}");
+        }
+        let off = json!({"isHnsEnabled": false, "isSftpEnabled": null, "dnsEndpointType": "Standard",
+            "routingPreference": {"routingChoice": "MicrosoftRouting", "publishInternetEndpoints": false}});
+        put(&id("acct1"), &with(&off), None, &ctx).unwrap();
+        for (body, code) in [
+            (json!({"location": "eastus", "kind": "StorageV2"}), "InvalidParameter"),
+            (
+                json!({"location": "eastus", "kind": "FileStorage", "sku": {"name": "Premium_LRS"}}),
+                "OperationNotSupported",
+            ),
+            (
+                json!({"location": "eastus", "kind": "BlobStorage", "sku": {"name": "Premium_LRS"}}),
+                "InvalidAccountType",
+            ),
+            (json!({"kind": "StorageV2", "sku": {"name": "Standard_LRS"}}), "LocationRequired"),
+            (
+                with(&json!({"networkAcls": {"ipRules": [{"value": "10.0.0.0/33"}]}})),
+                "InvalidValuesForRequestParameters",
+            ),
+        ] {
+            assert_eq!(put(&id("acct1"), &body, None, &ctx).unwrap_err().code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn kind_and_tier_stay() {
+        let api = version("2025-08-01");
+        let ctx = context(&api);
+        let old = put(&id("acct1"), &with(&json!({})), None, &ctx).unwrap();
+        for change in [json!({"sku": {"name": "Premium_LRS"}}), json!({"kind": "BlobStorage"})] {
+            let error = patch(&id("acct1"), &change, &old, &ctx).unwrap_err();
+            assert_eq!(error.code, "AccountPropertyCannotBeUpdated", "{change}");
+        }
+        let mut first = with(&json!({}));
+        first["kind"] = json!("Storage");
+        let old = put(&id("acct1"), &first, None, &ctx).unwrap();
+        assert!(old["properties"].get("accessTier").is_none());
+        let upgraded = patch(&id("acct1"), &json!({"kind": "StorageV2"}), &old, &ctx).unwrap();
+        assert_eq!(upgraded["properties"]["accessTier"], "Hot");
+    }
+
+    #[test]
+    fn names() {
+        for bad in ["ab", "a-b", "Abc", "a_b", "äbc", &"a".repeat(25), "subscriptions", "providers"] {
+            assert_eq!(check_name(bad).unwrap_err().code, "AccountNameInvalid", "{bad}");
+        }
+        for good in ["abc", "0ab", &"a".repeat(24)] {
+            check_name(good).unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_in_its_own_ranges(ip: u32, bits in 0..=32_u32, other: u32) {
+            let ip = Ipv4Addr::from(ip);
+            prop_assert_eq!(address_range(&ip.to_string()), Some((ip, ip)));
+            let (low, high) = address_range(&format!("{ip}/{bits}")).unwrap();
+            prop_assert!((low..=high).contains(&ip));
+            prop_assert_eq!(u64::from(high.to_bits() - low.to_bits()) + 1, 1_u64 << (32 - bits));
+            let same = u64::from(ip.to_bits() ^ other) >> (32 - bits) == 0;
+            prop_assert_eq!((low..=high).contains(&Ipv4Addr::from(other)), same);
+        }
+
+        #[test]
+        fn never_panics(text in "[0-9./-]{0,20}") {
+            let _ = address_range(&text);
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! One file a resource type; here is the list of all of them, and what several of them need.
 
+mod blob_service;
 pub(crate) mod disk;
 mod disk_access;
 mod gallery;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 /// Every type this server provides.
 pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
     vec![
+        Arc::new(blob_service::BlobService),
         Arc::new(disk::Disk),
         Arc::new(disk_access::DiskAccess),
         Arc::new(disk_access::PrivateEndpointConnection),

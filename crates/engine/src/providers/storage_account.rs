@@ -2,7 +2,9 @@
 //!
 //! Keys are made and replaced here and shown by their own actions alone; bodies, other views and the log never have them.
 
-use super::arm_context;
+use super::blob_service::first_row;
+use super::{arm_context, delete_children};
+use crate::db_error;
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, standard_view, unknown_action};
 use crate::storage_account::{KIND, blob_endpoint, claim_name, release_name, secondary};
 use crate::stored::{StorageAccountInternal, StoredKey, internal, to_internal};
@@ -13,7 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use lazuli_arm::bodies::{Fields, storage_account as body};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_authz::sas::{self, SasError, Target};
-use lazuli_meta::model::{Change, Resource};
+use lazuli_meta::model::{Change, Expect, Resource};
 use serde_json::{Value, json};
 
 const KEY_NAMES: [&str; 2] = ["key1", "key2"];
@@ -44,7 +46,8 @@ impl Provider for StorageAccount {
             keys: [new_key(cx.now_ms)?, new_key(cx.now_ms)?],
             delegation_secret: random_secret()?,
         };
-        let changes = vec![claim_name(id.name(), &id.key(), cx.now_ms)];
+        let services = Change::PutResource { resource: first_row(id, cx.now_ms), expect: Expect::Absent };
+        let changes = vec![claim_name(id.name(), &id.key(), cx.now_ms), services];
         Ok(Plan { body, internal: to_internal(&internal), changes, ..Plan::default() })
     }
 
@@ -53,12 +56,12 @@ impl Provider for StorageAccount {
         Ok(Plan { body, internal: old.internal.clone(), ..Plan::default() })
     }
 
-    async fn delete(&self, _cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
-        let changes = vec![
-            Change::DeleteContentRefsBelow { key: old.key.clone() },
-            Change::DeleteAccountData { account: old.name.clone() },
-            release_name(&old.name),
-        ];
+    /// Takes along everything that is in it.
+    async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+        let mut changes = delete_children(cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?);
+        changes.push(Change::DeleteContentRefsBelow { key: old.key.clone() });
+        changes.push(Change::DeleteAccountData { account: old.name.clone() });
+        changes.push(release_name(&old.name));
         Ok(DeletePlan { start: None, changes })
     }
 

@@ -230,7 +230,12 @@ impl Storage {
 
     /// Bytes were let go of: the region is swept before long.
     fn released(&self, account: &Account) {
-        self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(account.location.clone());
+        self.account_deleted(&account.location);
+    }
+
+    /// An account of this region is gone with all that was in it.
+    pub(crate) fn account_deleted(&self, location: &str) {
+        self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(location.to_owned());
     }
 }
 

@@ -14,6 +14,7 @@ mod site;
 mod snapshots;
 mod soft_deletion;
 mod storage;
+mod storage_accounts;
 mod usage;
 mod version_disks;
 mod version_writers;
