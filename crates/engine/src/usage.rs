@@ -72,10 +72,7 @@ async fn disk(engine: &Engine, region: &Region, row: &Resource, of: &ContentRef)
 fn name_in<'a>(internal: &'a Value, manifest: &str) -> &'a str {
     let entries = internal.as_object().into_iter().flatten();
     entries
-        .flat_map(|(name, value)| {
-            let below = value.as_object().into_iter().flatten().map(|(name, value)| (name, value));
-            std::iter::once((name, value)).chain(below)
-        })
+        .flat_map(|(name, value)| std::iter::once((name, value)).chain(value.as_object().into_iter().flatten()))
         .find(|(_, value)| value["manifest"] == manifest)
         .map_or("", |(name, _)| name)
 }

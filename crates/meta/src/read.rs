@@ -88,7 +88,7 @@ impl Db {
                           WHERE resource_key = $1 OR (resource_key > $2 AND resource_key < $3) \
                           ORDER BY region, manifest, resource_key");
         // `0` follows `/`.
-        let select = select.text(key).text(&format!("{key}/")).text(&format!("{key}0"));
+        let select = select.text(key).text(format!("{key}/")).text(format!("{key}0"));
         self.rows(select).await?.iter().map(content_ref).collect()
     }
 

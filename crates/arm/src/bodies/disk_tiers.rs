@@ -64,10 +64,11 @@ const STANDARD: [Tier; 11] = [
 ];
 
 /// `creationData.performancePlus`: `(smallest size in GiB, IOPS, MBps)`, the last row that fits.
-const PREMIUM_PLUS: [(i64, i64, i64); 3] = [(513, 8000, 300), (1025, 16000, 600), (2049, 20000, 900)];
-const STANDARD_SSD_PLUS: [(i64, i64, i64); 4] =
-    [(513, 1500, 150), (1025, 3000, 300), (2049, 6000, 600), (4097, 6000, 750)];
-const STANDARD_PLUS: [(i64, i64, i64); 3] = [(513, 1500, 150), (1025, 3000, 300), (8193, 3000, 500)];
+type Plus = (i64, i64, i64);
+
+const PREMIUM_PLUS: [Plus; 3] = [(513, 8000, 300), (1025, 16000, 600), (2049, 20000, 900)];
+const STANDARD_SSD_PLUS: [Plus; 4] = [(513, 1500, 150), (1025, 3000, 300), (2049, 6000, 600), (4097, 6000, 750)];
+const STANDARD_PLUS: [Plus; 3] = [(513, 1500, 150), (1025, 3000, 300), (8193, 3000, 500)];
 /// Below this size in GiB there is no performance plus.
 const PLUS_FROM: i64 = 513;
 
@@ -100,7 +101,7 @@ pub(super) fn provisioned_limits(sku: &str) -> (i64, i64) {
 
 /// Of a size in GiB. A `wanted` tier raises a Premium disk above the tier of its size, and never lowers it.
 pub(super) fn performance(sku: &str, gib: i64, wanted: Option<&str>, plus: bool) -> Performance {
-    let (table, more, shows_tier): (&[Tier], &[(i64, i64, i64)], bool) = match sku {
+    let (table, more, shows_tier): (&[Tier], &[Plus], bool) = match sku {
         "UltraSSD_LRS" => return Performance { iops: 500, mbps: 8, tier: None },
         "PremiumV2_LRS" => return Performance { iops: 3000, mbps: 125, tier: None },
         _ if sku.starts_with("Premium") => (&PREMIUM, &PREMIUM_PLUS, true),

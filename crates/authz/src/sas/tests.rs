@@ -411,7 +411,7 @@ fn what_a_policy_gives() {
     assert_eq!(at(&signed(&[]), &[]), Err(SasError::NoPolicy));
     assert_eq!(at(&signed(&[("sp", "w")]), &policies()), Err(SasError::malformed("sp")), "both may not say it");
     let open = AccessPolicy { id: "pol1".into(), ..AccessPolicy::default() };
-    assert_eq!(at(&signed(&[]), &[open.clone()]), Err(SasError::malformed("se")));
+    assert_eq!(at(&signed(&[]), std::slice::from_ref(&open)), Err(SasError::malformed("se")));
     assert_eq!(at(&signed(&[("sp", "w"), ("se", "2030-01-01")]), &[open]).unwrap().permissions(), "w");
 }
 

@@ -231,11 +231,11 @@ fn service_sas(row: &Resource, state: &StorageAccountInternal, given: &Value) ->
     Ok(ActionPlan::Show(json!({"serviceSasToken": token})))
 }
 
-/// Query names and values, and the key that signs them.
-fn sas_fields(
-    state: &StorageAccountInternal,
-    given: &Value,
-) -> Result<(Vec<(&'static str, String)>, Vec<u8>), ArmError> {
+/// Query names and values.
+type SasFields = Vec<(&'static str, String)>;
+
+/// What a SAS says, and the key that signs it.
+fn sas_fields(state: &StorageAccountInternal, given: &Value) -> Result<(SasFields, Vec<u8>), ArmError> {
     let given = Fields::root("sas", given)?;
     let mut fields = vec![("sv", SAS_VERSION.to_owned())];
     for (name, field) in SAS_FIELDS {

@@ -204,7 +204,8 @@ async fn pages_sizes_and_differences() {
             (found.pages, found.cleared)
         }
     };
-    let expected = (vec![512..1024, 65536..66048], vec![8192..8704]);
+    let cleared: Vec<Range<u64>> = std::iter::once(8192..8704).collect();
+    let expected = (vec![512..1024, 65536..66048], cleared);
     assert_eq!(difference(before.clone()).await, expected);
     // After the next snapshot both sides are settled: compared byte by byte.
     let (second, _) = storage.snapshot(&at, None, &access).await.unwrap();
