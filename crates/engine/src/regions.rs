@@ -96,7 +96,6 @@ impl Regions {
 
     /// In how many independent places a region keeps what it stores. Its store is one folder, so that is one, and in one zone,
     /// whatever replica count or storage type was asked for.
-    #[expect(clippy::unused_self, reason = "the answer belongs to the stores, and will differ with their kind")]
     pub fn independent_copies(&self, _region: &str) -> i64 {
         1
     }

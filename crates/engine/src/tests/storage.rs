@@ -13,6 +13,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lazuli_arm::ArmError;
 use lazuli_disks::vhd::Footer;
 use serde_json::json;
+use std::ops::Range;
 use std::time::Duration;
 use uuid::Uuid;
 
