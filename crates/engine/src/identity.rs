@@ -31,7 +31,8 @@ pub struct Bootstrap {
     pub client_secret: String,
 }
 
-const BOOTSTRAPPED: &str = "bootstrapped";
+/// Setting: the tenant of the server's operator.
+pub(crate) const BOOTSTRAPPED: &str = "bootstrapped";
 
 impl Bootstrap {
     /// # Errors

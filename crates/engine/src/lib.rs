@@ -15,6 +15,7 @@ pub mod grant;
 mod identity;
 pub mod operation;
 mod operations;
+mod platform_images;
 pub mod provider;
 mod providers;
 mod read;

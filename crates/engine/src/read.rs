@@ -25,6 +25,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::get`].
     pub async fn get_with_etag(&self, call: &Call, id: &ResourceId) -> Result<(Value, String), ArmError> {
+        if let Some(found) = self.catalogue_get(call, id).await? {
+            return Ok(found);
+        }
         let provider = self.provider_of(id)?;
         let row = self.readable_row(call, id, provider.resource_type()).await?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
@@ -37,6 +40,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::get`].
     pub async fn view(&self, call: &Call, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
+        if crate::platform_images::is_in_catalogue(id) {
+            return Ok(None);
+        }
         let provider = self.provider_of(id)?;
         let row = self.readable_row(call, id, provider.resource_type()).await?;
         if name.eq_ignore_ascii_case("usage") {
@@ -70,6 +76,9 @@ impl Engine {
     /// # Errors
     /// 404 for a missing parent or an unknown type.
     pub async fn list(&self, call: &Call, parent: &ResourceId, collection: &ResourceType) -> Result<Listing, ArmError> {
+        if let Some(listing) = self.catalogue_list(call, parent, collection).await? {
+            return Ok(listing);
+        }
         self.require_subscription(&call.caller, &parent.subscription).await?;
         let every = collection.key() == "microsoft.resources/resources";
         let provider = if every { None } else { Some(self.provider(collection)?) };

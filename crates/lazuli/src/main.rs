@@ -9,6 +9,7 @@ mod data_dir;
 mod env;
 mod files;
 mod host;
+mod image;
 mod keeper;
 mod logging;
 mod serve;
@@ -40,6 +41,8 @@ enum Command {
     Stop(stop::Args),
     /// Prints shell lines that point az, SDKs and azcopy at a server: eval "$(lazuli env)".
     Env(env::Args),
+    /// The platform images that everybody on this server may use.
+    Image(image::Args),
     /// Shows what the content stores hold, region by region.
     Usage(usage::Args),
     /// Measures the content store alone, without a server.
@@ -72,6 +75,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Serve(args) => serve::run(args).await,
             Command::Host(args) => host::run(args).await,
             Command::Stop(args) => stop::run(args).await,
+            Command::Image(args) => image::run(args).await,
             Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Env(_) => Ok(()),

@@ -76,6 +76,7 @@ pub(crate) fn shape_of(kind: &str, verb: Verb<'_>) -> Shape {
         | "microsoft.compute/proximityplacementgroups"
         | "microsoft.compute/hostgroups"
         | "microsoft.compute/restorepointcollections" => synchronous(verb),
+        "lazuli.images/platformimages" => standard(verb, Family::Compute),
         k if k.starts_with("microsoft.compute/") => compute(verb),
         k if k.starts_with("microsoft.virtualmachineimages/") => image_builder(verb),
         "microsoft.network/networkinterfaces" => network_interface(verb),

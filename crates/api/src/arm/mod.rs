@@ -148,4 +148,5 @@ pub(crate) fn set_etag(response: &mut Reply, etag: &str) {
 fn is_bare_list(collection: &ResourceType) -> bool {
     let key = collection.key();
     key.starts_with("microsoft.compute/locations/publishers")
+        || key.starts_with("microsoft.compute/locations/edgezones/publishers")
 }

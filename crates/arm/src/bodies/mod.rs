@@ -24,6 +24,7 @@ pub mod image_version;
 pub mod managed_image;
 pub mod network_interface;
 pub mod network_security_group;
+pub mod platform_image;
 pub mod public_ip_address;
 pub mod resource_group;
 pub mod snapshot;

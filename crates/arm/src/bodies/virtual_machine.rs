@@ -74,7 +74,7 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
             body.insert(kept.into(), value.clone());
         }
     }
-    Ok(head.body(vec![], body))
+    Ok(head.body(plan(&root)?.map(|p| ("plan", p)).into_iter().collect(), body))
 }
 
 /// Checks a PUT or merged PATCH on an existing machine: tags may change; the rest must be what it was.
@@ -97,7 +97,10 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
         unchanged(&format!("{ROOT}.properties.{}", path.join(".")), fields.get(last), stored.get(last))
     };
     same(&["hardwareProfile", "vmSize"])?;
-    same(&["storageProfile", "imageReference", "id"])?;
+    for name in ["id", "publisher", "offer", "sku", "version"] {
+        same(&["storageProfile", "imageReference", name])?;
+    }
+    unchanged(&format!("{ROOT}.plan"), root.get("plan"), old.get("plan"))?;
     same(&["storageProfile", "osDisk", "name"])?;
     same(&["storageProfile", "osDisk", "createOption"])?;
     same(&["osProfile", "computerName"])?;
@@ -112,7 +115,8 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
             Some(&stored.into()),
         )?;
     }
-    Ok(head.body(vec![], before.as_object().cloned().unwrap_or_default()))
+    let plan = old.get("plan").cloned().map(|p| ("plan", p));
+    Ok(head.body(plan.into_iter().collect(), before.as_object().cloned().unwrap_or_default()))
 }
 
 fn check_name(name: &str) -> Result<(), ArmError> {
@@ -212,16 +216,27 @@ fn image_reference(image: &Fields<'_>) -> Result<Value, ArmError> {
             "Required parameter 'imageReference' is missing (null).",
         ));
     }
-    Err(ArmError::new(
-        404,
-        "PlatformImageNotFound",
-        format!(
-            "The platform image '{publisher}:{offer}:{sku}:{version}' is not available. Verify that all fields in the storage \
-             profile are correct. For more details about storage profile information, please refer to \
-             https://aka.ms/storageprofile"
-        ),
-    )
-    .target("imageReference"))
+    if [&offer, &sku, &version].iter().any(|p| p.is_empty()) {
+        return Err(ArmError::invalid_parameter(
+            "imageReference",
+            "A platform image is named by publisher, offer, sku and version: a part of imageReference is missing.",
+        ));
+    }
+    Ok(json!({"publisher": publisher, "offer": offer, "sku": sku, "version": version}))
+}
+
+/// Purchase plan of the image; `None` where the request names none.
+fn plan(root: &Fields<'_>) -> Result<Option<Value>, ArmError> {
+    let given = root.object("plan")?;
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let mut plan = json!({"name": given.required_str("name")?, "publisher": given.required_str("publisher")?,
+        "product": given.required_str("product")?});
+    if let Some(code) = given.str("promotionCode")? {
+        plan["promotionCode"] = code.into();
+    }
+    Ok(Some(plan))
 }
 
 /// What is shown of a data disk that an image brings and the request does not name; `random` goes into its name.

@@ -12,6 +12,7 @@ mod image_version_create;
 mod image_version_delete;
 mod image_version_update;
 mod managed_image_create;
+mod platform_image_create;
 mod resource_group_delete;
 mod row_update;
 pub(crate) mod virtual_machine;
@@ -40,6 +41,9 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(managed_image_create::ManagedImageCreate),
         Arc::new(content_delete::ContentDelete("managed_image.delete")),
         Arc::new(row_update::RowUpdate("managed_image.update")),
+        Arc::new(platform_image_create::PlatformImageCreate),
+        Arc::new(content_delete::ContentDelete("platform_image.delete")),
+        Arc::new(platform_image_create::PlatformImageUpdate),
         Arc::new(resource_group_delete::ResourceGroupDelete),
         Arc::new(virtual_machine_create::VirtualMachineCreate),
         Arc::new(virtual_machine_delete::VirtualMachineDelete),

@@ -35,7 +35,8 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
         data_disks.push(disk_of(engine, key, Some(*lun)).await?);
     }
     let nics = nics_of(engine, row, &state).await?;
-    let image = properties["storageProfile"]["imageReference"]["id"].as_str().unwrap_or_default();
+    let image = &properties["storageProfile"]["imageReference"];
+    let image = |name: &str| image[name].as_str().unwrap_or_default().to_owned();
     let id: ResourceId = row.id.parse().map_err(ArmError::internal)?;
     Ok(VmSpec {
         id: state.vm_id,
@@ -47,7 +48,13 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
         vm_size: vm_size.to_owned(),
         zone: String::new(),
         tags: tags_of(&row.body),
-        image: ImageReference { id: image.to_owned(), ..ImageReference::default() },
+        image: ImageReference {
+            id: image("id"),
+            publisher: image("publisher"),
+            offer: image("offer"),
+            sku: image("sku"),
+            version: image("exactVersion"),
+        },
         cpus,
         memory_mib,
         generation: if state.generation == "V2" { Generation::V2 } else { Generation::V1 },

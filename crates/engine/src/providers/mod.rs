@@ -9,6 +9,7 @@ pub(crate) mod image_version;
 pub(crate) mod managed_image;
 pub(crate) mod network_interface;
 mod network_security_group;
+mod platform_image;
 pub(crate) mod public_ip_address;
 mod resource_group;
 mod snapshot;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(network_interface::NetworkInterface),
         Arc::new(network_security_group::NetworkSecurityGroup),
         Arc::new(network_security_group::SecurityRule),
+        Arc::new(platform_image::PlatformImage),
         Arc::new(public_ip_address::PublicIpAddress),
         Arc::new(resource_group::ResourceGroup),
         Arc::new(snapshot::Snapshot),

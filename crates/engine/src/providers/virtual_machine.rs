@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use data_disks::NewDisk;
 pub(crate) use image::resolve_image;
 use image::{ImageKind, ImageSource};
+use image::{check_plan, resolve_reference};
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_arm::bodies::virtual_machine as body;
 use lazuli_arm::{ArmError, ResourceId};
@@ -96,8 +97,13 @@ impl Provider for VirtualMachine {
         }
         let mut body = body::create(id, &new, &arm)?;
         let mut plan = Builder { cx, id, changes: vec![] };
-        let image = match body["properties"]["storageProfile"]["imageReference"]["id"].as_str() {
-            Some(image) => Some(resolve_image(cx, image, body["location"].as_str().unwrap_or_default()).await?),
+        let image = match body["properties"]["storageProfile"].get("imageReference") {
+            Some(reference) => {
+                let location = body["location"].as_str().unwrap_or_default();
+                let image = resolve_reference(cx, reference, &id.subscription, location).await?;
+                check_plan(id, body.get("plan"), &image)?;
+                Some(image)
+            }
             None => None,
         };
         check_os_profile(&body, image.as_ref())?;

@@ -10,6 +10,7 @@ mod groups;
 mod images;
 mod machines;
 mod networks;
+mod platform;
 mod site;
 mod snapshots;
 mod soft_deletion;

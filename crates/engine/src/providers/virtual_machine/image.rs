@@ -2,6 +2,7 @@
 
 use super::data_disks::ImageDataDisk;
 use crate::db_error;
+use crate::platform_images::{Published, Reference, catalogue_id};
 use crate::provider::Context;
 use crate::sources::{self, SourceImage};
 use crate::stored::{ImageVersionInternal, Stored, internal};
@@ -18,12 +19,17 @@ pub(crate) enum ImageKind {
     Version,
     /// Serves its own subscription only (MI-5).
     Managed,
+    Platform,
 }
 
 /// What an image gives to a new machine.
 pub(crate) struct ImageSource {
-    /// Id of the version or managed image the bytes are from.
+    /// Id of the row the bytes are from.
     pub version_id: String,
+    /// Id by which clients know it.
+    pub shown_id: String,
+    /// Purchase plan that whoever uses the image must name (ID-9).
+    pub plan: Option<Value>,
     pub kind: ImageKind,
     /// Its name, where the reference did not name it.
     pub exact_version: Option<String>,
@@ -41,10 +47,70 @@ impl ImageSource {
     pub(crate) fn creation_data(&self) -> Value {
         let name = match self.kind {
             ImageKind::Version => "galleryImageReference",
-            ImageKind::Managed => "imageReference",
+            ImageKind::Managed | ImageKind::Platform => "imageReference",
         };
-        json!({"createOption": "FromImage", name: {"id": self.version_id}})
+        json!({"createOption": "FromImage", name: {"id": self.shown_id}})
     }
+}
+
+/// An `imageReference`: the id of an image, or a platform image by publisher, offer, SKU and version.
+pub(crate) async fn resolve_reference(
+    cx: Context<'_>,
+    reference: &Value,
+    subscription: &str,
+    location: &str,
+) -> Result<ImageSource, ArmError> {
+    let id = reference["id"].as_str();
+    let of_id = id.and_then(|id| Reference::of_id(&id.parse().ok()?));
+    match (Reference::of_body(reference).or(of_id), id) {
+        (Some(platform), _) => platform_image(cx, &platform, subscription, location).await,
+        (None, id) => resolve_image(cx, id.unwrap_or_default(), location).await,
+    }
+}
+
+async fn platform_image(
+    cx: Context<'_>,
+    wanted: &Reference,
+    subscription: &str,
+    location: &str,
+) -> Result<ImageSource, ArmError> {
+    let Published { urn, row, os_disk } = cx.engine.find_published(wanted, location).await?;
+    let properties = &row.body["properties"];
+    let text = |name: &str, default: &str| properties[name].as_str().unwrap_or(default).to_owned();
+    Ok(ImageSource {
+        kind: ImageKind::Platform,
+        shown_id: catalogue_id(subscription, location, &urn),
+        plan: properties.get("plan").cloned(),
+        os_disk,
+        os_type: text("osType", "Linux"),
+        generation: text("hyperVGeneration", "V1"),
+        generalized: true,
+        exact_version: Some(urn.version),
+        version_id: row.id,
+    })
+}
+
+/// The plan of the image must be named, exactly as it is (ID-9).
+///
+/// # Errors
+/// 400 `VMMarketplaceInvalidInput`.
+pub(crate) fn check_plan(machine: &ResourceId, given: Option<&Value>, image: &ImageSource) -> Result<(), ArmError> {
+    let Some(plan) = &image.plan else { return Ok(()) };
+    let refuse = |message: String| Err(ArmError::bad_request("VMMarketplaceInvalidInput", message));
+    let Some(given) = given else {
+        return refuse(format!(
+            "Creating a virtual machine from Marketplace image or a custom image sourced from a Marketplace image requires Plan \
+             information in the request. VM: '{machine}'."
+        ));
+    };
+    if ["name", "publisher", "product"].iter().all(|part| given[*part] == plan[*part]) {
+        return Ok(());
+    }
+    refuse(format!(
+        "Unable to deploy from the Marketplace image or a custom image sourced from Marketplace image. The part number in the \
+         purchase information for VM '{machine}' is not as expected. Beware that the Plan object's properties are case-sensitive. \
+         Learn more about common virtual machine error codes."
+    ))
 }
 
 /// `…/galleries/g/images/d` and `…/versions/latest` mean the newest version that is not excluded from latest (IV-11);
@@ -92,7 +158,9 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
     let text = |name: &str, default: &str| definition.body["properties"][name].as_str().unwrap_or(default).to_owned();
     Ok(ImageSource {
         exact_version: wanted.is_none().then(|| version.name.clone()),
+        shown_id: version.id.clone(),
         version_id: version.id,
+        plan: definition.body["properties"].get("purchasePlan").filter(|p| !p.is_null()).cloned(),
         kind: ImageKind::Version,
         os_disk,
         data_disks,
@@ -126,6 +194,8 @@ async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Ima
         generation: managed_image::generation(&row.body).to_owned(),
         generalized: true,
         kind: ImageKind::Managed,
+        plan: None,
+        shown_id: row.id.clone(),
         version_id: row.id,
     })
 }
