@@ -56,7 +56,7 @@ async fn the_catalogue_shows_what_a_region_serves() {
     let regions = &shown["properties"]["publishingProfile"]["targetRegions"];
     assert_eq!((&regions[1]["name"], &regions[1]["state"]), (&json!("West US"), &json!("Completed")));
     for version in ["0.9.9", "0.10.1"] {
-        publish(&server, &format!("debian:debian-12:12-gen2:{version}"), &["eastus"], json!({})).await.unwrap();
+        publish(&server, &format!("Debian:debian-12:12-gen2:{version}"), &["eastus"], json!({})).await.unwrap();
     }
     publish(&server, "Canonical:ubuntu:22_04:1.0.0", &["eastus"], json!({})).await.unwrap();
     server.delete("disks/d1").await.unwrap();
@@ -94,9 +94,9 @@ async fn the_catalogue_shows_what_a_region_serves() {
     let taken = publish(&server, "DEBIAN:debian-12:12-gen2:0.09.10", &["eastus"], json!({})).await.unwrap_err();
     assert_eq!(taken.code, "Conflict");
     for urn in [
-        "debian:debian-12:12-gen2:0.9.9",
+        "Debian:debian-12:12-gen2:0.9.9",
         "Debian:debian-12:12-gen2:0.9.10",
-        "debian:debian-12:12-gen2:0.10.1",
+        "Debian:debian-12:12-gen2:0.10.1",
         "Canonical:ubuntu:22_04:1.0.0",
     ] {
         let Deleted::Started { operation } = server.engine.delete(&server.call, &urn_id(&server, urn)).await.unwrap()

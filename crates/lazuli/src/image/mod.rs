@@ -14,7 +14,7 @@ mod upload;
 
 use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
 use client::Client;
 use report::Report;
@@ -112,6 +112,10 @@ async fn publish(client: &Client, dir: &DataDir, wanted: &Publish) -> anyhow::Re
     let report = Report::new();
     let urn = format!("{}:{}:{}:{}", wanted.publisher, wanted.offer, wanted.sku, wanted.version);
     let home = wanted.location.first().context("--location names no region")?;
+    let path = client.path(&format!("/providers/Lazuli.Images/platformImages/{urn}"));
+    if client.get(&path).await.is_ok() {
+        bail!("{urn} is published already; `lazuli image unpublish {urn}` takes it out of the catalogue");
+    }
     let disk = source::prepare(&wanted.from, wanted.sha256.as_deref(), dir.path(), &report).await?;
     // Everything on the way is in a group of its own, which goes whatever happens.
     let group = client.path(&format!("/resourceGroups/lazuli-publish-{}", Uuid::new_v4().simple()));
@@ -120,7 +124,6 @@ async fn publish(client: &Client, dir: &DataDir, wanted: &Publish) -> anyhow::Re
         let disk_id = format!("{group}/providers/Microsoft.Compute/disks/image");
         upload::upload(client, &disk_id, home, wanted, &disk, &report).await?;
         let body = body(wanted, &disk_id);
-        let path = client.path(&format!("/providers/Lazuli.Images/platformImages/{urn}"));
         let progress = |percent: f64| report.percent("replicate", percent);
         client.put(&path, &body, progress).await.with_context(|| format!("cannot publish {urn}"))
     }
@@ -161,7 +164,8 @@ fn regions(shown: &Value) -> Vec<Value> {
 }
 
 async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
-    let items = client.list(&client.path("/providers/Lazuli.Images/platformImages")).await?;
+    let mut items = client.list(&client.path("/providers/Lazuli.Images/platformImages")).await?;
+    items.sort_by_cached_key(|item| order(item["name"].as_str().unwrap_or_default()));
     if as_json {
         println!("{:#}", Value::from(items));
         return Ok(());
@@ -189,10 +193,27 @@ async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Names ignoring case, versions by their numbers: 1.0.10 after 1.0.9.
+fn order(urn: &str) -> (String, Vec<u64>) {
+    let (names, version) = urn.rsplit_once(':').unwrap_or((urn, ""));
+    (names.to_lowercase(), version.split('.').map(|n| n.parse().unwrap_or(0)).collect())
+}
+
 async fn unpublish(client: &Client, urn: &str) -> anyhow::Result<()> {
     let path = client.path(&format!("/providers/Lazuli.Images/platformImages/{urn}"));
     client.get(&path).await.with_context(|| format!("cannot unpublish {urn}"))?;
     client.delete(&path).await.with_context(|| format!("cannot unpublish {urn}"))?;
     Report::new().done(&json!({"event": "unpublished", "urn": urn}));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_listed_by_number() {
+        assert!(order("p:o:s:1.0.9") < order("P:o:s:1.0.10"));
+        assert!(order("a:o:s:9.0.0") < order("b:o:s:1.0.0"));
+    }
 }
