@@ -165,6 +165,10 @@ async fn machines_name_them_by_publisher_offer_and_sku() {
         id.ends_with("/Publishers/Debian/ArtifactTypes/VMImage/Offers/debian-12/Skus/12-gen2/Versions/1.10.0"),
         "{id}"
     );
+    let copy = json!({"location": "eastus", "properties": {
+        "creationData": {"createOption": "FromImage", "imageReference": {"id": id}}}});
+    server.put("disks/copy", copy).await.unwrap();
+    assert_eq!(server.internal("disks/copy").await["base"], server.internal("disks/os1").await["base"]);
     assert_eq!(site.defined(site.vm_id().await).unwrap().image.sku, "12-gen2");
     server.delete(VM).await.unwrap();
     server.delete("disks/os1").await.unwrap();

@@ -60,11 +60,9 @@ pub(crate) async fn resolve_reference(
     subscription: &str,
     location: &str,
 ) -> Result<ImageSource, ArmError> {
-    let id = reference["id"].as_str();
-    let of_id = id.and_then(|id| Reference::of_id(&id.parse().ok()?));
-    match (Reference::of_body(reference).or(of_id), id) {
-        (Some(platform), _) => platform_image(cx, &platform, subscription, location).await,
-        (None, id) => resolve_image(cx, id.unwrap_or_default(), location).await,
+    match Reference::of_body(reference) {
+        Some(platform) => platform_image(cx, &platform, subscription, location).await,
+        None => resolve_image(cx, reference["id"].as_str().unwrap_or_default(), location).await,
     }
 }
 
@@ -114,11 +112,14 @@ pub(crate) fn check_plan(machine: &ResourceId, given: Option<&Value>, image: &Im
 }
 
 /// `…/galleries/g/images/d` and `…/versions/latest` mean the newest version that is not excluded from latest (IV-11);
-/// `…/images/i` is a managed image.
+/// `…/images/i` is a managed image, and what the publishers API shows a platform image.
 pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &str) -> Result<ImageSource, ArmError> {
     let id: ResourceId = reference
         .parse()
         .map_err(|e| ArmError::invalid_parameter("imageReference", format!("The image reference is invalid: {e}.")))?;
+    if let Some(platform) = Reference::of_id(&id) {
+        return platform_image(cx, &platform, &id.subscription, location).await;
+    }
     let kind = id.resource_type().key();
     let (definition_id, wanted) = match kind.as_str() {
         "microsoft.compute/galleries/images" => (id.clone(), None),
