@@ -53,6 +53,25 @@ pub struct ImageVersionInternal {
     pub data_disks: BTreeMap<u32, Stored>,
     /// By canonical region name.
     pub regions: BTreeMap<String, RegionState>,
+    /// Of the version of an application: its package, then its configuration.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<StoredFile>,
+}
+
+/// A file that came from a blob; what makes no whole sector is kept here.
+///
+/// ```text
+/// 0 ........ stored ........ tail_at .. tail_at + tail ........ size_bytes
+/// │ manifest │ zeros         │ tail     │ zeros
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredFile {
+    pub stored: Option<Stored>,
+    pub tail_at: u64,
+    /// Hex.
+    pub tail: String,
+    pub size_bytes: u64,
 }
 
 /// `internal` of a managed image: its own bytes, in its own region.

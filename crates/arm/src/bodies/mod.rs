@@ -15,6 +15,8 @@ mod fields;
 mod tags;
 mod time;
 
+pub mod application;
+pub mod application_version;
 pub mod blob_service;
 pub mod disk;
 pub mod disk_access;

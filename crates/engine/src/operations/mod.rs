@@ -13,6 +13,7 @@ mod image_version_delete;
 mod image_version_update;
 mod managed_image_create;
 mod platform_image_create;
+mod replicas;
 mod resource_group_delete;
 mod row_update;
 pub(crate) mod virtual_machine;
@@ -27,6 +28,9 @@ use std::sync::Arc;
 pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
     use virtual_machine_power::{Action, VirtualMachinePower};
     vec![
+        Arc::new(replicas::Replicas("application_version.create")),
+        Arc::new(content_delete::ContentDelete("application_version.delete")),
+        Arc::new(replicas::Replicas("application_version.update")),
         Arc::new(disk_begin_access::DiskBeginAccess),
         Arc::new(disk_copy::DiskCopy("disk.copy")),
         Arc::new(disk_copy::DiskCopy("snapshot.copy")),
@@ -43,7 +47,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(row_update::RowUpdate("managed_image.update")),
         Arc::new(platform_image_create::PlatformImageCreate),
         Arc::new(content_delete::ContentDelete("platform_image.delete")),
-        Arc::new(platform_image_create::PlatformImageUpdate),
+        Arc::new(replicas::Replicas("platform_image.update")),
         Arc::new(resource_group_delete::ResourceGroupDelete),
         Arc::new(virtual_machine_create::VirtualMachineCreate),
         Arc::new(virtual_machine_delete::VirtualMachineDelete),

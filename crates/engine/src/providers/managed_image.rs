@@ -11,7 +11,7 @@
 
 use super::arm_context;
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start};
-use crate::sources::{FoundDisk, SourceDisk, disk_or_snapshot};
+use crate::sources::{self, FoundDisk, SourceDisk, disk_or_snapshot};
 use crate::stored::{ManagedImageInternal, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk;
@@ -137,13 +137,7 @@ impl Gathered<'_> {
                 self.sources.push(row.key.clone());
                 (found, Some(row))
             }
-            Place::Blob(_) => {
-                return Err(ArmError::bad_request(
-                    "OperationNotSupported",
-                    "Parameter 'blobUri' is not supported: upload the VHD to a managed disk, then name that disk as the source.",
-                )
-                .target("image.properties.storageProfile.osDisk.blobUri"));
-            }
+            Place::Blob(uri) => (sources::blob(self.cx, uri, None, &self.location).await?, None),
         };
         Ok((grown(found, source.size_gib)?, row))
     }

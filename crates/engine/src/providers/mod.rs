@@ -1,5 +1,7 @@
 //! One file a resource type; here is the list of all of them, and what several of them need.
 
+mod application;
+mod application_version;
 mod blob_service;
 pub(crate) mod disk;
 mod disk_access;
@@ -28,6 +30,8 @@ use std::sync::Arc;
 /// Every type this server provides.
 pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
     vec![
+        Arc::new(application::Application),
+        Arc::new(application_version::ApplicationVersion),
         Arc::new(blob_service::BlobService),
         Arc::new(disk::Disk),
         Arc::new(disk_access::DiskAccess),

@@ -21,6 +21,7 @@ mod gate;
 mod lease;
 mod list;
 mod overlay;
+pub(crate) mod package;
 mod page;
 mod record;
 mod settle;

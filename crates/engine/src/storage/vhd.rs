@@ -42,6 +42,25 @@ pub(crate) async fn blob(
     location: &str,
 ) -> Result<FoundDisk, ArmError> {
     let shown = uri.split('?').next().unwrap_or(uri);
+    let at = find(cx, uri, storage_account, location).await?;
+    let name = at.blob.rsplit('/').next().unwrap_or_default().to_owned();
+    match cx.engine.storage().fixed_vhd(&at).await? {
+        Ok(found) => Ok(found),
+        Err(error) => Err(vhd_error(error, &name, shown)),
+    }
+}
+
+/// The blob that a URL names, in an account of this server in `location` whose keys the caller may have.
+///
+/// # Errors
+/// As [`blob`], but for what the blob holds.
+pub(super) async fn find(
+    cx: Context<'_>,
+    uri: &str,
+    storage_account: Option<&ResourceId>,
+    location: &str,
+) -> Result<Place, ArmError> {
+    let shown = uri.split('?').next().unwrap_or(uri);
     let refuse = |why: &str| ArmError::bad_request("InvalidParameter", format!("The source blob URI {shown} {why}"));
     let named = parse(uri, &cx.call.urls.arm).ok_or_else(|| {
         refuse("is invalid: it must be the URL of a blob in a storage account of this server; nothing is fetched from elsewhere.")
@@ -60,12 +79,7 @@ pub(crate) async fn blob(
         );
         return Err(refuse(&why));
     }
-    let at = place(account, named);
-    let name = at.blob.rsplit('/').next().unwrap_or_default().to_owned();
-    match cx.engine.storage().fixed_vhd(&at).await? {
-        Ok(found) => Ok(found),
-        Err(error) => Err(vhd_error(error, &name, shown)),
-    }
+    Ok(place(account, named))
 }
 
 fn place(account: Account, named: Named) -> Place {

@@ -1,6 +1,7 @@
 //! The engine as a whole, over real SQLite and real stores in a folder of its own; only the data plane is played by writing
 //! the staging file.
 
+mod applications;
 mod capture;
 mod data_disks;
 mod disks;

@@ -15,6 +15,7 @@ mod security;
 mod source;
 
 pub use name::{VersionName, parse_name};
+pub(super) use regions::publishing_profile;
 pub use regions::{TargetRegion, target_regions};
 pub use replication::{RegionProgress, ReplicationState, replication_status};
 pub use source::{DataDisk, DiskOrBlob, Source, show_disks, source};

@@ -45,7 +45,7 @@ fn short_name(display_name: &str) -> String {
 }
 
 /// `home` is the version's own location; it must be among the regions (RP-3), and is the only one by default.
-pub(super) fn publishing_profile(
+pub(in crate::bodies) fn publishing_profile(
     properties: &Fields<'_>,
     old: Option<&Value>,
     home: &RegionFacts,
