@@ -15,7 +15,7 @@ use crate::sources::{self, FoundDisk, SourceDisk, disk_or_snapshot};
 use crate::stored::{ManagedImageInternal, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk;
-use lazuli_arm::bodies::managed_image::{self, DiskSource, Place, Source};
+use lazuli_arm::bodies::managed_image::{self, DiskSource, MachineDisk, Place, Source};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub(crate) const KIND: &str = "Microsoft.Compute/images";
 pub(crate) struct ManagedImage;
 
 /// Parameters of `managed_image.create`: the disks, in the image's region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Parts {
     pub os: FoundDisk,
@@ -118,14 +118,33 @@ impl Gathered<'_> {
         Ok(parts)
     }
 
-    async fn of_machine(&mut self, _body: &mut Value, machine: &ResourceId) -> Result<Parts, ArmError> {
-        self.check_subscription(machine)?;
-        Err(ArmError::bad_request(
-            "OperationNotSupported",
-            "Parameter 'image.properties.sourceVirtualMachine' is not supported: this server makes managed images of disks \
-             and snapshots.",
-        )
-        .target("image.properties.sourceVirtualMachine"))
+    /// MI-3: the machine is off and generalized; its disks are read when the image is made.
+    async fn of_machine(&mut self, body: &mut Value, id: &ResourceId) -> Result<Parts, ArmError> {
+        self.check_subscription(id)?;
+        let machine = sources::virtual_machine(self.cx, id, &self.location).await?;
+        check_security_type(&machine.row.body["properties"]["securityProfile"]["securityType"])?;
+        if !machine.generalized {
+            return Err(ArmError::conflict(
+                "OperationNotAllowed",
+                format!(
+                    "The operation 'Create Image' requires the Virtual Machine '{}' to be Generalized.",
+                    machine.row.name
+                ),
+            ));
+        }
+        let shown = |disk: &SourceDisk, caching: &str| MachineDisk {
+            id: disk.row.id.clone(),
+            caching: caching.to_owned(),
+            storage_account_type: disk.row.body["sku"]["name"].as_str().unwrap_or("Standard_LRS").to_owned(),
+        };
+        let data: Vec<_> = machine.data.iter().map(|(lun, caching, disk)| (*lun, shown(disk, caching))).collect();
+        managed_image::describe_machine(body, &machine.os_type, &shown(&machine.os, &machine.os_caching), &data);
+        managed_image::settle_generation(body, Some(&machine.generation), &machine.row.id)?;
+        let disks = std::iter::once(&machine.os).chain(machine.data.iter().map(|(.., disk)| disk));
+        self.sources.extend(disks.map(|disk| disk.row.key.clone()));
+        self.sources.push(machine.row.key);
+        let data = machine.data.into_iter().map(|(lun, _, disk)| (lun, disk.found)).collect();
+        Ok(Parts { os: machine.os.found, data })
     }
 
     async fn disk(&mut self, source: &DiskSource) -> Result<(FoundDisk, Option<Resource>), ArmError> {

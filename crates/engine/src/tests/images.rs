@@ -184,3 +184,32 @@ async fn machines_run_on_copies_of_an_image() {
     assert_eq!(server.stored("eastus", disk["base"]["manifest"].as_str().unwrap()).await, disk_bytes(1));
     server.delete(VM).await.unwrap();
 }
+
+/// MI-3; the recordings test_vm_custom_image_management and test_vm_generalize.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generalized_machine_becomes_an_image() {
+    let site = Site::start().await;
+    let server = &site.server;
+    site.create(|_| {}).await.unwrap();
+    let id = json!({"id": server.id(VM).to_string()});
+    let image = json!({"location": "eastus", "tags": {}, "properties": {"sourceVirtualMachine": id}});
+    assert_eq!(server.put(IMAGE, image.clone()).await.unwrap_err().code, "OperationNotAllowed", "it runs");
+    site.power("deallocate").await.unwrap();
+    let error = server.put(IMAGE, image.clone()).await.unwrap_err();
+    assert_eq!(error.message, "The operation 'Create Image' requires the Virtual Machine 'vm1' to be Generalized.");
+    server.engine.action(&server.call, &server.id(VM), "generalize", json!({})).await.unwrap();
+    let mut first_generation = image.clone();
+    first_generation["properties"]["hyperVGeneration"] = json!("V1");
+    assert_eq!(server.put(IMAGE, first_generation).await.unwrap_err().code, "InvalidParameter");
+    let shown = server.put(IMAGE, image).await.unwrap();
+    assert_eq!(shown["properties"]["hyperVGeneration"], "V2");
+    let os = &shown["properties"]["storageProfile"]["osDisk"];
+    assert_eq!(os["managedDisk"]["id"], json!(server.id("disks/os1").to_string()));
+    assert_eq!((&os["diskSizeGB"], &os["caching"]), (&json!(1), &json!("ReadWrite")));
+    server.delete(VM).await.unwrap();
+    server.delete("disks/os1").await.unwrap();
+    let state = server.internal(IMAGE).await;
+    let manifest = state["osDisk"]["manifest"].as_str().unwrap();
+    assert_eq!(server.stored("eastus", manifest).await, disk_bytes(1));
+    server.delete(IMAGE).await.unwrap();
+}

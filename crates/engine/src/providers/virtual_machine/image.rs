@@ -80,6 +80,7 @@ async fn platform_image(
         shown_id: catalogue_id(subscription, location, &urn),
         plan: properties.get("plan").cloned(),
         os_disk,
+        data_disks: vec![],
         os_type: text("osType", "Linux"),
         generation: text("hyperVGeneration", "V1"),
         generalized: true,
