@@ -17,12 +17,12 @@ async fn with_account() -> (Server, Account) {
     let body = json!({"location": "eastus", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}});
     server.engine.put(&server.call, &id, body).await.unwrap();
     let account = server.engine.account_of_blobs("acct1").await.unwrap().unwrap();
-    server.engine.storage().create_container(&account, "c", Default::default(), None).await.unwrap();
+    server.engine.storage().create_container(&account, "apps", Default::default(), None).await.unwrap();
     (server, account)
 }
 
 fn at(account: &Account, blob: &str) -> Place {
-    Place { account: account.clone(), container: "c".into(), blob: blob.into(), snapshot: None }
+    Place { account: account.clone(), container: "apps".into(), blob: blob.into(), snapshot: None }
 }
 
 async fn put_blob(server: &Server, account: &Account, name: &str, bytes: &[u8]) {
@@ -34,7 +34,7 @@ async fn put_blob(server: &Server, account: &Account, name: &str, bytes: &[u8]) 
 
 fn version(server: &Server, package: &str, regions: &[&str]) -> Value {
     let regions: Vec<Value> = regions.iter().map(|r| json!({"name": r})).collect();
-    let link = |name: &str| format!("{}/acct1/c/{name}", server.call.urls.arm);
+    let link = |name: &str| format!("{}/acct1/apps/{name}", server.call.urls.arm);
     json!({"location": "eastus", "properties": {"publishingProfile": {
         "source": {"mediaLink": link(package), "defaultConfigurationLink": link("config")},
         "manageActions": {"install": "install", "remove": "remove"}, "targetRegions": regions}}})
@@ -107,7 +107,7 @@ async fn versions_are_listed_by_number_and_nothing_is_fetched_from_elsewhere() {
         let error = refused(&|b| b["properties"]["publishingProfile"]["source"]["mediaLink"] = json!(link)).await;
         assert!(error.message.contains("nothing is fetched from elsewhere"), "{error}");
     }
-    let missing = format!("{}/acct1/c/none", server.call.urls.arm);
+    let missing = format!("{}/acct1/apps/none", server.call.urls.arm);
     let error = refused(&|b| b["properties"]["publishingProfile"]["source"]["mediaLink"] = json!(missing)).await;
     assert_eq!(error.code, "BlobNotFound");
     assert_eq!(server.get(VERSION).await.unwrap_err().code, "ResourceNotFound");
@@ -120,7 +120,7 @@ async fn a_managed_image_of_a_vhd_blob_shares_its_bytes() {
     let footer = Footer::fixed(disk.len() as u64, uuid::Uuid::nil(), 0).to_bytes();
     put_blob(&server, &account, "os.vhd", &[&disk[..], &footer].concat()).await;
     let before = server.stored_bytes("eastus").await;
-    let uri = format!("{}/acct1/c/os.vhd", server.call.urls.arm);
+    let uri = format!("{}/acct1/apps/os.vhd", server.call.urls.arm);
     let image = json!({"location": "eastus", "properties": {"storageProfile": {
         "osDisk": {"osType": "Linux", "osState": "Generalized", "blobUri": uri}}}});
     let shown = server.put("images/i", image).await.unwrap();
