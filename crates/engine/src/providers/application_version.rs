@@ -49,7 +49,8 @@ impl Provider for ApplicationVersion {
         let mut view = standard_view(KIND, row);
         if cx.call.expands("ReplicationStatus") {
             let state: ImageVersionInternal = internal(row)?;
-            view["properties"]["replicationStatus"] = replication_status(&progress(&row.body, &state));
+            view["properties"]["replicationStatus"] =
+                replication_status(&progress(cx.engine.regions(), &row.body, &state));
         }
         Ok(view)
     }

@@ -159,7 +159,7 @@ pub(crate) fn canonical(cx: Context<'_>, display_name: &str) -> Result<String, A
 }
 
 /// What `$expand=ReplicationStatus` tells: one line a target region, in the client's order.
-fn progress(regions: &Regions, body: &Value, state: &ImageVersionInternal) -> Vec<RegionProgress> {
+pub(super) fn progress(regions: &Regions, body: &Value, state: &ImageVersionInternal) -> Vec<RegionProgress> {
     let of = |target: TargetRegion| {
         let name = lazuli_arm::locations::normalize(&target.display_name).map(|l| l.name).unwrap_or_default();
         let known = state.regions.get(name).cloned().unwrap_or_default();
