@@ -89,7 +89,7 @@ impl Engine {
         let here = self.published(location).await?.into_iter();
         let mut fitting = here.filter(|p| wanted.fits(&p.urn));
         // Ordered by number: the last one is the newest.
-        let found = if wanted.is_latest() { fitting.last() } else { fitting.next() };
+        let found = if wanted.is_latest() { fitting.next_back() } else { fitting.next() };
         found.ok_or_else(|| wanted.not_found())
     }
 }

@@ -35,7 +35,7 @@ pub struct Args {
 enum Command {
     /// Publishes a version of a platform image from a fixed VHD, a qcow2 or a raw disk.
     #[command(disable_version_flag = true)]
-    Publish(Publish),
+    Publish(Box<Publish>),
     /// Lists what is published.
     List(List),
     /// Takes a version out of the catalogue. Disks and VMs made from it stay.
