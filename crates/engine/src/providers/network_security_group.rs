@@ -103,14 +103,15 @@ impl Provider for SecurityRule {
         _old: Option<&Resource>,
     ) -> Result<Plan, ArmError> {
         let group = id.parent().unwrap_or_else(|| id.clone());
+        // Two rules that are put at once must see each other: the group's etag is read before its rules.
+        let row = cx.engine.db().resource(&group.key()).await.map_err(db_error)?;
         let others = named_children(cx, &group.key()).await?;
         let body = body::put_rule(id.name(), &new, &others)?;
-        let mut changes = Vec::new();
-        if let Some(row) = cx.engine.db().resource(&group.key()).await.map_err(db_error)? {
-            // Two rules that are put at once must see each other.
+        let bump = row.map(|row| {
             let expect = Expect::Etag(row.etag.clone());
-            changes.push(Change::PutResource { resource: Resource { etag: new_etag(), ..row }, expect });
-        }
+            Change::PutResource { resource: Resource { etag: new_etag(), ..row }, expect }
+        });
+        let changes = bump.into_iter().collect();
         Ok(Plan { body, internal: json!({}), start: None, changes })
     }
 
