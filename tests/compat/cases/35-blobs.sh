@@ -44,8 +44,9 @@ proxy=$(credential proxyEndpoint)
 works 'azcopy through the proxy, by the native name' env -u NO_PROXY HTTPS_PROXY="$proxy" \
   azcopy copy "https://lzblobs.blob.core.windows.net/vhds/azcopy.vhd?$sas" "$work/native" --from-to BlobLocal --output-level essential
 gives 'the same SHA-256 through the proxy' "$digest" sum "$work/native"
-refuses 'a SAS for another container' 'AuthenticationFailed|403' \
-  sh -c 'azcopy copy "$1" "$2" --from-to LocalBlob --blob-type PageBlob --output-level essential >&2' - "$tiny" "$blob/other/x.vhd?$sas"
+gives 'a SAS for another container is refused' 403 \
+  curl -sS -o /dev/null -w '%{http_code}' --cacert "$data/ca.pem" -X PUT -H 'x-ms-version: 2021-12-02' -H 'x-ms-blob-type: PageBlob' \
+  -H 'x-ms-blob-content-length: 512' -H 'Content-Length: 0' "$blob/other/x.vhd?$sas"
 gives 'nobody may read it' 409 \
   curl -sS -o /dev/null -w '%{http_code}' --cacert "$data/ca.pem" -H 'x-ms-version: 2021-12-02' "$blob/vhds/tiny.vhd"
 
