@@ -1,5 +1,5 @@
 //! The end of `POST …/share`. The gallery's sharing profile was changed with the write that started this; the operation exists
-//! because Azure answers with one (recorded), and carries the answer.
+//! because Azure answers with one, which ends without a result (recorded, where the Swagger has a `SharingUpdate`).
 
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ impl Operation for GalleryShare {
         "gallery.share"
     }
 
-    async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
-        Ok(Outcome { output: Some(cx.op.params.clone()), ..Outcome::default() })
+    async fn run(&self, _cx: &OpContext) -> Result<Outcome, OpError> {
+        Ok(Outcome::default())
     }
 }
