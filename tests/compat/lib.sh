@@ -23,8 +23,9 @@ finish() {
   exit "$status"
 }
 
+# start_server [ARGUMENT...]: with these arguments more; its machines live on between two servers.
 start_server() {
-  "$lazuli" serve --data-dir "$data" --listen 127.0.0.1:0 --record "$exchanges" > "$work/ready" 2>> "$work/serve.log" &
+  "$lazuli" serve --data-dir "$data" --listen 127.0.0.1:0 --record "$exchanges" "$@" > "$work/ready" 2>> "$work/serve.log" &
   server=$!
   for _ in $(seq 1200); do
     [ -s "$work/ready" ] && return
@@ -33,6 +34,8 @@ start_server() {
   done
   die "lazuli serve is not ready: $(tail -n 5 "$work/serve.log")"
 }
+
+stop_server() { kill "$server"; wait "$server" 2>/dev/null || true; }
 
 # credential NAME: an entry of credentials.json.
 credential() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$data/credentials.json" "$1"; }

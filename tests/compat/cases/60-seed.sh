@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2154,SC2016
 # The samples of the article on image definitions and versions, as it prints them, against AzureChinaCloud; and what its traps end
-# with. Its placeholders stand for: group myGalleryRG and gallery myGallery in China North. Where it takes a machine as the source,
-# a disk is taken here, which its table of sources has as well. PowerShell's samples send the same requests as the REST ones.
+# with. Its placeholders stand for: group myGalleryRG and gallery myGallery in China North, group MyResourceGroup with machine myVM.
+# The tiny guest runs on the machines, and is switched off first as the article advises. PowerShell's samples send the same requests
+# as the REST ones.
 
 china() {
   env -i PATH="$PATH" HOME="$work/home" AZURE_CORE_COLLECT_TELEMETRY=false \
@@ -16,10 +17,36 @@ body = json.load(open(sys.argv[1])); error = body.get("error") or {}
 print(error.get("code") or body["properties"]["provisioningState"], error.get("message", ""))' "$work/answer"
 }
 
+# machine GROUP REGION GENERATION: a machine myVM that runs on an uploaded disk of its own.
+machine() {
+  local group=$1 region=$2 generation=$3 providers=/subscriptions/$subscription/resourceGroups/$1/providers
+  works "group $group in $region" china az group create -n "$group" -l "$region"
+  works "$group: a disk" china az disk create -g "$group" -n os -l "$region" --upload-type Upload \
+    --upload-size-bytes "$(stat -c %s "$tiny")" --os-type Linux --hyper-v-generation "$generation" --sku Standard_LRS
+  works "$group: grant writing" china az disk grant-access -g "$group" -n os --access-level Write --duration-in-seconds 3600 \
+    --query accessSAS -o tsv
+  works "$group: upload the guest" china azcopy copy "$tiny" "$out" --from-to LocalBlob --blob-type PageBlob --output-level essential
+  works "$group: end the upload" china az disk revoke-access -g "$group" -n os
+  works "$group: a network" china az network vnet create -g "$group" -n net -l "$region" --address-prefixes 10.0.0.0/16 \
+    --subnet-name default --subnet-prefixes 10.0.0.0/24
+  works "$group: an interface" china az network nic create -g "$group" -n nic -l "$region" --vnet-name net --subnet default
+  cat > "$work/machine.json" <<JSON
+{"location": "$region", "properties": {"hardwareProfile": {"vmSize": "Standard_B1ls"},
+ "storageProfile": {"osDisk": {"createOption": "Attach", "osType": "Linux",
+   "managedDisk": {"id": "$providers/Microsoft.Compute/disks/os"}}},
+ "networkProfile": {"networkInterfaces": [{"id": "$providers/Microsoft.Network/networkInterfaces/nic"}]}}}
+JSON
+  works "$group: a machine" china az rest --method put --body "@$work/machine.json" \
+    --url "https://management.chinacloudapi.cn$providers/Microsoft.Compute/virtualMachines/myVM?api-version=2024-11-01"
+  works "$group: it runs" china az vm wait -g "$group" -n myVM --created --interval 2 --timeout 300
+  works "$group: it is deallocated" china az vm deallocate -g "$group" -n myVM
+}
+
 mkdir -p "$work/home"
 works 'group' china az group create -n myGalleryRG -l chinanorth
 works 'gallery' china az sig create -g myGalleryRG -r myGallery
-works 'a disk as the source' china az disk create -g myGalleryRG -n source -l chinanorth --size-gb 1 --os-type Linux --hyper-v-generation V2
+machine MyResourceGroup chinanorth V2
+source=/subscriptions/$subscription/resourceGroups/MyResourceGroup/providers/Microsoft.Compute/virtualMachines/myVM
 compute=/subscriptions/$subscription/resourceGroups/myGalleryRG/providers/Microsoft.Compute
 base=$compute/galleries/myGallery/images
 token=$(china az account get-access-token --query accessToken -o tsv)
@@ -40,16 +67,16 @@ version=(az sig image-version create
   --gallery-image-version 1.0.0)
 refuses 'the sample that creates a version names chinaeast twice (T2)' 'Duplicate regions are not allowed in target publishing regions' \
   china "${version[@]}" --target-regions "chinaeast" "chinaeast=1" "chinaeast2=1=premium_lrs" --replica-count 2 \
-  --managed-image "$compute/virtualMachines/myVM"
+  --managed-image "$source"
 works 'as its text means it' china "${version[@]}" \
-  --target-regions "chinanorth" "chinaeast=1" "chinaeast2=1=premium_lrs" --replica-count 2 --os-snapshot "$compute/disks/source"
+  --target-regions "chinanorth" "chinaeast=1" "chinaeast2=1=premium_lrs" --replica-count 2 --managed-image "$source"
 regions() {
-  china az sig image-version show -g myGalleryRG -r myGallery -i myImageDefinition -e 1.0.0 \
+  china az sig image-version show -g "$1" -r "$2" -i "$3" -e 1.0.0 \
     --query 'sort_by(publishingProfile.targetRegions, &name)[].join(`:`, [name, to_string(regionalReplicaCount), storageAccountType])' \
     -o tsv | xargs -d '\n'
 }
 gives 'the default of 2 replicas, and the own of two regions (T2, T3, RP-1)' \
-  'China East:1:Standard_LRS China East 2:1:Premium_LRS China North:2:Standard_LRS' regions
+  'China East:1:Standard_LRS China East 2:1:Premium_LRS China North:2:Standard_LRS' regions myGalleryRG myGallery myImageDefinition
 works 'the sample of two tenants, in one: a version of a version, without target regions' china az sig image-version create \
   --gallery-image-definition myImageDefinition --gallery-image-version 2.0.0 --gallery-name myGallery --resource-group myGalleryRG \
   --image-version "$base/myImageDefinition/versions/1.0.0" --location chinanorth
@@ -75,8 +102,8 @@ works 'gallery of its own' china az sig create -g myRestRG -r myRestGallery
 base=${base/myGalleryRG/myRestRG}; base=${base/myGallery/myRestGallery}
 created=$(rest "$base/byRest?api-version=2019-12-01" "$definition")
 holds 'the REST sample that creates a definition, trailing commas and all (T5, CL-5, CL-6)' grep -qE '^201 (Creating|Succeeded)' <<< "$created"
-gives 'the REST sample that creates a version has its end of life in the past (T4)' \
-  '400 InvalidParameter EndOfLifeDate must be set to a future date.' rest "$base/byRest/versions/1.0.0?api-version=2019-12-01" '{
+machine myVMRG chinanorth2 V1
+sample='{
 "location": "chinanorth2",
 "properties": {
 "publishingProfile": {
@@ -96,9 +123,24 @@ gives 'the REST sample that creates a version has its end of life in the past (T
 },
 "storageProfile": {
 "source": {
-"id": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm"
+"id": "'${source/MyResourceGroup/myVMRG}'"
 }
 }
 }
 }'
-for group in myGalleryRG myRestRG; do works "delete the group $group" az group delete -n $group --yes; done
+byRest=$base/byRest/versions/1.0.0
+gives 'the REST sample that creates a version has its end of life in the past (T4)' \
+  '400 InvalidParameter EndOfLifeDate must be set to a future date.' rest "$byRest?api-version=2019-12-01" "$sample"
+# The switch that lets the printed samples run: `serve --lenient`.
+stop_server
+start_server --lenient
+token=$(china az account get-access-token --query accessToken -o tsv)
+created=$(rest "$byRest?api-version=2019-12-01" "$sample")
+holds 'a lenient server takes it as printed (T4, T5)' grep -qE '^201 (Creating|Succeeded)' <<< "$created"
+works 'it is built' china az resource wait --ids "$byRest" --created --api-version 2019-12-01 --interval 2 --timeout 300
+gives 'with the regions of the sample' 'China East:2:Standard_LRS China North 2:1:Standard_LRS' regions myRestRG myRestGallery byRest
+gives 'and its date' 2024-12-02T00:00:00+00:00 china az sig image-version show -g myRestRG -r myRestGallery -i byRest -e 1.0.0 \
+  --query publishingProfile.endOfLifeDate -o tsv
+stop_server
+start_server
+for group in myGalleryRG MyResourceGroup myRestRG myVMRG; do works "delete the group $group" china az group delete -n $group --yes; done
