@@ -1,10 +1,12 @@
-//! qcow2 files as QEMU writes them for running machines: read-only, one layer, never anything that the file names.
+//! qcow2 files, of running machines and whole ones: read-only, one layer, never anything that the file names.
 //!
 //! ```text
 //! header ─> L1 table ─> L2 table ─> cluster          offsets in the file, big-endian, 64 bits
 //!           one entry   one entry     data            bits 9..56: where it is
-//!           an L2       a cluster                     bit 62: compressed (refused), bit 0 of an L2 entry: reads as zeros
-//! no entry at either level: as the base has it, which the caller knows and brings
+//!           an L2       a cluster                     bit 0 of an L2 entry: reads as zeros
+//!                                                     bit 62: compressed (zlib without a header, or zstd). With x = 70 - cluster bits:
+//!                                                       bits 0..x: where it begins, x..62: the 512-byte sectors it touches, less one
+//! no entry at either level: as the base has it, which the caller knows and brings; without a base zeros ([`WholeDisk`])
 //! ```
 //! The file may be hostile: every size is checked against the file's own length before memory is taken for it, tables are
 //! read one at a time into a bounded cache, and what this reader does not understand is an error, never a guess. It never
@@ -17,7 +19,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::DiskSource;
 use crate::changes::{ChangeKind, ChangedSource};
+use crate::format::ImageError;
+use crate::packing::{Packing, unpack};
+use crate::table::{MAX_DISK, MAX_RUN, check_read, printable};
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Header of version 2, and the part of version 3 that is looked at.
@@ -25,22 +31,22 @@ const V2_HEADER: usize = 72;
 const V3_HEADER: usize = 112;
 /// QEMU's own limit.
 const MAX_L1_BYTES: u64 = 32 << 20;
-/// Twice the largest disk anybody may have here.
-const MAX_SIZE: u64 = 64 << 40;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
+/// Only one points to it: of no use to a reader.
+const COPIED: u64 = 1 << 63;
 const ZERO: u64 = 1;
 /// L2 tables in memory, in bytes (at least two tables).
 const CACHE_BYTES: usize = 4 << 20;
-/// A run of clusters is told in pieces of at most this size, unless a cluster is larger.
-const MAX_RUN: u64 = 64 << 20;
+/// A base's name is shown up to this length (the format's own bound).
+const MAX_NAME: u32 = 1023;
 
 mod incompatible {
     /// Reference counts are stale; tables are not.
     pub const DIRTY: u64 = 1 << 0;
     pub const CORRUPT: u64 = 1 << 1;
     pub const EXTERNAL_DATA: u64 = 1 << 2;
-    /// Clusters may be compressed otherwise than with zlib; compressed ones are refused anyway.
+    /// The header says how clusters are compressed; else it is zlib.
     pub const COMPRESSION_TYPE: u64 = 1 << 3;
     pub const EXTENDED_L2: u64 = 1 << 4;
 }
@@ -58,7 +64,7 @@ pub enum Qcow2Error {
     MarkedCorrupt,
     #[error("it uses {0}, which this reader does not know: convert it with `qemu-img convert -O qcow2`")]
     Unsupported(&'static str),
-    #[error("the cluster at byte {0} is compressed: convert the file with `qemu-img convert -O qcow2`")]
+    #[error("the compressed cluster for byte {0} is damaged")]
     Compressed(u64),
     #[error("its header is wrong: {0}")]
     Header(&'static str),
@@ -91,9 +97,19 @@ pub struct Qcow2 {
     version: u32,
     cluster_bits: u32,
     size: u64,
-    names_base: bool,
+    base_name: Option<Range<u64>>,
+    packing: Packing,
     l1: Arc<[u64]>,
     l2: Mutex<Tables>,
+    /// The compressed cluster that was read last, by where it is in the file.
+    unpacked: Mutex<Option<(Packed, Arc<[u8]>)>>,
+}
+
+/// A compressed cluster's place in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Packed {
+    at: u64,
+    len: u64,
 }
 
 /// The L2 tables used last, the latest at the end.
@@ -106,6 +122,7 @@ enum Cluster {
     Zero,
     /// Where its data is in the file.
     Data(u64),
+    Packed(Packed),
 }
 
 impl Cluster {
@@ -113,7 +130,7 @@ impl Cluster {
         match self {
             Self::Base => None,
             Self::Zero => Some(ChangeKind::Zero),
-            Self::Data(_) => Some(ChangeKind::Data),
+            Self::Data(_) | Self::Packed(_) => Some(ChangeKind::Data),
         }
     }
 }
@@ -151,9 +168,11 @@ impl Qcow2 {
             version: header.version,
             cluster_bits: header.cluster_bits,
             size: header.size,
-            names_base: header.names_base,
+            base_name: header.base_name,
+            packing: header.packing,
             l1,
             l2: Mutex::default(),
+            unpacked: Mutex::default(),
         })
     }
 
@@ -164,7 +183,22 @@ impl Qcow2 {
 
     /// Whether the header names a base. Without one, what is not allocated reads as zeros.
     pub fn names_base(&self) -> bool {
-        self.names_base
+        self.base_name.is_some()
+    }
+
+    /// The file as a whole disk.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] where the file needs a base.
+    pub fn into_whole_disk(self) -> Result<WholeDisk, ImageError> {
+        let Some(place) = self.base_name.clone() else { return Ok(WholeDisk(self)) };
+        let len = usize::try_from(place.end - place.start).unwrap_or_default();
+        let mut name = vec![0; len];
+        self.read_host(place.start, &mut name)?;
+        Err(ImageError::Refused(format!(
+            "a qcow2 that holds only the changes over its backing file \"{}\": make it whole with `qemu-img convert -O qcow2` where both are",
+            printable(&String::from_utf8_lossy(&name))
+        )))
     }
 
     /// The first range at or after `from` that this file says something about, in pieces of bounded size. `None`: all that
@@ -222,6 +256,11 @@ impl Qcow2 {
                 Cluster::Base => return Err(Qcow2Error::Unallocated(at)),
                 Cluster::Zero => part.fill(0),
                 Cluster::Data(host) => self.read_host(host + within, part)?,
+                Cluster::Packed(packed) => {
+                    let plain = self.unpacked(at - within, packed)?;
+                    let from = usize::try_from(within).unwrap_or(usize::MAX);
+                    part.copy_from_slice(plain.get(from..from + take).ok_or(Qcow2Error::Compressed(at))?);
+                }
             }
             buf = rest;
             at += take as u64;
@@ -236,6 +275,38 @@ impl Qcow2 {
         self.file.read_exact_at(data, offset)?;
         beyond.fill(0);
         Ok(())
+    }
+
+    /// The bytes of the compressed cluster that is at `start` on the disk.
+    fn unpacked(&self, start: u64, packed: Packed) -> Result<Arc<[u8]>> {
+        let last = || self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, plain)) = last().as_ref().filter(|(kept, _)| *kept == packed) {
+            return Ok(Arc::clone(plain));
+        }
+        // At most two clusters, and one.
+        let mut data = vec![0; usize::try_from(packed.len).unwrap_or_default()];
+        self.file.read_exact_at(&mut data, packed.at)?;
+        let mut plain = vec![0; 1 << self.cluster_bits];
+        let done = unpack(self.packing, &data, &mut plain).map_err(|_| Qcow2Error::Compressed(start))?;
+        if done < plain.len() {
+            return Err(Qcow2Error::Compressed(start));
+        }
+        let plain: Arc<[u8]> = plain.into();
+        *last() = Some((packed, Arc::clone(&plain)));
+        Ok(plain)
+    }
+
+    /// Where the entry of a compressed cluster points.
+    fn packed(&self, entry: u64, start: u64) -> Result<Cluster> {
+        let bits = 70 - self.cluster_bits;
+        let at = entry & ((1 << bits) - 1);
+        let sectors = ((entry & !(COPIED | COMPRESSED)) >> bits) + 1;
+        // The last sector may end beyond the file.
+        let end = (at - at % 512 + sectors * 512).min(self.file_len);
+        if at >= end {
+            return Err(Qcow2Error::Table { table: "L2", at: start, target: at });
+        }
+        Ok(Cluster::Packed(Packed { at, len: end - at }))
     }
 
     /// How much of the disk one L2 table covers: one entry of 8 bytes a cluster.
@@ -254,7 +325,7 @@ impl Qcow2 {
         let index = usize::try_from((start % self.l2_reach()) >> self.cluster_bits).unwrap_or(usize::MAX);
         let entry = table.get(index).copied().unwrap_or_default();
         if entry & COMPRESSED != 0 {
-            return Err(Qcow2Error::Compressed(start));
+            return self.packed(entry, start);
         }
         if self.version >= 3 && entry & ZERO != 0 {
             return Ok(Cluster::Zero);
@@ -308,6 +379,39 @@ impl ChangedSource for Qcow2 {
     }
 }
 
+/// A qcow2 without a base, as a disk: what was never written are its holes.
+#[derive(Debug)]
+pub struct WholeDisk(Qcow2);
+
+impl DiskSource for WholeDisk {
+    fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        let mut at = from;
+        while let Some((range, kind)) = self.0.next_allocated(at)? {
+            if kind == ChangeKind::Data {
+                return Ok(Some(range));
+            }
+            at = range.end;
+        }
+        Ok(None)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        check_read(offset, buf.len(), self.0.size)?;
+        crate::table::by_unit(offset, buf, 1 << self.0.cluster_bits, |index, inside, part| {
+            let start = index << self.0.cluster_bits;
+            match self.0.cluster_at(start)? {
+                Cluster::Base | Cluster::Zero => part.fill(0),
+                Cluster::Data(_) | Cluster::Packed(_) => self.0.read_at(start + inside, part)?,
+            }
+            Ok(())
+        })
+    }
+}
+
 impl Tables {
     fn get(&mut self, offset: u64) -> Option<Arc<[u64]>> {
         let at = self.0.iter().rposition(|(o, _)| *o == offset)?;
@@ -337,7 +441,8 @@ struct Header {
     size: u64,
     l1_size: u32,
     l1_offset: u64,
-    names_base: bool,
+    base_name: Option<Range<u64>>,
+    packing: Packing,
 }
 
 impl Header {
@@ -358,18 +463,25 @@ impl Header {
         if u32_at(32) != 0 {
             return Err(Qcow2Error::Encrypted);
         }
+        let told = version >= 3 && u64_at(72) & incompatible::COMPRESSION_TYPE != 0;
+        let packing = match (told, raw[104]) {
+            (false, _) | (true, 0) => Packing::Deflate,
+            (true, 1) => Packing::Zstd,
+            (true, _) => return Err(Qcow2Error::Unsupported("an unknown compression")),
+        };
         let header = Self {
             version,
             cluster_bits: u32_at(20),
             size: u64_at(24),
             l1_size: u32_at(36),
             l1_offset: u64_at(40),
-            names_base: u64_at(8) != 0,
+            base_name: base_name(u64_at(8), u32_at(16)),
+            packing,
         };
         if !(9..=21).contains(&header.cluster_bits) {
             return Err(Qcow2Error::Header("its cluster size is impossible"));
         }
-        if header.size > MAX_SIZE || !header.size.is_multiple_of(512) {
+        if header.size > MAX_DISK || !header.size.is_multiple_of(512) {
             return Err(Qcow2Error::Header("its size is impossible"));
         }
         Ok(header)
@@ -382,6 +494,11 @@ impl Header {
     fn l1_needed(&self) -> u64 {
         self.size.div_ceil(1 << (2 * self.cluster_bits - 3))
     }
+}
+
+/// Where the base's name is, if there is a base.
+fn base_name(offset: u64, len: u32) -> Option<Range<u64>> {
+    (offset != 0).then(|| offset..offset.saturating_add(u64::from(len.min(MAX_NAME))))
 }
 
 fn check_features(bits: u64) -> Result<()> {

@@ -1,7 +1,9 @@
 //! Fixed VHDs, the format in which Azure takes and gives disks: the disk's bytes, then a footer of 512.
 //!
-//! Files come from strangers: nothing here may panic or allocate by what a file says. Dynamic and differencing VHDs
-//! are recognised, but only to be refused with a clear reason, as Azure does.
+//! Files come from strangers: nothing here may panic or allocate by what a file says. Where Azure takes a VHD it must be
+//! fixed ([`judge`], [`open_fixed`]); an operator's dynamic one is read by [`dynamic`].
+
+pub mod dynamic;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -190,13 +192,23 @@ impl Footer {
     /// the geometry and cut the disk short.
     #[must_use]
     pub fn fixed(disk_size: u64, unique_id: Uuid, created: i64) -> Self {
+        Self::new(2, u64::MAX, disk_size, unique_id, created)
+    }
+
+    /// As [`Footer::fixed`], of a dynamic disk whose dynamic header is at `data_offset`.
+    #[must_use]
+    pub fn dynamic(data_offset: u64, disk_size: u64, unique_id: Uuid, created: i64) -> Self {
+        Self::new(3, data_offset, disk_size, unique_id, created)
+    }
+
+    fn new(disk_type: u32, data_offset: u64, disk_size: u64, unique_id: Uuid, created: i64) -> Self {
         let geometry = Geometry::of(disk_size);
         let seconds = created.saturating_sub(VHD_EPOCH).clamp(0, i64::from(u32::MAX));
         let mut wire = Wire {
             cookie: COOKIE,
             features: U32::new(2),
             version: U32::new(0x0001_0000),
-            data_offset: U64::new(u64::MAX),
+            data_offset: U64::new(data_offset),
             timestamp: U32::new(u32::try_from(seconds).unwrap_or(u32::MAX)),
             creator_application: *b"win ",
             creator_version: U32::new(0x000a_0000),
@@ -206,7 +218,7 @@ impl Footer {
             cylinders: U16::new(geometry.cylinders),
             heads: geometry.heads,
             sectors_per_track: geometry.sectors_per_track,
-            disk_type: U32::new(2),
+            disk_type: U32::new(disk_type),
             checksum: U32::new(0),
             unique_id: unique_id.into_bytes(),
             saved_state: 0,
@@ -378,6 +390,24 @@ pub fn open_fixed(path: &Path) -> Result<FixedVhd, VhdError> {
     let footer = judge(&head, &tail, len)?;
     let disk = RawFile::with_len(file, at)?;
     Ok(FixedVhd { footer, disk })
+}
+
+/// A fixed VHD of any whole number of sectors: what [`open_fixed`] takes, and what other tools write (they round sizes to
+/// cylinders).
+///
+/// # Errors
+/// See [`VhdError`].
+pub fn fixed_of_any_size(mut file: File) -> Result<FixedVhd, VhdError> {
+    let len = file.seek(SeekFrom::End(0))?;
+    let at = len.checked_sub(FOOTER_LEN).filter(|at| *at > 0).ok_or(VhdError::TooShort { len })?;
+    let mut tail = [0; 512];
+    file.read_exact_at(&mut tail, at)?;
+    let footer = Footer::parse(&tail)?;
+    match footer.kind() {
+        Kind::Fixed if footer.disk_size() == at => Ok(FixedVhd { footer, disk: RawFile::with_len(file, at)? }),
+        Kind::Fixed => Err(VhdError::SizeMismatch { footer: footer.disk_size(), file: at }),
+        kind => Err(VhdError::NotFixed { kind }),
+    }
 }
 
 impl DiskSource for FixedVhd {
