@@ -1,5 +1,5 @@
-//! The arrows between the crates point down only: `lazuli -> api -> engine -> {meta, chunks, vmm, authz} -> {arm, disks,
-//! nbd}`. `api` never touches `meta`, crates of one layer never see each other, and `testkit` serves tests alone.
+//! The arrows between the crates point down only: `lazuli -> api -> engine -> {meta, chunks, vmm, authz, template} ->
+//! {arm, disks, nbd}`. `api` never touches `meta`, crates of one layer never see each other, and `testkit` serves tests alone.
 
 use std::process::Command;
 
@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("lazuli-authz", 1),
     ("lazuli-chunks", 1),
     ("lazuli-meta", 1),
+    ("lazuli-template", 1),
     ("lazuli-vmm", 1),
     ("lazuli-engine", 2),
     ("lazuli-api", 3),
