@@ -5,16 +5,13 @@
 //! assignment gives. Everything compares without case, `*` spans slashes, and a string holds at most one `*`
 //! (mission RB-1 to RB-3; Azure's documented rules).
 
-use serde::{Deserialize, Serialize};
+mod built_in;
+mod policy;
 
-pub const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
-pub const CONTRIBUTOR: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
-pub const READER: &str = "acdd72a7-3385-48ef-bd42-f606fba81ae7";
-pub const STORAGE_BLOB_DATA_OWNER: &str = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b";
-pub const STORAGE_BLOB_DATA_CONTRIBUTOR: &str = "ba92f5b4-2d11-453d-a403-e96b0029c9fe";
-pub const STORAGE_BLOB_DATA_READER: &str = "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1";
-pub const STORAGE_BLOB_DELEGATOR: &str = "db58b8e5-c6ad-4a2a-8342-4190687cbf4a";
-pub const STORAGE_ACCOUNT_CONTRIBUTOR: &str = "17d1049b-9a84-46fb-8f53-869881c3d3ab";
+pub use built_in::*;
+pub use policy::Policy;
+
+use serde::{Deserialize, Serialize};
 
 /// One block of a role: what it gives, minus what it leaves out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,106 +75,6 @@ pub enum RoleError {
         "The action '{0}' is not a valid action. It must look like 'Microsoft.Compute/galleries/read' or be a '*'."
     )]
     NotAnAction(String),
-}
-
-fn built_in(name: &str, role_name: &str, description: &str, permissions: Permissions) -> RoleDefinition {
-    RoleDefinition {
-        name: name.to_owned(),
-        role_name: role_name.to_owned(),
-        description: description.to_owned(),
-        built_in: true,
-        permissions: vec![permissions],
-        assignable_scopes: vec!["/".to_owned()],
-    }
-}
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|w| (*w).to_owned()).collect()
-}
-
-/// Owner, Contributor, Reader, and the roles of storage, as in every subscription.
-pub fn built_in_roles() -> Vec<RoleDefinition> {
-    let control = |actions: &[&str], not_actions: &[&str]| Permissions {
-        actions: words(actions),
-        not_actions: words(not_actions),
-        ..Permissions::default()
-    };
-    let mut roles = vec![
-        built_in(
-            OWNER,
-            "Owner",
-            "Full access to all resources, including the right to give access to others.",
-            control(&["*"], &[]),
-        ),
-        built_in(
-            CONTRIBUTOR,
-            "Contributor",
-            "Full access to all resources, without the right to give access or to share galleries.",
-            control(
-                &["*"],
-                &[
-                    "Microsoft.Authorization/*/Delete",
-                    "Microsoft.Authorization/*/Write",
-                    "Microsoft.Authorization/elevateAccess/Action",
-                    "Microsoft.Compute/galleries/share/action",
-                ],
-            ),
-        ),
-        built_in(READER, "Reader", "View all resources, change nothing.", control(&["*/read"], &[])),
-        built_in(
-            STORAGE_ACCOUNT_CONTRIBUTOR,
-            "Storage Account Contributor",
-            "Manage storage accounts, including their keys, which open all data in them.",
-            control(
-                &[
-                    "Microsoft.Authorization/*/read",
-                    "Microsoft.Resources/subscriptions/resourceGroups/read",
-                    "Microsoft.Storage/storageAccounts/*",
-                ],
-                &[],
-            ),
-        ),
-    ];
-    roles.extend(storage_data_roles());
-    roles
-}
-
-/// The roles that open blobs to bearer tokens; Owner and Contributor do not.
-fn storage_data_roles() -> [RoleDefinition; 4] {
-    const DELEGATE: &str = "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action";
-    const CONTAINERS: &str = "Microsoft.Storage/storageAccounts/blobServices/containers";
-    let of = |control: &[&str], data: &[&str]| Permissions {
-        actions: [vec![DELEGATE.to_owned()], control.iter().map(|a| format!("{CONTAINERS}/{a}")).collect()].concat(),
-        data_actions: data.iter().map(|a| format!("{CONTAINERS}/{a}")).collect(),
-        ..Permissions::default()
-    };
-    let write = ["blobs/read", "blobs/write", "blobs/delete", "blobs/add/action", "blobs/move/action"];
-    [
-        built_in(
-            STORAGE_BLOB_DATA_OWNER,
-            "Storage Blob Data Owner",
-            "Full access to containers and blobs.",
-            of(&["*"], &["blobs/*"]),
-        ),
-        built_in(
-            STORAGE_BLOB_DATA_CONTRIBUTOR,
-            "Storage Blob Data Contributor",
-            "Read, write and delete containers and blobs.",
-            of(&["read", "write", "delete"], &write),
-        ),
-        built_in(
-            STORAGE_BLOB_DATA_READER,
-            "Storage Blob Data Reader",
-            "Read and list containers and blobs.",
-            of(&["read"], &["blobs/read"]),
-        ),
-        built_in(
-            STORAGE_BLOB_DELEGATOR,
-            "Storage Blob Delegator",
-            "Get a user delegation key, with which to sign SAS tokens.",
-            of(&[], &[]),
-        ),
-    ]
 }
 
 /// Checks the action strings of a custom role.
@@ -363,10 +260,10 @@ mod tests {
         Data containers/blobs/write: Data Owner, Data Contributor
         Data containers/blobs/delete: Data Owner, Data Contributor
         Data containers/blobs/tags/write: Data Owner
-        Control containers/read: Owner, Contributor, Reader, Account Contributor, Data Owner, Data Contributor, Data Reader
+        Control containers/read: Owner, Contributor, Reader, User Access Administrator, Role Based Access Control Administrator, Account Contributor, Data Owner, Data Contributor, Data Reader
         Control containers/write: Owner, Contributor, Account Contributor, Data Owner, Data Contributor
         Control generateUserDelegationKey/action: Owner, Contributor, Account Contributor, Data Owner, Data Contributor, Data Reader, Delegator
-        Control listKeys/action: Owner, Contributor, Account Contributor
+        Control listKeys/action: Owner, Contributor, Disk Snapshot Contributor, Virtual Machine Contributor, Account Contributor
         ");
     }
 
