@@ -39,7 +39,7 @@ fn the_template_of_az_vm_create() {
     let nic = plan.resources.iter().find(|r| r.kind.ends_with("networkInterfaces")).unwrap();
     assert_eq!(names_before(&plan, &nic.name).len(), 1, "its security group: {:?}", plan.resources);
     let machine = plan.resources.iter().position(|r| r.kind.ends_with("virtualMachines")).unwrap();
-    assert_eq!(names_before(&plan, &plan.resources[machine].name), [nic.name.clone()]);
+    assert_eq!(names_before(&plan, &plan.resources[machine].name), std::slice::from_ref(&nic.name));
     let shown = ready(plan.body(machine, &Facts::default()).unwrap());
     assert_eq!(shown["location"], "eastus");
     assert!(shown.get("apiVersion").is_none() && shown.get("dependsOn").is_none());
