@@ -52,6 +52,17 @@ gives 'nobody may read it' 409 \
 
 gives 'azure-storage-blob: every kind of blob, signatures, lists' ok \
   python-sdk "$compat/storage_sdk.py" "$endpoint" lzblobs "$key" "$tiny" "$data/credentials.json"
+gives '@azure/storage-blob: every kind of blob, signatures, lists' ok \
+  node-sdk "$compat/storage_sdk.mjs" "$endpoint" lzblobs "$key" "$tiny"
+
+# azcopy with the token of a login: by the native name, the only one to which it sends one.
+login=(env -u NO_PROXY HTTPS_PROXY="$proxy" AZCOPY_AUTO_LOGIN_TYPE=SPN AZCOPY_TENANT_ID="$AZURE_TENANT_ID"
+  AZCOPY_SPA_APPLICATION_ID="$AZURE_CLIENT_ID" AZCOPY_SPA_CLIENT_SECRET="$AZURE_CLIENT_SECRET")
+works 'azcopy uploads as who signed in' "${login[@]}" \
+  azcopy copy "$tiny" 'https://lzblobs.blob.core.windows.net/vhds/login.vhd' --from-to LocalBlob --blob-type PageBlob --output-level essential
+works 'azcopy downloads as who signed in' "${login[@]}" \
+  azcopy copy 'https://lzblobs.blob.core.windows.net/vhds/login.vhd' "$work/login.vhd" --from-to BlobLocal --output-level essential
+gives 'the same SHA-256 by a token' "$digest" sum "$work/login.vhd"
 
 works 'delete the container' az storage container delete -n vhds "${by_key[@]}"
 works 'delete the account' az storage account delete -g blobs -n lzblobs --yes
