@@ -1,15 +1,20 @@
-//! Measuring the store alone, without a server: for `lazuli bench` and `benches/ingest`.
+//! Measuring the store alone, without a server: for `lazuli bench` and this crate's benches.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lazuli_disks::DiskSource;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::error::{ChunkError, Result};
-use crate::id::ManifestId;
+use crate::id::{BlobKind, ManifestId};
+use crate::index::Index;
 use crate::ingest::Ingested;
+use crate::log::{Key, Record};
+use crate::pack::{Frame, Part};
 use crate::progress::Progress;
 use crate::region::Region;
 
@@ -38,6 +43,18 @@ pub struct ReadReport {
     pub median_micros: u64,
     pub p99_micros: u64,
     pub peak_memory_bytes: Option<u64>,
+}
+
+/// An index of made-up chunks, measured by the processor seconds of one thread.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexReport {
+    pub chunks: u64,
+    /// What the index takes in memory.
+    pub bytes: u64,
+    pub filled_per_second: f64,
+    pub found_per_second: f64,
+    pub missed_per_second: f64,
 }
 
 /// Which reads to make.
@@ -97,6 +114,66 @@ pub async fn read(
         }
     }
     Ok(report(took, bytes))
+}
+
+/// Fills an index with `chunks` made-up chunks, six in a frame and 1,800 in a pack, and looks up a million of them and a
+/// million others, at random, in the calling thread.
+pub fn index(chunks: u64) -> IndexReport {
+    const LOOKUPS: u64 = 1_000_000;
+    let index = Index::in_memory();
+    let start = cpu_seconds();
+    let mut pack = Vec::new();
+    let mut done = 0;
+    while done < chunks {
+        let end = (done + 1800).min(chunks);
+        pack.extend((done..end).step_by(6).map(|first| made_up_frame(first..(first + 6).min(end))));
+        let frames = std::mem::take(&mut pack);
+        index.absorb(&Record::PackAdded { pack: Uuid::from_u128(u128::from(done)), len: 32 << 20, frames });
+        done = end;
+    }
+    let filled = cpu_seconds() - start;
+    let look_up = |base: u64| {
+        let mut found = 0u64;
+        let start = cpu_seconds();
+        for n in 0..LOOKUPS {
+            let at = base + n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % chunks.max(1);
+            found += u64::from(index.lookup_key(made_up_key(at)).is_some());
+        }
+        (found, as_f64(LOOKUPS) / (cpu_seconds() - start).max(0.01))
+    };
+    let (found, found_per_second) = look_up(0);
+    let (missed, missed_per_second) = look_up(1 << 60);
+    debug_assert!((found, missed) == (LOOKUPS, 0) || chunks == 0);
+    let bytes = index.footprint().0 as u64;
+    IndexReport {
+        chunks,
+        bytes,
+        filled_per_second: as_f64(chunks) / filled.max(0.01),
+        found_per_second,
+        missed_per_second,
+    }
+}
+
+fn made_up_frame(chunks: Range<u64>) -> Frame<Key> {
+    const LEN: u32 = 20 << 10;
+    let place = u32::try_from(chunks.start % 1800).unwrap_or(0);
+    let blobs: Vec<_> = (0..).zip(chunks).map(|(i, n)| Part { id: made_up_key(n), at: i * LEN, len: LEN }).collect();
+    let plain_len = blobs.last().map_or(0, |b| b.at + b.len);
+    Frame { offset: place * 6000, stored_len: 36_000, plain_len, kind: BlobKind::Chunk, raw: false, blobs }
+}
+
+/// Spread like a hash.
+fn made_up_key(n: u64) -> Key {
+    let mut key = [0; 20];
+    let mut state = n;
+    for part in key.chunks_mut(8) {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        part.copy_from_slice(&(z ^ z >> 31).to_le_bytes()[..part.len()]);
+    }
+    Key(key)
 }
 
 fn report(mut took: Vec<Duration>, bytes: u64) -> ReadReport {
@@ -171,6 +248,15 @@ fn mib(bytes: u64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn as_f64(n: u64) -> f64 {
     n as f64
+}
+
+/// Processor seconds, user and system, of this process, in hundredths (Linux; elsewhere zero).
+pub fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in brackets, may hold spaces.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }
 
 /// The largest resident memory of this process since [`reset_peak_memory`], in bytes.

@@ -12,7 +12,7 @@
 //! Ingest, replication and reading go on meanwhile. A crash between any two steps leaves a store
 //! that opens and only some packs to collect next time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use crate::error::{ChunkError, Result};
 use crate::id::{ChunkId, ManifestId};
 use crate::index::{Condemned, PackFate};
 use crate::log::{Key, Record};
-use crate::reader::{self, fetch_stored};
+use crate::reader::{self, fetch_frames};
 use crate::rebuild::read_table;
 use crate::region::{Inner, Region};
 use crate::writer::PackWriter;
@@ -217,17 +217,19 @@ async fn move_live(
         }
     }
     let here = |id: ChunkId| inner.index.lookup(id).is_some_and(|at| at.pack == pack);
-    let live: Vec<ChunkId> =
-        table?.iter().map(|e| e.id).filter(|id| marked.contains(&Key::from(*id)) && here(*id)).collect();
+    let live: Vec<ChunkId> = table?
+        .iter()
+        .flat_map(|f| &f.blobs)
+        .map(|b| b.id)
+        .filter(|id| marked.contains(&Key::from(*id)) && here(*id))
+        .collect();
     // In steps, so that memory stays bounded; all are verified before any is written.
-    let mut blobs = Vec::new();
-    for ids in live.chunks(64) {
-        let mut found: HashMap<_, _> =
-            fetch_stored(inner, ids.to_vec()).await?.into_iter().map(|(blob, _)| (blob.id, blob)).collect();
-        blobs.extend(ids.iter().filter_map(|id| found.remove(id)));
+    let mut frames = Vec::new();
+    for ids in live.chunks(256) {
+        frames.extend(fetch_frames(inner, ids).await?);
     }
-    for blob in blobs {
-        writer.add(blob).await?;
+    for frame in frames {
+        writer.add(frame).await?;
     }
     Ok(())
 }

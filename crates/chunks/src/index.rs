@@ -1,12 +1,14 @@
-//! The region's index: where each blob lies. In memory 36 bytes a blob (and the hash table's
-//! slack); on disk the [`log`](crate::log).
+//! The region's index: where each blob lies. In memory 28 bytes a blob in a hash table ([`keys`], 33 to 41
+//! bytes with its free places) and 16 a frame; on disk the [`log`](crate::log).
 //!
 //! One process writes (it holds `writer.lock`), others follow the log. Locks are taken in the order
 //! log, then table, then a writer's set of used packs.
 
+mod frames;
+mod keys;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -14,16 +16,17 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use uuid::Uuid;
 
+use self::frames::{FrameSlot, Frames};
+use self::keys::{Keys, Value};
 use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId};
-use crate::log::{self, HEADER_LEN, Key, LogBlob, Record, Step};
+use crate::log::{self, HEADER_LEN, Key, Record, Step, from_place, place};
+use crate::pack::{Frame, Part};
 
 const LOG: &str = "index.log";
 const LOCK: &str = "writer.lock";
-const SHARDS: usize = 64;
-const RAW_BIT: u32 = 1 << 31;
-const KIND_SHIFT: u32 = 29;
-const LEN_MASK: u32 = (1 << KIND_SHIFT) - 1;
+/// Tables of keys, by the first byte: each grows alone, so that little is moved at a time.
+const SHARDS: usize = 256;
 /// The log is read in windows of this size.
 const WINDOW: usize = 4 << 20;
 
@@ -31,20 +34,32 @@ const WINDOW: usize = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Location {
     pub pack: Uuid,
+    /// Where the blob's frame lies in the pack.
     pub offset: u32,
     pub stored_len: u32,
+    /// Plain bytes of the frame.
+    pub frame_len: u32,
+    /// Where the blob lies in the frame's plain bytes.
+    pub at: u32,
     pub plain_len: u32,
     pub kind: BlobKind,
     pub raw: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    pack: u32,
-    offset: u32,
-    /// stored length, kind << 29, raw << 31
-    stored: u32,
-    plain_len: u32,
+impl Location {
+    /// What the blob takes of its frame's stored bytes: as much as of the plain ones, rounded up.
+    pub(crate) fn stored_share(&self) -> u64 {
+        share(self.stored_len, self.plain_len, self.frame_len)
+    }
+
+    /// Whether both lie in one frame.
+    pub(crate) fn same_frame(&self, other: &Self) -> bool {
+        (self.pack, self.offset) == (other.pack, other.offset)
+    }
+}
+
+fn share(stored: u32, part: u32, whole: u32) -> u64 {
+    (u64::from(stored) * u64::from(part)).div_ceil(u64::from(whole.max(1)))
 }
 
 #[derive(Debug)]
@@ -54,38 +69,22 @@ struct PackInfo {
     condemned: bool,
 }
 
-/// Keys are uniform already; their first bytes after the shard's are the hash.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(first) = bytes.get(1..9) {
-            self.0 = u64::from_le_bytes(first.try_into().expect("8 bytes"));
-        }
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-type Shard = HashMap<Key, Slot, BuildHasherDefault<KeyHasher>>;
-
-/// The table in memory. Packs are numbered as they come; numbers are never reused.
+/// The table in memory. Packs are numbered as they come; their numbers are never reused.
 #[derive(Debug, Default)]
 struct Table {
-    shards: Vec<Shard>,
+    shards: Vec<Keys>,
+    frames: Frames,
     packs: Vec<Option<PackInfo>>,
     numbers: HashMap<Uuid, u32>,
 }
 
 impl Table {
     fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), ..Self::default() }
+        Self { shards: (0..SHARDS).map(|_| Keys::default()).collect(), ..Self::default() }
     }
 
-    fn shard(&self, key: Key) -> &Shard {
-        &self.shards[key.0[0] as usize % SHARDS]
+    fn shard(&mut self, key: &Key) -> &mut Keys {
+        &mut self.shards[usize::from(key.0[0])]
     }
 
     /// The pack's number; a pack that is known already (a rebuild found it first) keeps its own.
@@ -100,18 +99,14 @@ impl Table {
 
     fn apply(&mut self, record: &Record) {
         match record {
-            Record::PackAdded { pack, len, blobs } => {
-                let number = self.number(*pack, *len);
-                for b in blobs {
-                    let slot = Slot {
-                        pack: number,
-                        offset: b.offset,
-                        stored: b.stored_len & LEN_MASK
-                            | (b.kind as u32) << KIND_SHIFT
-                            | if b.raw { RAW_BIT } else { 0 },
-                        plain_len: b.plain_len,
-                    };
-                    self.shards[b.key.0[0] as usize % SHARDS].insert(b.key, slot);
+            Record::PackAdded { pack, len, frames } => {
+                let pack = self.number(*pack, *len);
+                for frame in frames {
+                    let number = self.frames.add(FrameSlot::new(pack, frame));
+                    for blob in &frame.blobs {
+                        let value = Value { frame: number, place: place(blob.at, blob.len) };
+                        self.shard(&blob.id).insert(blob.id, value);
+                    }
                 }
             }
             Record::PacksRemoved(packs) => {
@@ -119,37 +114,52 @@ impl Table {
                 for number in &gone {
                     self.packs[*number as usize] = None;
                 }
+                let frames = &self.frames;
                 for shard in &mut self.shards {
-                    shard.retain(|_, slot| !gone.contains(&slot.pack));
+                    shard.retain(|_, value| !gone.contains(&frames.get(value.frame).pack));
                 }
+                self.frames.remove_packs(&gone);
             }
             Record::Forgotten(keys) => {
                 for key in keys {
-                    self.shards[key.0[0] as usize % SHARDS].remove(key);
+                    self.shard(key).remove(key);
                 }
             }
         }
     }
 
-    fn location(&self, slot: &Slot) -> Option<(Location, &PackInfo)> {
-        let pack = self.packs[slot.pack as usize].as_ref()?;
+    fn location(&self, value: Value) -> Option<(Location, &PackInfo)> {
+        let frame = self.frames.get(value.frame);
+        let pack = self.packs[frame.pack as usize].as_ref()?;
+        let (at, plain_len) = from_place(value.place);
         let location = Location {
             pack: pack.id,
-            offset: slot.offset,
-            stored_len: slot.stored & LEN_MASK,
-            plain_len: slot.plain_len,
-            kind: BlobKind::from_u8((slot.stored >> KIND_SHIFT & 0b11) as u8).expect("written from a kind"),
-            raw: slot.stored & RAW_BIT != 0,
+            offset: frame.offset,
+            stored_len: frame.stored_len(),
+            frame_len: frame.plain_len,
+            at,
+            plain_len,
+            kind: frame.kind(),
+            raw: frame.raw(),
         };
         Some((location, pack))
     }
 
     fn lookup(&self, key: Key) -> Option<(Location, &PackInfo)> {
-        self.location(self.shard(key).get(&key)?)
+        self.location(self.shards[usize::from(key.0[0])].get(&key)?)
     }
 
     fn each(&self) -> impl Iterator<Item = (Key, Location)> {
-        self.shards.iter().flatten().filter_map(|(key, slot)| Some((*key, self.location(slot)?.0)))
+        let entries = self.shards.iter().flat_map(Keys::iter);
+        entries.filter_map(|(key, value)| Some((key, self.location(value)?.0)))
+    }
+
+    fn len(&self) -> usize {
+        self.shards.iter().map(Keys::len).sum()
+    }
+
+    fn bytes(&self) -> usize {
+        self.shards.iter().map(Keys::bytes).sum::<usize>() + self.frames.bytes()
     }
 }
 
@@ -251,6 +261,22 @@ impl Index {
         Ok(index)
     }
 
+    /// An index without a log, for measurements.
+    pub(crate) fn in_memory() -> Self {
+        Self {
+            region: String::new(),
+            dir: PathBuf::new(),
+            table: RwLock::new(Table::new()),
+            log: None,
+            tail: Mutex::default(),
+        }
+    }
+
+    /// Takes a record in that is in no log.
+    pub(crate) fn absorb(&self, record: &Record) {
+        self.write().apply(record);
+    }
+
     pub(crate) fn is_writer(&self) -> bool {
         self.log.is_some()
     }
@@ -323,8 +349,7 @@ impl Index {
     pub(crate) fn compact(&self, log: &mut LogWriter) -> Result<bool> {
         let records = {
             let table = self.read();
-            let blobs: usize = table.shards.iter().map(HashMap::len).sum();
-            let needed = HEADER_LEN + blobs * 33 + table.packs.len() * 64;
+            let needed = HEADER_LEN + table.len() * 40 + table.packs.len() * 64;
             if log.len < 2 * needed as u64 + (1 << 20) {
                 return Ok(false);
             }
@@ -375,6 +400,12 @@ impl Index {
         Ok(tail.position > before)
     }
 
+    /// Bytes that the index takes in memory, and the blobs that it knows.
+    pub(crate) fn footprint(&self) -> (usize, usize) {
+        let table = self.read();
+        (table.bytes(), table.len())
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         let table = self.read();
         let mut totals = Totals::default();
@@ -411,10 +442,9 @@ impl Index {
         let mut table = self.write();
         let protected = protected();
         let mut live_bytes = vec![0u64; table.packs.len()];
-        for shard in &table.shards {
-            for (_, slot) in shard.iter().filter(|(key, _)| live.contains(*key)) {
-                live_bytes[slot.pack as usize] += u64::from(slot.stored & LEN_MASK);
-            }
+        for (_, value) in table.shards.iter().flat_map(Keys::iter).filter(|(key, _)| live.contains(key)) {
+            let frame = table.frames.get(value.frame);
+            live_bytes[frame.pack as usize] += share(frame.stored_len(), from_place(value.place).1, frame.plain_len);
         }
         let mut out = Condemned::default();
         let mut staying = vec![false; table.packs.len()];
@@ -430,10 +460,12 @@ impl Index {
             }
             pack.condemned = !staying[number];
         }
-        for shard in &mut table.shards {
-            shard.retain(|key, slot| {
-                let chunk = slot.stored >> KIND_SHIFT & 0b11 == BlobKind::Chunk as u32;
-                let keep = chunk || !staying[slot.pack as usize] || live.contains(key);
+        let Table { shards, frames, .. } = &mut *table;
+        for shard in shards {
+            shard.retain(|key, value| {
+                let frame = frames.get(value.frame);
+                let chunk = frame.kind() == BlobKind::Chunk;
+                let keep = chunk || !staying[frame.pack as usize] || live.contains(key);
                 if !keep {
                     out.forgotten.push(*key);
                 }
@@ -596,19 +628,36 @@ fn write_log(dir: &Path, records: &[Record]) -> io::Result<(File, u64)> {
 }
 
 fn records_of(table: &Table) -> Vec<Record> {
-    let mut by_pack: HashMap<Uuid, Vec<LogBlob>> = HashMap::new();
+    let mut by_pack: HashMap<Uuid, Vec<(Key, Location)>> = HashMap::new();
     for (key, l) in table.each() {
-        by_pack.entry(l.pack).or_default().push(LogBlob {
-            key,
-            offset: l.offset,
-            stored_len: l.stored_len,
-            plain_len: l.plain_len,
-            kind: l.kind,
-            raw: l.raw,
-        });
+        by_pack.entry(l.pack).or_default().push((key, l));
     }
     let packs = table.packs.iter().flatten();
     packs
-        .map(|p| Record::PackAdded { pack: p.id, len: p.len, blobs: by_pack.remove(&p.id).unwrap_or_default() })
+        .map(|p| {
+            let frames = frames_of(by_pack.remove(&p.id).unwrap_or_default());
+            Record::PackAdded { pack: p.id, len: p.len, frames }
+        })
         .collect()
+}
+
+/// What the index knows of the frames of one pack.
+fn frames_of(mut blobs: Vec<(Key, Location)>) -> Vec<Frame<Key>> {
+    blobs.sort_by_key(|(_, l)| (l.offset, l.at));
+    let mut frames: Vec<Frame<Key>> = Vec::new();
+    for (id, l) in blobs {
+        let part = Part { id, at: l.at, len: l.plain_len };
+        match frames.last_mut() {
+            Some(last) if last.offset == l.offset => last.blobs.push(part),
+            _ => frames.push(Frame {
+                offset: l.offset,
+                stored_len: l.stored_len,
+                plain_len: l.frame_len,
+                kind: l.kind,
+                raw: l.raw,
+                blobs: vec![part],
+            }),
+        }
+    }
+    frames
 }

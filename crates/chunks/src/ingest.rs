@@ -1,13 +1,15 @@
 //! Ingest: a disk becomes a manifest.
 //!
 //! ```text
-//! workers, two more than cores, a segment at a time             the calling task
-//!   read what may be data -> cut -> BLAKE3 -> known? ──no──> zstd ──(bounded channel)──> pack writer
+//! workers, one more than cores                                        the calling task
+//!   a segment: read what may be data -> cut -> BLAKE3 -> known? ─no─> batch of new chunks
+//!   a batch:   zstd, a frame of neighbouring chunks at a time ──(bounded channel)──> pack writer
 //! ```
-//! A worker holds one read window and one chunk; the channel and the pack writer are bounded; so
-//! memory does not depend on the disk's size. The root is written last: a crash at any time leaves
-//! only blobs that nothing refers to.
+//! A worker that finds enough batches waiting compresses its own; one that finds no segment left takes batches until there are
+//! none. It holds one read window and one batch; the waiting batches, the channel and the pack writer are bounded; so memory does
+//! not depend on the disk's size. The root is written last: a crash at any time leaves only blobs that nothing refers to.
 
+mod batch;
 mod delta;
 
 use std::sync::Arc;
@@ -18,8 +20,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::batch::{Batch, Queue};
 use crate::chunker::{Chunker, ChunkerParams, Verdict};
-use crate::codec::{Encoder, StoredBlob};
+use crate::codec::{Encoder, LEVEL, StoredFrame};
 use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ManifestId};
 use crate::manifest::{MAX_DISK, Root, Segment, SegmentExtent, SegmentRef};
@@ -28,10 +31,8 @@ use crate::progress::Progress;
 use crate::region::{Inner, Region};
 use crate::writer::{PackWriter, Pending};
 
-const ZSTD_LEVEL: i32 = 3;
-const READ_WINDOW: usize = 1 << 20;
-/// A worker hands over this much at once, so that neighbours on the disk are neighbours in the pack.
-const BATCH: usize = 1 << 20;
+/// Small enough to stay in a core's cache from reading to hashing.
+const READ_WINDOW: usize = 256 << 10;
 const BLOCK: u64 = ChunkerParams::STANDARD.block as u64;
 
 /// What an ingest found and wrote.
@@ -92,6 +93,7 @@ impl Region {
             pending: writer.pending.clone(),
             used: Arc::clone(&writer.registration.used),
             next: Arc::default(),
+            queue: Arc::new(Queue::new(workers())),
         };
         job.measure().await?;
         let outcome = job.run(&mut writer).await;
@@ -101,6 +103,11 @@ impl Region {
         found.absorb(outcome?);
         finish(self, writer, size, found).await
     }
+}
+
+/// One more than cores: one that waits for the source's disk leaves no core idle.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from) + 1
 }
 
 /// What the workers cut.
@@ -119,7 +126,7 @@ async fn finish(region: &Region, mut writer: PackWriter, size: u64, mut found: F
     let plain = root.encode();
     let id = BlobKind::Root.id_of(&plain);
     if !region.0.index.reuse(id, &writer.registration.used) {
-        let blob = Encoder::new(ZSTD_LEVEL)?.encode(BlobKind::Root, id, &plain)?;
+        let blob = Encoder::new(LEVEL)?.encode(BlobKind::Root, id, &plain)?;
         writer.add(blob).await?;
     }
     let stored_bytes = writer.flush().await?;
@@ -147,6 +154,7 @@ struct Job {
     used: crate::index::UsedPacks,
     /// Segments that were taken by workers.
     next: Arc<AtomicU64>,
+    queue: Arc<Queue>,
 }
 
 #[derive(Default)]
@@ -184,20 +192,18 @@ impl Job {
     }
 
     async fn run(&self, writer: &mut PackWriter) -> Result<Found> {
-        // Two more than cores: one that waits for the source's disk leaves no core idle.
-        let count = std::thread::available_parallelism().map_or(2, usize::from) + 2;
-        let (send, mut receive) = mpsc::channel::<Vec<StoredBlob>>(count);
-        let workers: Vec<_> = (0..count)
+        let (send, mut receive) = mpsc::channel::<Vec<StoredFrame>>(workers());
+        let workers: Vec<_> = (0..workers())
             .map(|_| {
                 let (job, send) = (self.clone(), send.clone());
-                tokio::task::spawn_blocking(move || Worker::new(job, send)?.run())
+                tokio::task::spawn_blocking(move || run_worker(job, send))
             })
             .collect();
         drop(send);
         let mut written = Ok(());
-        while let Some(batch) = receive.recv().await {
-            for blob in batch {
-                written = writer.add(blob).await;
+        while let Some(frames) = receive.recv().await {
+            for frame in frames {
+                written = writer.add(frame).await;
                 if written.is_err() {
                     break;
                 }
@@ -271,67 +277,79 @@ fn next_run(source: &dyn DiskSource, from: u64, size: u64) -> Result<Option<(u64
 
 struct Worker {
     job: Job,
-    send: mpsc::Sender<Vec<StoredBlob>>,
+    send: mpsc::Sender<Vec<StoredFrame>>,
     encoder: Encoder,
     window: Vec<u8>,
-    batch: Vec<StoredBlob>,
-    batch_bytes: usize,
+    batch: Batch,
     found: Found,
     // The segment being cut.
     chunker: Chunker,
-    chunk: Vec<u8>,
     /// Offset in the segment of the current chunk's end.
     at: u32,
     segment: Segment,
 }
 
+fn run_worker(job: Job, send: mpsc::Sender<Vec<StoredFrame>>) -> Result<Found> {
+    let (queue, stop) = (Arc::clone(&job.queue), job.stop.clone());
+    // Others wait for its batches until this is dropped, however it ends.
+    let cutting = queue.cutting();
+    let result = Worker::new(job, send).and_then(|mut worker| {
+        worker.take_segments()?;
+        drop(cutting);
+        while let Some(batch) = queue.take() {
+            worker.job.check()?;
+            worker.pack(batch)?;
+        }
+        Ok(worker.found)
+    });
+    if result.is_err() {
+        // The other workers' results are worthless now.
+        stop.cancel();
+    }
+    result
+}
+
 impl Worker {
-    fn new(job: Job, send: mpsc::Sender<Vec<StoredBlob>>) -> Result<Self> {
+    fn new(job: Job, send: mpsc::Sender<Vec<StoredFrame>>) -> Result<Self> {
         Ok(Self {
-            job,
             send,
-            encoder: Encoder::new(ZSTD_LEVEL)?,
+            encoder: Encoder::new(LEVEL)?,
             window: vec![0; READ_WINDOW],
-            batch: Vec::new(),
-            batch_bytes: 0,
+            batch: job.queue.fresh(),
             found: Found::default(),
-            chunker: Chunker::new(ChunkerParams::STANDARD),
-            chunk: Vec::with_capacity(ChunkerParams::STANDARD.max),
+            chunker: Chunker::new(job.inner.chunker),
             at: 0,
             segment: Segment::default(),
+            job,
         })
     }
 
-    fn run(mut self) -> Result<Found> {
-        let result = self.take_segments();
-        if result.is_err() {
-            // The other workers' results are worthless now.
-            self.job.stop.cancel();
-        }
-        result.map(|()| self.found)
-    }
-
+    /// Cuts segments until there are no more.
     fn take_segments(&mut self) -> Result<()> {
         while let Some(number) = self.job.next_segment() {
             let start = number * SEGMENT;
             let end = (start + SEGMENT).min(self.job.size);
-            self.chunker = Chunker::new(ChunkerParams::STANDARD);
+            self.chunker = Chunker::new(self.job.inner.chunker);
             match self.job.work.clone() {
                 Work::Whole(source) => self.cut_segment(&*source, start, end)?,
                 Work::Over(over) => self.cut_changes(&over, number, end)?,
             }
             self.end_segment(number)?;
         }
-        self.send_batch()
+        self.hand_over()
     }
 
     fn cut_segment(&mut self, source: &dyn DiskSource, start: u64, end: u64) -> Result<()> {
         let mut at = start;
-        while let Some((from, to)) = next_run(source, at, self.job.size)? {
-            let to = to.min(end);
-            if from >= end {
+        loop {
+            let run = next_run(source, at, self.job.size)?;
+            let Some((from, to)) = run.filter(|(from, _)| *from < end) else {
+                // Nobody needs to look at the segments up to there.
+                let next = run.map_or(self.job.size.div_ceil(SEGMENT), |(from, _)| from / SEGMENT);
+                self.job.next.fetch_max(next, Ordering::Relaxed);
                 break;
-            }
+            };
+            let to = to.min(end);
             if from > at {
                 self.end_chunk()?;
                 self.chunker.skip_hole();
@@ -365,7 +383,7 @@ impl Worker {
         match self.chunker.push(block) {
             Verdict::Zero => self.end_chunk(),
             verdict => {
-                self.chunk.extend_from_slice(block);
+                self.batch.extend(block);
                 self.at = offset + u32::try_from(block.len()).expect("a block is 4 KiB");
                 if verdict == Verdict::Cut { self.end_chunk() } else { Ok(()) }
             }
@@ -373,22 +391,23 @@ impl Worker {
     }
 
     fn end_chunk(&mut self) -> Result<()> {
-        if self.chunk.is_empty() {
+        let chunk = self.batch.open_chunk();
+        if chunk.is_empty() {
             return Ok(());
         }
-        let len = u32::try_from(self.chunk.len()).expect("a chunk is at most 128 KiB");
-        let id = BlobKind::Chunk.id_of(&self.chunk);
+        let len = u32::try_from(chunk.len()).expect("a chunk is at most 128 KiB");
+        let id = BlobKind::Chunk.id_of(chunk);
         self.segment.extents.push(SegmentExtent { offset: self.at - len, len, chunk: id });
         self.found.chunks += 1;
         self.found.data_bytes += u64::from(len);
-        if !self.job.inner.index.reuse(id, &self.job.used) && self.job.pending.claim(id) {
-            self.found.new_chunks += 1;
-            self.found.new_bytes += u64::from(len);
-            let blob = self.encoder.encode(BlobKind::Chunk, id, &self.chunk)?;
-            self.push_blob(blob)?;
+        if self.job.inner.index.reuse(id, &self.job.used) || !self.job.pending.claim(id) {
+            self.batch.discard();
+            return Ok(());
         }
-        self.chunk.clear();
-        Ok(())
+        self.found.new_chunks += 1;
+        self.found.new_bytes += u64::from(len);
+        self.batch.keep(id);
+        if self.batch.is_full() { self.hand_over() } else { Ok(()) }
     }
 
     fn end_segment(&mut self, number: u64) -> Result<()> {
@@ -399,8 +418,8 @@ impl Worker {
         let plain = segment.encode();
         let id = BlobKind::Segment.id_of(&plain);
         if !self.job.inner.index.reuse(id, &self.job.used) && self.job.pending.claim(id) {
-            let blob = self.encoder.encode(BlobKind::Segment, id, &plain)?;
-            self.push_blob(blob)?;
+            let frame = self.encoder.encode(BlobKind::Segment, id, &plain)?;
+            self.send(vec![frame])?;
         }
         self.found.segments.push(SegmentRef {
             number: u32::try_from(number).expect("a disk is at most 32 TiB"),
@@ -410,18 +429,26 @@ impl Worker {
         Ok(())
     }
 
-    fn push_blob(&mut self, blob: StoredBlob) -> Result<()> {
-        self.batch_bytes += blob.bytes.len();
-        self.batch.push(blob);
-        if self.batch_bytes >= BATCH { self.send_batch() } else { Ok(()) }
-    }
-
-    fn send_batch(&mut self) -> Result<()> {
-        self.batch_bytes = 0;
+    /// Leaves the batch to whoever has time, or compresses it where enough of them wait.
+    fn hand_over(&mut self) -> Result<()> {
         if self.batch.is_empty() {
             return Ok(());
         }
+        let batch = std::mem::replace(&mut self.batch, self.job.queue.fresh());
+        match self.job.queue.offer(batch) {
+            Some(batch) => self.pack(batch),
+            None => Ok(()),
+        }
+    }
+
+    fn pack(&mut self, batch: Batch) -> Result<()> {
+        let frames = batch.pack(&mut self.encoder)?;
+        self.job.queue.recycle(batch);
+        self.send(frames)
+    }
+
+    fn send(&mut self, frames: Vec<StoredFrame>) -> Result<()> {
         // A closed channel: the pack writer failed and says why.
-        self.send.blocking_send(std::mem::take(&mut self.batch)).map_err(|_| ChunkError::Cancelled)
+        self.send.blocking_send(frames).map_err(|_| ChunkError::Cancelled)
     }
 }

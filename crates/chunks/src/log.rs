@@ -3,10 +3,13 @@
 //! ```text
 //! header   magic "LZINDEX\x01", generation [u8; 16] (new whenever the file is written anew)
 //! record   length u32 of the payload, check u32 (the length's complement), BLAKE3 of the payload [..8], payload
-//! payload  1 PackAdded    pack [u8; 16], pack length u64, then per blob
-//!                           key [u8; 20], offset u32, stored u32, plain u32, flags u8 (kind, raw << 4)
+//! payload  4 PackAdded    pack [u8; 16], pack length u64, then per frame
+//!                           offset u32, stored u32, plain u32, flags u8 (kind, raw << 4), count u16,
+//!                           then `count` times: key [u8; 20], place u32 (block in the frame << 26, length)
 //!          2 PacksRemoved  packs [u8; 16]...
 //!          3 Forgotten     keys [u8; 20]...   (manifests that nothing refers to, in packs that stay)
+//!          1 PackAdded     as stores of format 1 have it: frames of one blob, each
+//!                           key [u8; 20], offset u32, stored u32, plain u32, flags u8
 //! ```
 //! Integers are little-endian. A key is the first 20 bytes of an id. A later record overrides an
 //! earlier one. A record is appended only after the pack that it names is durable. Processes that
@@ -17,16 +20,20 @@
 use uuid::Uuid;
 
 use crate::id::{BlobKind, ChunkId};
-use crate::pack::{Entry, u32_at, u64_at};
+use crate::pack::{BLOCK, Frame, Part, u32_at, u64_at};
 
 pub(crate) const HEADER_LEN: usize = 24;
 const MAGIC: &[u8; 8] = b"LZINDEX\x01";
 const RECORD_HEAD: usize = 16;
-const BLOB_LEN: usize = 33;
+const FRAME_LEN: usize = 15;
+const LEN_BITS: u32 = 26;
+const LEN_MASK: u32 = (1 << LEN_BITS) - 1;
+const BLOB_LEN: usize = 24;
+const BLOB_LEN_1: usize = 33;
 
 /// The part of an id that the index keeps: finding two ids that share it takes 2^80 hashes, and
 /// even then reads end in an error, since they are verified by the full id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key(pub [u8; 20]);
 
 impl From<ChunkId> for Key {
@@ -35,32 +42,22 @@ impl From<ChunkId> for Key {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LogBlob {
-    pub key: Key,
-    pub offset: u32,
-    pub stored_len: u32,
-    pub plain_len: u32,
-    pub kind: BlobKind,
-    pub raw: bool,
-}
-
-impl From<&Entry> for LogBlob {
-    fn from(e: &Entry) -> Self {
+impl From<&Frame> for Frame<Key> {
+    fn from(f: &Frame) -> Self {
         Self {
-            key: e.id.into(),
-            offset: e.offset,
-            stored_len: e.stored_len,
-            plain_len: e.plain_len,
-            kind: e.kind,
-            raw: e.raw,
+            offset: f.offset,
+            stored_len: f.stored_len,
+            plain_len: f.plain_len,
+            kind: f.kind,
+            raw: f.raw,
+            blobs: f.blobs.iter().map(|b| Part { id: b.id.into(), at: b.at, len: b.len }).collect(),
         }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
-    PackAdded { pack: Uuid, len: u64, blobs: Vec<LogBlob> },
+    PackAdded { pack: Uuid, len: u64, frames: Vec<Frame<Key>> },
     PacksRemoved(Vec<Uuid>),
     Forgotten(Vec<Key>),
 }
@@ -82,17 +79,11 @@ impl Record {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; RECORD_HEAD];
         match self {
-            Self::PackAdded { pack, len, blobs } => {
-                out.push(1);
+            Self::PackAdded { pack, len, frames } => {
+                out.push(4);
                 out.extend_from_slice(pack.as_bytes());
                 out.extend_from_slice(&len.to_le_bytes());
-                for b in blobs {
-                    out.extend_from_slice(&b.key.0);
-                    for n in [b.offset, b.stored_len, b.plain_len] {
-                        out.extend_from_slice(&n.to_le_bytes());
-                    }
-                    out.push(b.kind as u8 | u8::from(b.raw) << 4);
-                }
+                frames.iter().for_each(|f| push_frame(&mut out, f));
             }
             Self::PacksRemoved(packs) => {
                 out.push(2);
@@ -116,12 +107,20 @@ impl Record {
         match kind {
             1 => {
                 let (head, blobs) = rest.split_at_checked(24)?;
-                let exact = blobs.chunks_exact(BLOB_LEN);
+                let exact = blobs.chunks_exact(BLOB_LEN_1);
                 exact.remainder().is_empty().then_some(())?;
                 Some(Self::PackAdded {
                     pack: Uuid::from_slice(&head[..16]).ok()?,
                     len: u64_at(head, 16),
-                    blobs: exact.map(parse_blob).collect::<Option<_>>()?,
+                    frames: exact.map(parse_blob_1).collect::<Option<_>>()?,
+                })
+            }
+            4 => {
+                let (head, frames) = rest.split_at_checked(24)?;
+                Some(Self::PackAdded {
+                    pack: Uuid::from_slice(&head[..16]).ok()?,
+                    len: u64_at(head, 16),
+                    frames: parse_frames(frames)?,
                 })
             }
             2 => {
@@ -139,15 +138,66 @@ impl Record {
     }
 }
 
-fn parse_blob(raw: &[u8]) -> Option<LogBlob> {
-    Some(LogBlob {
-        key: Key(*raw.first_chunk()?),
-        offset: u32_at(raw, 20),
-        stored_len: u32_at(raw, 24),
-        plain_len: u32_at(raw, 28),
-        kind: BlobKind::from_u8(raw[32] & 0xf)?,
-        raw: raw[32] >> 4 == 1,
+fn push_frame(out: &mut Vec<u8>, frame: &Frame<Key>) {
+    for n in [frame.offset, frame.stored_len, frame.plain_len] {
+        out.extend_from_slice(&n.to_le_bytes());
+    }
+    out.push(frame.kind as u8 | u8::from(frame.raw) << 4);
+    let count = u16::try_from(frame.blobs.len()).expect("a frame holds some tens of blobs");
+    out.extend_from_slice(&count.to_le_bytes());
+    for blob in &frame.blobs {
+        out.extend_from_slice(&blob.id.0);
+        out.extend_from_slice(&place(blob.at, blob.len).to_le_bytes());
+    }
+}
+
+/// A blob's place in its frame in one number: the block it begins on in six bits, its length in 26.
+pub(crate) fn place(at: u32, len: u32) -> u32 {
+    debug_assert!(at.is_multiple_of(BLOCK) && at / BLOCK < 64 && len <= LEN_MASK);
+    ((at / BLOCK) << LEN_BITS) | len
+}
+
+/// Where a blob begins in its frame, and its length.
+pub(crate) fn from_place(place: u32) -> (u32, u32) {
+    ((place >> LEN_BITS) * BLOCK, place & LEN_MASK)
+}
+
+fn parse_frames(mut bytes: &[u8]) -> Option<Vec<Frame<Key>>> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let (head, rest) = bytes.split_at_checked(FRAME_LEN)?;
+        let count = usize::from(u16::from_le_bytes([head[13], head[14]]));
+        let (blobs, rest) = rest.split_at_checked(count * BLOB_LEN)?;
+        bytes = rest;
+        let blobs = blobs.chunks_exact(BLOB_LEN).map(|b| {
+            let (key, rest) = b.split_first_chunk().expect("24 bytes");
+            let (at, len) = from_place(u32_at(rest, 0));
+            Part { id: Key(*key), at, len }
+        });
+        let blobs = blobs.collect();
+        let (kind, raw) = parse_flags(head[12])?;
+        let (offset, stored_len, plain_len) = (u32_at(head, 0), u32_at(head, 4), u32_at(head, 8));
+        frames.push(Frame { offset, stored_len, plain_len, kind, raw, blobs });
+    }
+    let inside = |f: &Frame<Key>| f.blobs.iter().all(|b| b.at + b.len <= f.plain_len);
+    frames.iter().all(inside).then_some(frames)
+}
+
+fn parse_blob_1(bytes: &[u8]) -> Option<Frame<Key>> {
+    let (kind, raw) = parse_flags(bytes[32])?;
+    let len = u32_at(bytes, 28);
+    Some(Frame {
+        offset: u32_at(bytes, 20),
+        stored_len: u32_at(bytes, 24),
+        plain_len: len,
+        kind,
+        raw,
+        blobs: vec![Part { id: Key(*bytes.first_chunk()?), at: 0, len }],
     })
+}
+
+fn parse_flags(flags: u8) -> Option<(BlobKind, bool)> {
+    Some((BlobKind::from_u8(flags & 0xf)?, flags >> 4 == 1))
 }
 
 /// What the bytes at some place of the log are.
@@ -191,25 +241,46 @@ pub(crate) fn step(bytes: &[u8]) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pack::line_up;
     use proptest::prelude::*;
 
     fn record() -> impl Strategy<Value = Record> {
         let key = || any::<[u8; 20]>().prop_map(Key);
-        let blob = (key(), any::<[u32; 3]>(), 0u8..3, any::<bool>()).prop_map(|(key, n, kind, raw)| LogBlob {
-            key,
-            offset: n[0],
-            stored_len: n[1],
-            plain_len: n[2],
-            kind: BlobKind::from_u8(kind).unwrap(),
-            raw,
+        let blocks = proptest::collection::vec((key(), 1u32..8), 1..9);
+        let frame = (blocks, any::<[u32; 2]>(), 0u8..3, any::<bool>()).prop_map(|(blobs, n, kind, raw)| {
+            let blobs = line_up(blobs.into_iter().map(|(key, blocks)| (key, blocks * 4096))).unwrap();
+            Frame {
+                offset: n[0],
+                stored_len: n[1],
+                plain_len: blobs.last().map_or(0, |b| b.at + b.len),
+                kind: BlobKind::from_u8(kind).unwrap(),
+                raw,
+                blobs,
+            }
         });
         let uuid = || any::<[u8; 16]>().prop_map(Uuid::from_bytes);
         prop_oneof![
-            (uuid(), any::<u64>(), proptest::collection::vec(blob, 0..20))
-                .prop_map(|(pack, len, blobs)| Record::PackAdded { pack, len, blobs }),
+            (uuid(), any::<u64>(), proptest::collection::vec(frame, 0..9))
+                .prop_map(|(pack, len, frames)| Record::PackAdded { pack, len, frames }),
             proptest::collection::vec(uuid(), 0..9).prop_map(Record::PacksRemoved),
             proptest::collection::vec(key(), 0..9).prop_map(Record::Forgotten),
         ]
+    }
+
+    #[test]
+    fn a_pack_recorded_by_format_1_is_understood() {
+        let mut payload = vec![1];
+        payload.extend([7; 16]);
+        payload.extend(5000u64.to_le_bytes());
+        payload.extend([9; 20]);
+        for n in [8u32, 1000, 4608] {
+            payload.extend(n.to_le_bytes());
+        }
+        payload.push(2 | 1 << 4);
+        let blobs = vec![Part { id: Key([9; 20]), at: 0, len: 4608 }];
+        let frame = Frame { offset: 8, stored_len: 1000, plain_len: 4608, kind: BlobKind::Root, raw: true, blobs };
+        let pack = Uuid::from_bytes([7; 16]);
+        assert_eq!(Record::parse_payload(&payload), Some(Record::PackAdded { pack, len: 5000, frames: vec![frame] }));
     }
 
     proptest! {

@@ -1,28 +1,40 @@
-//! Packs: immutable objects that hold many blobs, and know by themselves what they hold.
+//! Packs: immutable objects that hold many frames, and know by themselves what they hold.
+//!
+//! A frame is what is compressed together: one blob, or several chunks that are neighbours on the disk
+//! and were new at the same time. Its plain bytes are those of its blobs, one after another.
 //!
 //! ```text
-//! offset 0      magic            "LZPACK\x00\x01"
-//!        8      blobs            stored bytes, one after another, no padding
-//!        ..     entries          one of 48 bytes for each blob, in the order of the blobs:
-//!                                  id [u8; 32], offset u32, stored_len u32, plain_len u32,
-//!                                  kind u8, raw u8, zero [u8; 2]
-//!        end-48 trailer          count u32, zero u32, BLAKE3 of the entries [u8; 32], magic "LZPKEND\x01"
+//! offset 0      magic            "LZPACK\x00\x02"
+//!        8      frames           stored bytes, one after another, no padding
+//!        ..     table            for each frame, in their order:
+//!                                  offset u32, stored_len u32, plain_len u32, kind u8, raw u8, count u16,
+//!                                  then `count` times: blob id [u8; 32], length u32
+//!        end-48 trailer          length of the table u32, zero u32, BLAKE3 of the table [u8; 32], magic "LZPKEND\x02"
 //! ```
 //! Integers are little-endian. The trailer is last so that one read of the end finds everything:
 //! the index of a region can be built again from its packs alone.
+//!
+//! Packs of format 1 are still read. They have frames of one blob each; their table has an entry of 48 bytes
+//! for each (id [u8; 32], offset u32, stored_len u32, plain_len u32, kind u8, raw u8, zero [u8; 2]), their
+//! trailer the number of entries in place of the table's length.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
-use crate::codec::{MAX_PLAIN, StoredBlob};
+use crate::codec::{MAX_FRAME, MAX_PLAIN, StoredFrame};
 use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId};
 
-const MAGIC: &[u8; 8] = b"LZPACK\x00\x01";
-const END_MAGIC: &[u8; 8] = b"LZPKEND\x01";
-pub(crate) const ENTRY_LEN: usize = 48;
+const MAGIC: &[u8; 8] = b"LZPACK\x00\x02";
+const END_MAGIC: &[u8; 8] = b"LZPKEND\x02";
+const END_MAGIC_1: &[u8; 8] = b"LZPKEND\x01";
+const ENTRY_LEN_1: usize = 48;
+const FRAME_LEN: usize = 16;
+/// Blobs that share a frame begin on multiples of this.
+pub(crate) const BLOCK: u32 = 4096;
+const BLOB_LEN: usize = 36;
 pub(crate) const TRAILER_LEN: usize = 48;
-/// A pack is sealed when it reaches this size; the largest blob may make it a little longer.
+/// A pack is sealed when it reaches this size; the largest frame may make it a little longer.
 pub(crate) const PACK_TARGET: usize = 32 << 20;
 /// A pack longer than this was not written by us.
 pub(crate) const PACK_MAX: u64 = 256 << 20;
@@ -42,15 +54,36 @@ pub(crate) fn from_key(key: &object_store::path::Path) -> Option<Uuid> {
     (self::key(id) == *key).then_some(id)
 }
 
-/// Where one blob lies in its pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub id: ChunkId,
-    pub kind: BlobKind,
-    pub raw: bool,
+/// Where one frame lies in its pack, and what it holds. Blobs are named by their ids, or in the index
+/// by their keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Frame<Id = ChunkId> {
     pub offset: u32,
     pub stored_len: u32,
     pub plain_len: u32,
+    pub kind: BlobKind,
+    pub raw: bool,
+    pub blobs: Vec<Part<Id>>,
+}
+
+/// One blob of a frame: which of its plain bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part<Id = ChunkId> {
+    pub id: Id,
+    pub at: u32,
+    pub len: u32,
+}
+
+/// The blobs of a frame from their lengths, one after another; `None` if they cannot be one.
+pub(crate) fn line_up<Id>(blobs: impl Iterator<Item = (Id, u32)>) -> Option<Vec<Part<Id>>> {
+    let mut end = 0u32;
+    blobs
+        .map(|(id, len)| {
+            let at = end;
+            end = at.checked_add(len)?;
+            Some(Part { id, at, len })
+        })
+        .collect()
 }
 
 /// A pack being filled, in memory.
@@ -58,7 +91,7 @@ pub(crate) struct Entry {
 pub(crate) struct PackBuilder {
     pieces: Vec<Bytes>,
     len: usize,
-    entries: Vec<Entry>,
+    frames: Vec<Frame>,
 }
 
 /// A finished pack, ready to be put.
@@ -66,102 +99,151 @@ pub(crate) struct PackBuilder {
 pub(crate) struct SealedPack {
     pub pieces: Vec<Bytes>,
     pub len: u64,
-    pub entries: Vec<Entry>,
+    pub frames: Vec<Frame>,
 }
 
 impl PackBuilder {
     pub(crate) fn new() -> Self {
-        Self { pieces: vec![Bytes::from_static(MAGIC)], len: MAGIC.len(), entries: Vec::new() }
+        Self { pieces: vec![Bytes::from_static(MAGIC)], len: MAGIC.len(), frames: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.frames.is_empty()
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.len >= PACK_TARGET
     }
 
-    pub(crate) fn push(&mut self, blob: StoredBlob) {
-        let small = |n: usize| u32::try_from(n).expect("packs and blobs are far below 4 GiB");
-        self.entries.push(Entry {
-            id: blob.id,
-            kind: blob.kind,
-            raw: blob.raw,
+    pub(crate) fn push(&mut self, frame: StoredFrame) {
+        let small = |n: usize| u32::try_from(n).expect("packs and frames are far below 4 GiB");
+        self.frames.push(Frame {
             offset: small(self.len),
-            stored_len: small(blob.bytes.len()),
-            plain_len: blob.plain_len,
+            stored_len: small(frame.bytes.len()),
+            plain_len: frame.plain_len,
+            kind: frame.kind,
+            raw: frame.raw,
+            blobs: frame.blobs,
         });
-        self.len += blob.bytes.len();
-        self.pieces.push(blob.bytes);
+        self.len += frame.bytes.len();
+        self.pieces.push(frame.bytes);
     }
 
     pub(crate) fn seal(mut self) -> SealedPack {
-        let mut tail = BytesMut::with_capacity(self.entries.len() * ENTRY_LEN + TRAILER_LEN);
-        for e in &self.entries {
-            tail.put_slice(&e.id.0);
-            tail.put_u32_le(e.offset);
-            tail.put_u32_le(e.stored_len);
-            tail.put_u32_le(e.plain_len);
-            tail.put_u8(e.kind as u8);
-            tail.put_u8(u8::from(e.raw));
-            tail.put_u16_le(0);
+        let blobs: usize = self.frames.iter().map(|f| f.blobs.len()).sum();
+        let mut tail = BytesMut::with_capacity(self.frames.len() * FRAME_LEN + blobs * BLOB_LEN + TRAILER_LEN);
+        for frame in &self.frames {
+            for n in [frame.offset, frame.stored_len, frame.plain_len] {
+                tail.put_u32_le(n);
+            }
+            tail.put_u8(frame.kind as u8);
+            tail.put_u8(u8::from(frame.raw));
+            tail.put_u16_le(u16::try_from(frame.blobs.len()).expect("a frame holds some tens of blobs"));
+            for blob in &frame.blobs {
+                tail.put_slice(&blob.id.0);
+                tail.put_u32_le(blob.len);
+            }
         }
         let hash = blake3::hash(&tail);
-        tail.put_u32_le(u32::try_from(self.entries.len()).expect("a pack's blobs are counted in thousands"));
+        tail.put_u32_le(u32::try_from(tail.len()).expect("a pack's table is far below 4 GiB"));
         tail.put_u32_le(0);
         tail.put_slice(hash.as_bytes());
         tail.put_slice(END_MAGIC);
         self.len += tail.len();
         self.pieces.push(tail.freeze());
-        SealedPack { pieces: self.pieces, len: self.len as u64, entries: self.entries }
+        SealedPack { pieces: self.pieces, len: self.len as u64, frames: self.frames }
     }
 }
 
-/// How many bytes before the trailer the entries take, told by the trailer.
-pub(crate) fn entries_len(trailer: &[u8]) -> Result<u64> {
+/// How many bytes before the trailer the table takes, told by the trailer.
+pub(crate) fn table_len(trailer: &[u8]) -> Result<u64> {
     let bad = || ChunkError::corrupt("a pack", "its trailer is missing or torn");
-    if trailer.len() != TRAILER_LEN || &trailer[40..] != END_MAGIC {
-        return Err(bad());
+    let (numbers, magic) = trailer.split_at_checked(40).filter(|_| trailer.len() == TRAILER_LEN).ok_or_else(bad)?;
+    let number = u64::from(u32_at(numbers, 0));
+    match magic {
+        m if m == END_MAGIC => Ok(number),
+        m if m == END_MAGIC_1 => Ok(number * ENTRY_LEN_1 as u64),
+        _ => Err(bad()),
     }
-    let count = u32_at(trailer, 0);
-    Ok(u64::from(count) * ENTRY_LEN as u64)
 }
 
-/// The entries of a pack of `pack_len` bytes, from `tail`: its entries and trailer.
-pub(crate) fn parse_tail(tail: &[u8], pack_len: u64) -> Result<Vec<Entry>> {
+/// The frames of a pack of `pack_len` bytes, from `tail`: its table and trailer.
+pub(crate) fn parse_tail(tail: &[u8], pack_len: u64) -> Result<Vec<Frame>> {
     let bad = |why: &str| ChunkError::corrupt("a pack", why);
     let split = tail.len().checked_sub(TRAILER_LEN).ok_or_else(|| bad("it is too short"))?;
     let (table, trailer) = tail.split_at(split);
-    if entries_len(trailer)? != table.len() as u64 {
-        return Err(bad("its entries are cut off"));
+    if table_len(trailer)? != table.len() as u64 {
+        return Err(bad("its table is cut off"));
     }
     if blake3::hash(table).as_bytes()[..] != trailer[8..40] {
-        return Err(bad("its entries do not match their checksum"));
+        return Err(bad("its table does not match its checksum"));
     }
-    let blobs_end = pack_len.checked_sub(tail.len() as u64).ok_or_else(|| bad("it is too short"))?;
-    table
-        .chunks_exact(ENTRY_LEN)
-        .map(|raw| parse_entry(raw, blobs_end).ok_or_else(|| bad("one of its entries is impossible")))
-        .collect()
+    let frames_end = pack_len.checked_sub(tail.len() as u64).ok_or_else(|| bad("it is too short"))?;
+    let frames = if &trailer[40..] == END_MAGIC { parse_table(table) } else { parse_table_1(table) };
+    let frames = frames.filter(|f| f.iter().all(|f| is_possible(f, frames_end)));
+    frames.ok_or_else(|| bad("one of its entries is impossible"))
 }
 
-fn parse_entry(raw: &[u8], blobs_end: u64) -> Option<Entry> {
-    let entry = Entry {
-        id: ChunkId(raw[..32].try_into().ok()?),
-        offset: u32_at(raw, 32),
-        stored_len: u32_at(raw, 36),
-        plain_len: u32_at(raw, 40),
-        kind: BlobKind::from_u8(raw[44])?,
-        raw: match raw[45] {
-            0 => false,
-            1 => true,
-            _ => return None,
-        },
+fn parse_table(mut table: &[u8]) -> Option<Vec<Frame>> {
+    let mut frames = Vec::new();
+    while !table.is_empty() {
+        let (head, rest) = table.split_at_checked(FRAME_LEN)?;
+        let count = usize::from(u16::from_le_bytes([head[14], head[15]]));
+        let (blobs, rest) = rest.split_at_checked(count * BLOB_LEN)?;
+        table = rest;
+        frames.push(Frame {
+            offset: u32_at(head, 0),
+            stored_len: u32_at(head, 4),
+            plain_len: u32_at(head, 8),
+            kind: BlobKind::from_u8(head[12])?,
+            raw: flag(head[13])?,
+            blobs: line_up(blobs.chunks_exact(BLOB_LEN).map(|b| {
+                let (id, len) = b.split_first_chunk().expect("36 bytes");
+                (ChunkId(*id), u32_at(len, 0))
+            }))?,
+        });
+    }
+    Some(frames)
+}
+
+fn parse_table_1(table: &[u8]) -> Option<Vec<Frame>> {
+    let entry = |raw: &[u8]| {
+        let len = u32_at(raw, 40);
+        Some(Frame {
+            offset: u32_at(raw, 32),
+            stored_len: u32_at(raw, 36),
+            plain_len: len,
+            kind: BlobKind::from_u8(raw[44])?,
+            raw: flag(raw[45])?,
+            blobs: vec![Part { id: ChunkId(*raw.first_chunk()?), at: 0, len }],
+        })
     };
-    let end = u64::from(entry.offset) + u64::from(entry.stored_len);
-    let sane = entry.offset as usize >= MAGIC.len() && end <= blobs_end && entry.plain_len as usize <= MAX_PLAIN;
-    sane.then_some(entry)
+    table.chunks_exact(ENTRY_LEN_1).map(entry).collect()
+}
+
+fn flag(byte: u8) -> Option<bool> {
+    match byte {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+/// Whether a frame lies inside its pack and is what its blobs make up.
+fn is_possible(frame: &Frame, frames_end: u64) -> bool {
+    let end = u64::from(frame.offset) + u64::from(frame.stored_len);
+    let inside = frame.offset as usize >= MAGIC.len() && end <= frames_end;
+    inside && frame.is_filled()
+}
+
+impl<Id> Frame<Id> {
+    /// Whether the blobs, whole blocks but for the last, make up the frame, and that is not too large.
+    pub(crate) fn is_filled(&self) -> bool {
+        let bound = if self.blobs.len() == 1 { MAX_PLAIN } else { MAX_FRAME };
+        let on_blocks = self.blobs.iter().all(|b| b.at.is_multiple_of(BLOCK));
+        let end = self.blobs.last().map(|b| u64::from(b.at) + u64::from(b.len));
+        on_blocks && end == Some(u64::from(self.plain_len)) && self.plain_len as usize <= bound
+    }
 }
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -177,16 +259,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn sealed(blobs: &[Vec<u8>]) -> (SealedPack, Vec<u8>) {
+    /// Each frame as the lengths of its blobs: whole blocks, and what is left over in the last.
+    fn sealed(frames: &[(Vec<u32>, u32)]) -> (SealedPack, Vec<u8>) {
         let mut pack = PackBuilder::new();
-        for plain in blobs {
-            pack.push(StoredBlob {
-                id: BlobKind::Chunk.id_of(plain),
-                kind: BlobKind::Chunk,
-                raw: true,
-                plain_len: u32::try_from(plain.len()).unwrap(),
-                bytes: Bytes::from(plain.clone()),
-            });
+        for (n, (blocks, rest)) in (0u8..).zip(frames) {
+            let mut at = 0;
+            let last = blocks.len() - 1;
+            let part = |(i, b): (u8, &u32)| {
+                let len = b * 4096 + if usize::from(i) == last { *rest } else { 0 };
+                let part = Part { id: BlobKind::Chunk.id_of(&[n, i]), at, len };
+                at += len;
+                part
+            };
+            let blobs: Vec<Part> = (0u8..).zip(blocks).map(part).collect();
+            let bytes = Bytes::from(vec![n; at as usize % 100 + 1]);
+            pack.push(StoredFrame { kind: BlobKind::Chunk, raw: false, plain_len: at, blobs, bytes });
         }
         let sealed = pack.seal();
         let bytes = sealed.pieces.concat();
@@ -196,26 +283,40 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pack_tells_what_it_holds(blobs in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..20)) {
-            let (pack, bytes) = sealed(&blobs);
-            let table = usize::try_from(entries_len(&bytes[bytes.len() - TRAILER_LEN..]).unwrap()).unwrap();
-            let entries = parse_tail(&bytes[bytes.len() - TRAILER_LEN - table..], pack.len).unwrap();
-            prop_assert_eq!(&entries, &pack.entries);
-            for (entry, plain) in entries.iter().zip(&blobs) {
-                let at = entry.offset as usize;
-                prop_assert_eq!(&bytes[at..at + entry.stored_len as usize], &plain[..]);
+        fn a_pack_tells_what_it_holds(
+            frames in proptest::collection::vec((proptest::collection::vec(1u32..4, 1..9), 0u32..4096), 0..20),
+        ) {
+            let (pack, bytes) = sealed(&frames);
+            let table = usize::try_from(table_len(&bytes[bytes.len() - TRAILER_LEN..]).unwrap()).unwrap();
+            let found = parse_tail(&bytes[bytes.len() - TRAILER_LEN - table..], pack.len).unwrap();
+            prop_assert_eq!(&found, &pack.frames);
+            for (n, frame) in found.iter().enumerate() {
+                let stored = &bytes[frame.offset as usize..][..frame.stored_len as usize];
+                prop_assert!(stored.iter().all(|b| usize::from(*b) == n));
             }
         }
 
         #[test]
         fn a_damaged_tail_never_parses(at: usize, flip in 1u8..) {
-            let (pack, bytes) = sealed(&[vec![1; 50], vec![2; 60]]);
-            let mut tail = bytes[bytes.len() - TRAILER_LEN - 2 * ENTRY_LEN..].to_vec();
+            let (pack, bytes) = sealed(&[(vec![1, 2], 0), (vec![3], 60)]);
+            let table = usize::try_from(table_len(&bytes[bytes.len() - TRAILER_LEN..]).unwrap()).unwrap();
+            let mut tail = bytes[bytes.len() - TRAILER_LEN - table..].to_vec();
             let at = at % tail.len();
             tail[at] ^= flip;
             // Bytes 4..8 of the trailer are reserved and not checked.
             let reserved = tail.len() - TRAILER_LEN + 4..tail.len() - TRAILER_LEN + 8;
             prop_assert!(reserved.contains(&at) || parse_tail(&tail, pack.len).is_err());
+        }
+
+        #[test]
+        fn junk_that_is_signed_never_panics(table in proptest::collection::vec(any::<u8>(), 0..300), old: bool) {
+            let mut tail = table.clone();
+            let number = if old { table.len() / ENTRY_LEN_1 } else { table.len() };
+            tail.extend(u32::try_from(number).unwrap().to_le_bytes());
+            tail.extend([0; 4]);
+            tail.extend(blake3::hash(&table).as_bytes());
+            tail.extend(if old { END_MAGIC_1 } else { END_MAGIC });
+            let _ = parse_tail(&tail, tail.len() as u64 + 1000);
         }
     }
 

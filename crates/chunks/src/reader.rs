@@ -1,6 +1,6 @@
 //! Reading a disk at random: manifest -> segment -> chunk, each verified by its id, then cached.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,11 +10,12 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::cache::Cached;
-use crate::codec::{StoredBlob, decode};
+use crate::codec::{Encoder, LEVEL, StoredFrame, decode_frame, part_of};
 use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId, ManifestId};
 use crate::index::Location;
 use crate::manifest::{Root, Segment, SegmentExtent};
+use crate::pack::line_up;
 use crate::params::SEGMENT;
 use crate::region::Inner;
 
@@ -138,7 +139,8 @@ impl DiskReader {
             }
         }
         if !missing.is_empty() {
-            let ids = missing.iter().map(|(_, id)| *id).collect();
+            let places = missing.iter().map(|(i, _)| extents[*i].0);
+            let ids = self.with_frames(places).await?;
             for (id, plain) in fetch_plain(&self.0.inner, ids).await? {
                 for (i, _) in missing.iter().filter(|(_, wanted)| *wanted == id) {
                     copy(&pieces[*i], &plain, buf)?;
@@ -192,6 +194,29 @@ impl DiskReader {
         Ok(out)
     }
 
+    /// The chunks at these offsets and those that share a frame with one of them: unpacked anyway, they are verified
+    /// and cached, too.
+    async fn with_frames(&self, offsets: impl Iterator<Item = u64>) -> Result<Vec<ChunkId>> {
+        let Inner { index, cache, .. } = &*self.0.inner;
+        let mut out = HashSet::new();
+        for offset in offsets {
+            let Some(number) = self.0.root.segment(offset / SEGMENT) else { continue };
+            let extents = &load_segment(&self.0.inner, number.id).await?.extents;
+            let here = extents.partition_point(|e| u64::from(e.offset) < offset % SEGMENT);
+            let Some(wanted) = extents.get(here).map(|e| e.chunk) else { continue };
+            if !out.insert(wanted) || cache.capacity() < 8 * AHEAD_MAX {
+                continue;
+            }
+            // Not found: the fetch will look again and say so.
+            let Some(frame) = index.lookup(wanted) else { continue };
+            let beside = |e: &&SegmentExtent| index.lookup(e.chunk).is_some_and(|at| at.same_frame(&frame));
+            let before = extents[..here].iter().rev().take_while(beside);
+            let after = extents[here + 1..].iter().take_while(beside);
+            out.extend(before.chain(after).map(|e| e.chunk).filter(|id| !cache.holds(*id)));
+        }
+        Ok(out.into_iter().collect())
+    }
+
     /// Starts fetching what a sequential reader will want next, and waits for what was started for this read:
     /// fetching it a second time would only be slower.
     async fn wait_for_ahead(&self, read: Range<u64>) {
@@ -216,9 +241,10 @@ impl DiskReader {
     async fn fetch_ahead(self, range: Range<u64>, over: watch::Sender<()>) {
         // Only a hint: the read itself will meet the error again and report it.
         if let Ok(extents) = self.extents_in(range).await {
-            let ids = extents.iter().map(|(_, e)| e.chunk);
-            let wanted = ids.filter(|id| !self.0.inner.cache.holds(*id)).collect();
-            let _ = fetch_plain(&self.0.inner, wanted).await;
+            let missing = extents.iter().filter(|(_, e)| !self.0.inner.cache.holds(e.chunk));
+            if let Ok(wanted) = self.with_frames(missing.map(|(at, _)| *at)).await {
+                let _ = fetch_plain(&self.0.inner, wanted).await;
+            }
         }
         drop(over);
     }
@@ -262,7 +288,7 @@ pub(crate) async fn load_root(inner: &Arc<Inner>, manifest: ManifestId) -> Resul
         Some(at) if at.kind == BlobKind::Root => {}
         _ => return Err(not_found()),
     }
-    let blobs = fetch_stored(inner, vec![id]).await?;
+    let blobs = fetch_blobs(inner, vec![id]).await?;
     let (_, plain) = blobs.first().ok_or_else(not_found)?;
     Root::parse(plain)
 }
@@ -272,7 +298,7 @@ pub(crate) async fn load_segment(inner: &Arc<Inner>, id: ChunkId) -> Result<Arc<
     if let Some(Cached::Segment(segment)) = inner.cache.get(id) {
         return Ok(segment);
     }
-    let blobs = fetch_stored(inner, vec![id]).await?;
+    let blobs = fetch_blobs(inner, vec![id]).await?;
     let (_, plain) = blobs.first().ok_or_else(|| ChunkError::not_found(format!("segment {id}"), &inner.name))?;
     let segment = Arc::new(Segment::parse(plain)?);
     inner.cache.put(id, Cached::Segment(Arc::clone(&segment)));
@@ -281,19 +307,65 @@ pub(crate) async fn load_segment(inner: &Arc<Inner>, id: ChunkId) -> Result<Arc<
 
 /// Fetches chunks into the cache.
 async fn fetch_plain(inner: &Arc<Inner>, ids: Vec<ChunkId>) -> Result<Vec<(ChunkId, Bytes)>> {
-    let blobs = fetch_stored(inner, ids).await?;
-    let plain = blobs.into_iter().map(|(blob, plain)| {
-        inner.cache.put(blob.id, Cached::Chunk(plain.clone()));
-        (blob.id, plain)
-    });
-    Ok(plain.collect())
+    let blobs = fetch_blobs(inner, ids).await?;
+    for (id, plain) in &blobs {
+        inner.cache.put(*id, Cached::Chunk(plain.clone()));
+    }
+    Ok(blobs)
 }
 
-/// Fetches blobs as stored and as plain bytes, verified; duplicates once, in no order. Neighbours in
-/// a pack are read together. A pack that vanished meanwhile (collection moved its blobs) is looked up again.
-pub(crate) async fn fetch_stored(inner: &Arc<Inner>, ids: Vec<ChunkId>) -> Result<Vec<(StoredBlob, Bytes)>> {
-    let mut wanted: HashSet<ChunkId> = ids.into_iter().collect();
-    let mut out = Vec::with_capacity(wanted.len());
+/// The plain bytes of blobs, verified; duplicates once, in no order.
+async fn fetch_blobs(inner: &Arc<Inner>, ids: Vec<ChunkId>) -> Result<Vec<(ChunkId, Bytes)>> {
+    let frames = fetch(inner, ids.into_iter().collect()).await?;
+    Ok(frames.into_iter().flat_map(|f| f.blobs).map(|b| (b.id, b.plain)).collect())
+}
+
+/// Blobs as they are stored, verified, to be stored elsewhere: in the order of `ids`, duplicates once. A frame that
+/// holds others, too, is packed anew without them.
+pub(crate) async fn fetch_frames(inner: &Arc<Inner>, ids: &[ChunkId]) -> Result<Vec<StoredFrame>> {
+    let order: HashMap<ChunkId, usize> = ids.iter().enumerate().rev().map(|(i, id)| (*id, i)).collect();
+    let mut frames = fetch(inner, ids.iter().copied().collect()).await?;
+    frames.sort_by_key(|f| f.blobs.iter().filter_map(|b| order.get(&b.id)).min().copied());
+    let whole = frames.iter().all(Fetched::is_whole);
+    let stored = move || frames.into_iter().map(Fetched::into_stored).collect();
+    if whole { stored() } else { tokio::task::spawn_blocking(stored).await.map_err(ChunkError::worker)? }
+}
+
+/// A frame that was read, and those of its blobs that were wanted, verified.
+struct Fetched {
+    at: Location,
+    stored: Bytes,
+    blobs: Vec<FetchedBlob>,
+}
+
+struct FetchedBlob {
+    id: ChunkId,
+    at: Location,
+    plain: Bytes,
+}
+
+impl Fetched {
+    fn is_whole(&self) -> bool {
+        self.blobs.iter().map(|b| b.plain.len()).sum::<usize>() == self.at.frame_len as usize
+    }
+
+    fn into_stored(mut self) -> Result<StoredFrame> {
+        self.blobs.sort_by_key(|b| b.at.at);
+        let parts = line_up(self.blobs.iter().map(|b| (b.id, b.at.plain_len)));
+        let blobs = parts.ok_or_else(|| ChunkError::corrupt("a frame", "its blobs are too long"))?;
+        let Location { kind, raw, frame_len: plain_len, .. } = self.at;
+        if self.is_whole() {
+            return Ok(StoredFrame { kind, raw, plain_len, bytes: self.stored, blobs });
+        }
+        let plain: Vec<u8> = self.blobs.iter().flat_map(|b| b.plain.iter().copied()).collect();
+        Encoder::new(LEVEL)?.encode_frame(kind, blobs, &plain)
+    }
+}
+
+/// Reads blobs with their frames. Neighbours in a pack are read together. A pack that vanished meanwhile (collection
+/// moved its blobs) is looked up again.
+async fn fetch(inner: &Arc<Inner>, mut wanted: HashSet<ChunkId>) -> Result<Vec<Fetched>> {
+    let mut out = Vec::new();
     let mut attempt = 0;
     while !wanted.is_empty() {
         let located = locate(inner, &wanted).await?;
@@ -303,11 +375,11 @@ pub(crate) async fn fetch_stored(inner: &Arc<Inner>, ids: Vec<ChunkId>) -> Resul
         let mut gone = None;
         while let Some(result) = fetches.next().await {
             match result {
-                Ok(blobs) => {
-                    for (blob, plain) in blobs {
+                Ok(frames) => {
+                    for blob in frames.iter().flat_map(|f| &f.blobs) {
                         wanted.remove(&blob.id);
-                        out.push((blob, plain));
                     }
+                    out.extend(frames);
                 }
                 Err(e @ ChunkError::NotFound { .. }) => gone = Some(e),
                 Err(e) => return Err(e),
@@ -350,7 +422,7 @@ struct Group {
 
 /// Sorts blobs into few reads.
 fn group(mut blobs: Vec<(ChunkId, Location)>) -> Vec<Group> {
-    blobs.sort_by_key(|(_, at)| (at.pack, at.offset));
+    blobs.sort_by_key(|(_, at)| (at.pack, at.offset, at.at));
     let mut groups: Vec<Group> = Vec::new();
     for (id, at) in blobs {
         let end = at.offset + at.stored_len;
@@ -366,7 +438,7 @@ fn group(mut blobs: Vec<(ChunkId, Location)>) -> Vec<Group> {
 }
 
 /// Reads one group from the first zone that has it whole.
-async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<(StoredBlob, Bytes)>> {
+async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<Fetched>> {
     let range = u64::from(group.range.start)..u64::from(group.range.end);
     let group = Arc::new(group);
     let mut last = None;
@@ -376,7 +448,7 @@ async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<(StoredBlob
             Err(e) => Err(e),
         };
         match result {
-            Ok(blobs) => return Ok(blobs),
+            Ok(frames) => return Ok(frames),
             Err(e) => {
                 let worse = |old: &ChunkError| matches!(old, ChunkError::NotFound { .. });
                 if inner.zones.len() > 1 {
@@ -392,24 +464,33 @@ async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<(StoredBlob
 }
 
 /// Decompresses and hashes; larger groups off the async threads.
-async fn verify(group: Arc<Group>, bytes: Bytes) -> Result<Vec<(StoredBlob, Bytes)>> {
+async fn verify(group: Arc<Group>, bytes: Bytes) -> Result<Vec<Fetched>> {
     if bytes.len() <= 128 << 10 {
         return verify_now(&group, &bytes);
     }
     tokio::task::spawn_blocking(move || verify_now(&group, &bytes)).await.map_err(ChunkError::worker)?
 }
 
-fn verify_now(group: &Group, bytes: &Bytes) -> Result<Vec<(StoredBlob, Bytes)>> {
-    let each = group.blobs.iter().map(|(id, at)| {
-        let start = (at.offset - group.range.start) as usize;
-        let stored = bytes.slice(start..start + at.stored_len as usize);
-        let plain = decode(at.kind, *id, at.raw, at.plain_len, &stored)?;
-        // A slice would keep the whole group alive in the cache.
-        let plain = if at.raw { Bytes::copy_from_slice(&plain) } else { plain };
-        let blob = StoredBlob { id: *id, kind: at.kind, raw: at.raw, plain_len: at.plain_len, bytes: stored };
-        Ok((blob, plain))
+fn verify_now(group: &Group, bytes: &Bytes) -> Result<Vec<Fetched>> {
+    group.blobs.chunk_by(|(_, a), (_, b)| a.offset == b.offset).map(|blobs| verify_frame(group, blobs, bytes)).collect()
+}
+
+/// One frame of a group, and the blobs wanted of it.
+fn verify_frame(group: &Group, blobs: &[(ChunkId, Location)], bytes: &Bytes) -> Result<Fetched> {
+    let at = blobs[0].1;
+    let start = (at.offset - group.range.start) as usize;
+    let stored = bytes.slice(start..start + at.stored_len as usize);
+    let frame = decode_frame(at.raw, at.frame_len, &stored)
+        .ok_or_else(|| ChunkError::corrupt(format!("{:?} {}", at.kind, blobs[0].0), "it does not decompress"))?;
+    let alone = !at.raw && blobs.len() == 1 && frame.len() == at.plain_len as usize;
+    let each = blobs.iter().map(|(id, at)| {
+        let plain = part_of(&frame, at.kind, *id, at.at, at.plain_len)?;
+        // A slice would keep the whole frame (or, where nothing was unpacked, the group) alive in the cache.
+        let plain = if alone { plain } else { Bytes::copy_from_slice(&plain) };
+        Ok(FetchedBlob { id: *id, at: *at, plain })
     });
-    each.collect()
+    let blobs = each.collect::<Result<_>>()?;
+    Ok(Fetched { at, stored, blobs })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The index again, from the packs alone.
 
 use crate::error::{ChunkError, Result};
-use crate::log::{LogBlob, Record};
-use crate::pack::{self, Entry, PACK_MAX, TRAILER_LEN};
+use crate::log::Record;
+use crate::pack::{self, Frame, PACK_MAX, TRAILER_LEN};
 use crate::region::{Inner, Region};
 
 use std::sync::Arc;
@@ -36,14 +36,14 @@ impl Region {
             .await?;
         let mut result = Rebuilt::default();
         let mut records = Vec::new();
-        for (id, len, entries) in read {
-            let Some(entries) = entries else {
+        for (id, len, frames) in read {
+            let Some(frames) = frames else {
                 result.damaged.push(id.simple().to_string());
                 continue;
             };
             result.packs += 1;
-            result.blobs += entries.len() as u64;
-            records.push(Record::PackAdded { pack: id, len, blobs: entries.iter().map(LogBlob::from).collect() });
+            result.blobs += frames.iter().map(|f| f.blobs.len() as u64).sum::<u64>();
+            records.push(Record::PackAdded { pack: id, len, frames: frames.iter().map(Frame::from).collect() });
         }
         let index = Arc::clone(&self.0.index);
         tokio::task::spawn_blocking(move || index.replace(&mut log, &records)).await.map_err(ChunkError::worker)??;
@@ -52,10 +52,10 @@ impl Region {
 }
 
 /// `None`: no zone has a readable table.
-async fn read_any_zone(inner: &Inner, id: Uuid, len: u64) -> Result<Option<Vec<Entry>>> {
+async fn read_any_zone(inner: &Inner, id: Uuid, len: u64) -> Result<Option<Vec<Frame>>> {
     for zone in 0..inner.zones.len() {
         match read_table(inner, zone, id, len).await {
-            Ok(entries) => return Ok(Some(entries)),
+            Ok(frames) => return Ok(Some(frames)),
             Err(e @ (ChunkError::Corrupt { .. } | ChunkError::NotFound { .. })) => {
                 tracing::warn!(region = inner.name, pack = %id, zone, error = %e, "a pack's table cannot be read");
             }
@@ -66,11 +66,11 @@ async fn read_any_zone(inner: &Inner, id: Uuid, len: u64) -> Result<Option<Vec<E
 }
 
 /// A pack's own table of what it holds.
-pub(crate) async fn read_table(inner: &Inner, zone: usize, id: Uuid, len: u64) -> Result<Vec<Entry>> {
+pub(crate) async fn read_table(inner: &Inner, zone: usize, id: Uuid, len: u64) -> Result<Vec<Frame>> {
     let impossible = || ChunkError::corrupt(format!("pack {id}"), format!("{len} bytes is no pack's length"));
     let trailer_at = len.checked_sub(TRAILER_LEN as u64).filter(|_| len <= PACK_MAX).ok_or_else(impossible)?;
     let trailer = inner.zones.read_pack(zone, id, trailer_at..len).await?;
-    let table_len = pack::entries_len(&trailer)?;
+    let table_len = pack::table_len(&trailer)?;
     let table_at = trailer_at.checked_sub(table_len).ok_or_else(impossible)?;
     let tail = inner.zones.read_pack(zone, id, table_at..len).await?;
     pack::parse_tail(&tail, len)

@@ -9,6 +9,7 @@ use object_store::path::Path;
 use uuid::Uuid;
 
 use crate::cache::Cache;
+use crate::chunker::ChunkerParams;
 use crate::codec::decode_unnamed;
 use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ManifestId};
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     pub zones: Zones,
     pub index: Arc<Index>,
     pub cache: Cache,
+    /// How disks are cut here.
+    pub chunker: ChunkerParams,
     pub writers: Mutex<Writers>,
     /// One collection (or rebuild) at a time.
     pub gc: tokio::sync::Mutex<()>,
@@ -62,12 +65,13 @@ impl Region {
         let (index, state) = tokio::task::spawn_blocking(move || Index::open_writer(&dir, &name))
             .await
             .map_err(ChunkError::worker)??;
-        let existed = read_head(&zones, &cfg.name).await?;
+        let head = read_head(&zones, &cfg.name).await?;
+        let existed = head.is_some();
         if !existed {
             let head = serde_json::to_vec_pretty(&StoreParams::standard()).expect("plain data");
             zones.create(&Path::from(HEAD), vec![head.into()]).await?;
         }
-        let region = Self::new(cfg, zones, index);
+        let region = Self::new(cfg, zones, index, head.as_ref());
         if state == LogState::Damaged || (state == LogState::Missing && existed) {
             tracing::warn!(region = region.0.name, ?state, "building the index again from the packs");
             region.rebuild_index().await?;
@@ -79,20 +83,22 @@ impl Region {
     /// the writer commits later is seen, too.
     pub async fn open_read_only(cfg: RegionConfig) -> Result<Self> {
         let zones = Zones::new(&cfg.name, cfg.stores.clone());
-        read_head(&zones, &cfg.name).await?;
+        let head = read_head(&zones, &cfg.name).await?;
         let (dir, name) = (cfg.index_dir.clone(), cfg.name.clone());
         let index = tokio::task::spawn_blocking(move || Index::open_reader(&dir, &name))
             .await
             .map_err(ChunkError::worker)??;
-        Ok(Self::new(cfg, zones, index))
+        Ok(Self::new(cfg, zones, index, head.as_ref()))
     }
 
-    fn new(cfg: RegionConfig, zones: Zones, index: Index) -> Self {
+    /// `head`: `None` in a store that is new.
+    fn new(cfg: RegionConfig, zones: Zones, index: Index, head: Option<&StoreParams>) -> Self {
         Self(Arc::new(Inner {
             name: cfg.name,
             zones,
             index: Arc::new(index),
             cache: cfg.cache,
+            chunker: head.map_or(ChunkerParams::FILES, StoreParams::chunker),
             writers: Mutex::default(),
             gc: tokio::sync::Mutex::default(),
         }))
@@ -151,16 +157,16 @@ impl Region {
     }
 }
 
-/// Reads and checks the head; `false`: there is none yet.
-async fn read_head(zones: &Zones, region: &str) -> Result<bool> {
+/// Reads and checks the head; `None`: there is none yet.
+async fn read_head(zones: &Zones, region: &str) -> Result<Option<StoreParams>> {
     let Some(bytes) = zones.get_small(&Path::from(HEAD)).await? else {
-        return Ok(false);
+        return Ok(None);
     };
     let incompatible = |detail: String| ChunkError::Incompatible { region: region.to_owned(), detail };
     let found: StoreParams =
         serde_json::from_slice(&bytes).map_err(|e| incompatible(format!("{HEAD} cannot be read: {e}")))?;
-    if found == StoreParams::standard() {
-        return Ok(true);
+    if found.is_known() {
+        return Ok(Some(found));
     }
     Err(incompatible(format!(
         "it was made with other parameters than this version's ({HEAD} says format {}, chunker {})",

@@ -1,6 +1,6 @@
 //! Replication: a manifest of one region becomes readable in another, moving only what that lacks.
 //!
-//! Chunks move as they are stored, are verified before they are written at the target, and enter its
+//! Chunks move as they are stored (a frame of which the target lacks only a part is packed anew), are verified before they are written at the target, and enter its
 //! index pack by pack: after any interruption the next attempt finds what already arrived.
 
 use std::collections::HashSet;
@@ -10,11 +10,11 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::codec::StoredBlob;
+use crate::codec::StoredFrame;
 use crate::error::{ChunkError, Result};
 use crate::id::{ChunkId, ManifestId};
 use crate::progress::Progress;
-use crate::reader::{self, fetch_stored};
+use crate::reader::{self, fetch_frames};
 use crate::region::{Inner, Region};
 use crate::writer::PackWriter;
 
@@ -127,12 +127,12 @@ impl Job {
                 () = self.cancel.cancelled() => return Err(ChunkError::Cancelled),
                 next = arriving.next() => next,
             };
-            let Some(blobs) = next else { return Ok(()) };
-            for blob in blobs? {
-                let len = u64::from(blob.plain_len);
-                self.writer.add(blob).await?;
+            let Some(frames) = next else { return Ok(()) };
+            for frame in frames? {
+                let (len, chunks) = (u64::from(frame.plain_len), frame.blobs.len() as u64);
+                self.writer.add(frame).await?;
                 self.done.moved_bytes += len;
-                self.done.moved_chunks += 1;
+                self.done.moved_chunks += chunks;
                 self.progress.add(len);
             }
         }
@@ -144,8 +144,8 @@ impl Job {
         if here || !self.writer.pending.claim(id) {
             return Ok(());
         }
-        for (blob, _) in fetch_stored(&self.source, vec![id]).await? {
-            self.writer.add(blob).await?;
+        for frame in fetch_frames(&self.source, &[id]).await? {
+            self.writer.add(frame).await?;
         }
         Ok(())
     }
@@ -164,10 +164,6 @@ impl Step {
 }
 
 /// Verified chunks, in the order of the disk, so that neighbours stay neighbours.
-async fn fetch_step(source: Arc<Inner>, step: Step) -> Result<Vec<StoredBlob>> {
-    let order = step.ids.clone();
-    let fetched = tokio::spawn(async move { fetch_stored(&source, step.ids).await });
-    let blobs = fetched.await.map_err(ChunkError::worker)??;
-    let mut by_id: std::collections::HashMap<_, _> = blobs.into_iter().map(|(b, _)| (b.id, b)).collect();
-    Ok(order.iter().filter_map(|id| by_id.remove(id)).collect())
+async fn fetch_step(source: Arc<Inner>, step: Step) -> Result<Vec<StoredFrame>> {
+    tokio::spawn(async move { fetch_frames(&source, &step.ids).await }).await.map_err(ChunkError::worker)?
 }

@@ -94,7 +94,7 @@ impl Region {
         }
         for (key, only_own) in chunks {
             let Some(at) = self.0.index.lookup_key(key) else { continue };
-            let (plain, stored) = (u64::from(at.plain_len), u64::from(at.stored_len));
+            let (plain, stored) = (u64::from(at.plain_len), at.stored_share());
             share.unique_bytes += plain;
             share.stored_bytes += stored;
             if only_own {

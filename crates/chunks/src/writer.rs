@@ -1,7 +1,7 @@
-//! The pack writer: blobs in, durable packs out, each in the index once its data is safe.
+//! The pack writer: frames in, durable packs out, each in the index once its data is safe.
 //!
 //! One pack is filled while the one before it is put, so at most two are in memory. Packs enter the
-//! index in the order of their filling: what refers to a blob is never visible before the blob.
+//! index in the order of their filling: a root, which is added last, is never visible before what it needs.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::codec::StoredBlob;
+use crate::codec::StoredFrame;
 use crate::error::{ChunkError, Result};
 use crate::id::ChunkId;
-use crate::log::{Key, LogBlob, Record};
-use crate::pack::{self, PackBuilder, SealedPack};
+use crate::log::{Key, Record};
+use crate::pack::{self, Frame, PackBuilder, SealedPack};
 use crate::region::{Inner, Registration};
 
 /// Blobs that this writer has taken but that are not in the index yet.
@@ -28,8 +28,8 @@ impl Pending {
 
     fn settle(&self, pack: &SealedPack) {
         let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for entry in &pack.entries {
-            pending.remove(&entry.id.into());
+        for blob in pack.frames.iter().flat_map(|f| &f.blobs) {
+            pending.remove(&blob.id.into());
         }
     }
 }
@@ -56,8 +56,8 @@ impl PackWriter {
         })
     }
 
-    pub(crate) async fn add(&mut self, blob: StoredBlob) -> Result<()> {
-        self.builder.push(blob);
+    pub(crate) async fn add(&mut self, frame: StoredFrame) -> Result<()> {
+        self.builder.push(frame);
         if self.builder.is_full() {
             self.seal().await?;
         }
@@ -105,7 +105,7 @@ async fn put_pack(
     let result = async {
         inner.zones.create(&pack::key(id), pieces).await?;
         let record =
-            Record::PackAdded { pack: id, len: pack.len, blobs: pack.entries.iter().map(LogBlob::from).collect() };
+            Record::PackAdded { pack: id, len: pack.len, frames: pack.frames.iter().map(Frame::from).collect() };
         let committed = inner.index.commit(record, Some(Arc::clone(&registration.used))).await;
         if committed.is_err()
             && let Err(e) = inner.zones.delete_pack(id).await

@@ -260,7 +260,7 @@ impl Worker {
             self.push_block(u32::try_from(at).expect("a segment is 64 MiB"), block)?;
             at += block.len() as u64;
             while changes.next_if(|c| c.end <= at.next_multiple_of(BLOCK)).is_some() {}
-            let between = self.chunk.is_empty() && changes.peek().is_none_or(|c| c.start >= at);
+            let between = self.batch.open_chunk().is_empty() && changes.peek().is_none_or(|c| c.start >= at);
             let next = base.partition_point(|e| span(e).end <= at);
             if between && base.get(next).is_none_or(|e| span(e).start >= at) && at > range.start {
                 common = Some(next);
