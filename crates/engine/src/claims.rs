@@ -34,6 +34,7 @@ impl Claim {
     pub fn take(self, owner_id: &str) -> Change {
         let now = now_ms();
         let resource = Resource {
+            sort_key: self.key.clone(),
             key: self.key,
             id: owner_id.to_owned(),
             kind: KIND.to_owned(),

@@ -112,7 +112,7 @@ pub(crate) async fn settle_found(
 }
 
 async fn settle(cx: &OpContext, step: &str, owner: &str, region: &str, found: &FoundDisk) -> Result<Stored, OpError> {
-    let FoundDisk { base, size_bytes, overlay } = found;
+    let FoundDisk { base, size_bytes, overlay, .. } = found;
     // Held until the step has committed the reference.
     let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
     cx.step_with(step, async {

@@ -4,13 +4,12 @@
 //! never writes: the engine commits the row, its operation and its audit record in one transaction (`write.rs`).
 
 use crate::Engine;
-use crate::call::Call;
+use crate::call::{Call, Listing};
 use async_trait::async_trait;
 use lazuli_arm::bodies::merge_patch;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
 use serde_json::Value;
-use std::cmp::Ordering;
 
 /// What a provider may look at while it decides.
 #[derive(Clone, Copy)]
@@ -59,10 +58,53 @@ pub enum ActionPlan {
     Show(Value),
 }
 
+/// A resource that has no row of its own, as it is shown.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub view: Value,
+    pub etag: String,
+}
+
+/// Resources that the data plane keeps (the containers of a storage account): management requests for them are requests to it.
+/// The engine authorizes them, and sees that their parents are there; `record` (operation and audit) is to be committed
+/// together with what is written.
+#[async_trait]
+pub trait Elsewhere: Send + Sync {
+    async fn get(&self, cx: Context<'_>, id: &ResourceId) -> Result<Option<Kept>, ArmError>;
+
+    async fn list(&self, cx: Context<'_>, parent: &ResourceId) -> Result<Listing, ArmError>;
+
+    /// The second: whether it is new.
+    async fn put(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        body: &Value,
+        record: Vec<Change>,
+    ) -> Result<(Kept, bool), ArmError>;
+
+    /// `None`: there is no such resource.
+    async fn patch(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        patch: &Value,
+        record: Vec<Change>,
+    ) -> Result<Option<Kept>, ArmError>;
+
+    /// Whether there was one.
+    async fn delete(&self, cx: Context<'_>, id: &ResourceId, record: Vec<Change>) -> Result<bool, ArmError>;
+}
+
 #[async_trait]
 pub trait Provider: Send + Sync {
     /// As shown: `Microsoft.Compute/galleries/images`.
     fn resource_type(&self) -> &'static str;
+
+    /// Given by types whose resources are no rows; of all else here, only the type's name is asked then.
+    fn elsewhere(&self) -> Option<&dyn Elsewhere> {
+        None
+    }
 
     /// Checks a new body against the old one and normalises it.
     async fn put(
@@ -119,9 +161,26 @@ pub trait Provider: Send + Sync {
         Ok(None)
     }
 
-    /// Order of a list.
-    fn order(&self, a: &Resource, b: &Resource) -> Ordering {
-        a.key.cmp(&b.key)
+    /// What clients hold against a later write (`If-Match`). It changes at least with every change that a client asks for; by
+    /// default with every change of the row.
+    fn etag(&self, row: &Resource) -> String {
+        row.etag.clone()
+    }
+
+    /// The answer to a request for a resource of this id that is not there.
+    fn absent(&self, id: &ResourceId) -> ArmError {
+        crate::write::not_found(self.resource_type(), id)
+    }
+
+    /// What lists go by ([`Resource::sort_key`]): names, ignoring their letters' case.
+    fn sort_key(&self, key: &str) -> String {
+        key.to_owned()
+    }
+
+    /// Whether Azure tracks such resources, so that the list of all resources shows them. Settings and parts of others (a
+    /// subnet, the rules of a group) are shown by their own lists alone.
+    fn is_tracked(&self) -> bool {
+        true
     }
 
     /// A group's resources are deleted in growing rank: users before what they use.

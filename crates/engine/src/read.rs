@@ -6,7 +6,7 @@ use crate::write::not_found;
 use crate::{Engine, db_error, now_ms, time_text};
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_meta::model::{Operation, OperationState, Resource, ResourceQuery};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Items of a page where the client does not ask for fewer.
 const PAGE: i64 = 1000;
@@ -29,9 +29,17 @@ impl Engine {
             return Ok(found);
         }
         let provider = self.provider_of(id)?;
-        let row = self.readable_row(call, id, provider.resource_type()).await?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
-        Ok((provider.show(cx, &row).await?, row.etag))
+        if let Some(elsewhere) = provider.elsewhere() {
+            self.require_subscription(&call.caller, &id.subscription).await?;
+            self.authorize(&call.caller, &id.key(), &format!("{}/read", provider.resource_type())).await?;
+            return match elsewhere.get(cx, id).await? {
+                Some(kept) => Ok((kept.view, kept.etag)),
+                None => Err(self.explain_absent(provider.as_ref(), id).await?),
+            };
+        }
+        let row = self.readable_row(call, id, provider.resource_type()).await?;
+        Ok((provider.show(cx, &row).await?, provider.etag(&row)))
     }
 
     /// A view below a resource, such as `…/virtualMachines/x/instanceView`; `None` where the type has no such view. Every
@@ -84,59 +92,56 @@ impl Engine {
         let provider = if every { None } else { Some(self.provider(collection)?) };
         let right = provider.map_or("Microsoft.Resources/subscriptions/resources", |p| p.resource_type());
         self.authorize(&call.caller, &parent.key(), &format!("{right}/read")).await?;
-        let parent = &provider.map_or_else(|| parent.clone(), |p| p.list_parent(parent));
-        if parent.resource_group.is_some() && self.db().resource(&parent.key()).await.map_err(db_error)?.is_none() {
-            let parent_type = self.provider_of(parent)?.resource_type();
-            return Err(not_found(parent_type, parent));
+        let above = provider.map_or_else(|| parent.clone(), |p| p.list_parent(parent));
+        if above.resource_group.is_some() && self.db().resource(&above.key()).await.map_err(db_error)?.is_none() {
+            let parent_type = self.provider_of(&above)?.resource_type();
+            return Err(not_found(parent_type, &above));
+        }
+        if let Some(elsewhere) = provider.and_then(|p| p.elsewhere()) {
+            return elsewhere.list(Context { engine: self, call, now_ms: now_ms() }, parent).await;
         }
         let mut query = ResourceQuery {
-            subscription: Some(parent.subscription.to_ascii_lowercase()),
-            resource_group: parent.resource_group.as_ref().map(|g| g.to_ascii_lowercase()),
             kind: provider.map(|p| p.resource_type().to_ascii_lowercase()),
-            parent: (!parent.segments.is_empty()).then(|| parent.key()),
+            under: Some(parent.key()),
             ..ResourceQuery::default()
         };
         if every {
-            apply_filter(&mut query, call.query.get("$filter").map_or("", String::as_str))?;
+            apply_filter(&mut query, &parent.subscription, call.query.get("$filter").map_or("", String::as_str))?;
         }
-        let (rows, next) = match provider {
-            // Children have an order of their own (versions go by number), and are few beside the whole.
-            Some(provider) if query.parent.is_some() => {
-                let mut rows = self.all_rows(query).await?;
-                rows.sort_by(|a, b| provider.order(a, b));
-                page(rows, call)?
-            }
-            _ => self.page_by_key(query, call, |r| !every || r.kind != "microsoft.resources/resourcegroups").await?,
-        };
+        let tracked = |kind: &str| self.provider_of_kind(kind).is_some_and(|p| p.is_tracked());
+        let (rows, next) = self.page(query, call, |r| !every || tracked(&r.kind)).await?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
-            if let Some(provider) = self.provider_of_kind(&row.kind) {
-                items.push(provider.show(cx, row).await?);
-            }
+            let Some(shown_by) = self.provider_of_kind(&row.kind) else { continue };
+            items.push(match provider {
+                Some(_) => shown_by.show(cx, row).await?,
+                None => generic_item(cx, shown_by.resource_type(), row),
+            });
         }
         Ok(Listing { items, next })
     }
 
-    /// A page in the order of the keys, which the database has: what follows is not read.
-    async fn page_by_key(
+    /// A page, found and ordered by the database: neither what precedes nor what follows is read. The token is the
+    /// [`Resource::sort_key`] of the last item shown.
+    async fn page(
         &self,
         mut query: ResourceQuery,
         call: &Call,
         wanted: impl Fn(&Resource) -> bool,
     ) -> Result<(Vec<Resource>, Option<String>), ArmError> {
-        let top = top(call)?;
+        let top = top(call, "$top")?;
         query.after = call.query.get("$skiptoken").cloned();
         query.limit = Some(i64::try_from(top + 1).unwrap_or(PAGE).min(PAGE));
         let mut rows: Vec<Resource> = Vec::new();
         loop {
             let some = self.db().resources(&query).await.map_err(db_error)?;
-            let last = some.last().map(|r| r.key.clone());
+            let last = some.last().map(|r| r.sort_key.clone());
             let more = Some(i64::try_from(some.len()).unwrap_or(i64::MAX)) >= query.limit;
             rows.extend(some.into_iter().filter(&wanted));
             if rows.len() > top {
                 rows.truncate(top);
-                let next = rows.last().map(|r| r.key.clone());
+                let next = rows.last().map(|r| r.sort_key.clone());
                 return Ok((rows, next));
             }
             if !more {
@@ -155,7 +160,7 @@ impl Engine {
             let more = i64::try_from(some.len()).unwrap_or(i64::MAX) >= PAGE;
             rows.extend(some);
             match rows.last() {
-                Some(last) if more => query.after = Some(last.key.clone()),
+                Some(last) if more => query.after = Some(last.sort_key.clone()),
                 _ => return Ok(rows),
             }
         }
@@ -197,6 +202,26 @@ impl Engine {
     }
 }
 
+/// A resource in the list of all resources: without its properties (Swagger resources.json, `GenericResourceExpanded`).
+fn generic_item(cx: Context<'_>, resource_type: &str, row: &Resource) -> Value {
+    let mut item = json!({"id": row.id, "name": row.name, "type": resource_type});
+    for name in ["location", "kind", "sku", "plan", "identity", "managedBy", "zones", "extendedLocation", "tags"] {
+        if let Some(value) = row.body.get(name) {
+            item[name] = value.clone();
+        }
+    }
+    for (name, value) in [
+        ("createdTime", time_text(row.created_ms)),
+        ("changedTime", time_text(row.changed_ms)),
+        ("provisioningState", row.provisioning_state.clone()),
+    ] {
+        if cx.call.expands(name) {
+            item[name] = value.into();
+        }
+    }
+    item
+}
+
 fn view_of(operation: Operation, resource: Option<Value>) -> OperationView {
     #[expect(clippy::cast_precision_loss, reason = "a percentage needs no more")]
     let percent = (operation.progress_total > 0)
@@ -224,30 +249,16 @@ fn view_of(operation: Operation, resource: Option<Value>) -> OperationView {
     }
 }
 
-/// How many items the client wants.
-fn top(call: &Call) -> Result<usize, ArmError> {
-    let Some(text) = call.query.get("$top") else { return Ok(usize::try_from(PAGE).unwrap_or(usize::MAX)) };
+/// How many items the client wants, in the query member of this name.
+pub(crate) fn top(call: &Call, name: &str) -> Result<usize, ArmError> {
+    let Some(text) = call.query.get(name) else { return Ok(usize::try_from(PAGE).unwrap_or(usize::MAX)) };
     text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| {
-        ArmError::invalid_parameter("$top", format!("The value '{text}' of $top is not between 1 and 1000."))
+        ArmError::invalid_parameter(name, format!("The value '{text}' of {name} is not between 1 and 1000."))
     })
 }
 
-/// Cuts a page out of a sorted list. The token is the key of the last item shown.
-fn page(rows: Vec<Resource>, call: &Call) -> Result<(Vec<Resource>, Option<String>), ArmError> {
-    let top = top(call)?;
-    let start = match call.query.get("$skiptoken") {
-        None => 0,
-        Some(token) => rows.iter().position(|r| r.key == *token).map_or(rows.len(), |i| i + 1),
-    };
-    let mut rest: Vec<Resource> = rows.into_iter().skip(start).collect();
-    let more = rest.len() > top;
-    rest.truncate(top);
-    let next = if more { rest.last().map(|r| r.key.clone()) } else { None };
-    Ok((rest, next))
-}
-
 /// `resourceGroup eq 'x'`, `resourceType eq 'y'`, joined by `and`: what az sends.
-fn apply_filter(query: &mut ResourceQuery, filter: &str) -> Result<(), ArmError> {
+fn apply_filter(query: &mut ResourceQuery, subscription: &str, filter: &str) -> Result<(), ArmError> {
     for term in filter.split(" and ").map(str::trim).filter(|t| !t.is_empty()) {
         let bad = || {
             ArmError::bad_request(
@@ -258,7 +269,7 @@ fn apply_filter(query: &mut ResourceQuery, filter: &str) -> Result<(), ArmError>
         let (name, value) = term.split_once(" eq ").ok_or_else(bad)?;
         let value = value.trim().trim_matches('\'').to_ascii_lowercase();
         match name.trim().to_ascii_lowercase().as_str() {
-            "resourcegroup" => query.resource_group = Some(value),
+            "resourcegroup" => query.under = Some(ResourceId::group(subscription, &value).key()),
             "resourcetype" => query.kind = Some(value),
             _ => return Err(bad()),
         }

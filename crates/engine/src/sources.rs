@@ -28,6 +28,9 @@ use std::collections::BTreeMap;
 pub(crate) struct FoundDisk {
     /// In the region of the resource that they were found in. `None`: nothing but zeros.
     pub base: Option<Stored>,
+    /// Whose content reference keeps `base` until whoever takes it over has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
     /// What the disk shows; larger than `base` if it was grown.
     pub size_bytes: u64,
     /// What guests wrote above `base`.
@@ -36,9 +39,9 @@ pub(crate) struct FoundDisk {
 }
 
 impl FoundDisk {
-    /// Bytes that are in the store as they are shown.
-    pub(crate) fn stored(base: Stored) -> Self {
-        Self { size_bytes: base.size_bytes, base: Some(base), overlay: None }
+    /// Bytes that are in the store as they are shown, kept by the row of this key.
+    pub(crate) fn stored(base: Stored, holder: &str) -> Self {
+        Self { size_bytes: base.size_bytes, base: Some(base), holder: Some(holder.to_owned()), overlay: None }
     }
 
     /// Whether `base` is the disk. Otherwise whatever is made of it must run an operation that calls
@@ -48,11 +51,18 @@ impl FoundDisk {
     }
 
     /// Keeps the bytes from garbage collection, and guests from writing to them, on behalf of `owner`: the key of the
-    /// resource whose operation will settle them. To be committed with the owner's row.
+    /// resource whose operation will settle them. To be committed with the owner's row; where the holder let go of them
+    /// meanwhile, nothing is committed, and the owner is decided anew.
     pub(crate) fn references(&self, owner: &str, region: &str) -> Vec<Change> {
-        let base = self.base.iter().map(|base| Change::PutContentRef(reference(owner, region, &base.manifest)));
+        let base = self.base.iter().flat_map(|base| take_over(self.holder.as_deref(), owner, region, base));
         base.chain(self.overlay.iter().filter_map(|o| o.claim(owner))).collect()
     }
+}
+
+/// A reference of `owner` to bytes that `holder` keeps alive until it is committed.
+pub(crate) fn take_over(holder: Option<&str>, owner: &str, region: &str, stored: &Stored) -> Vec<Change> {
+    let held = holder.map(|holder| Change::RequireContentRef(reference(holder, region, &stored.manifest)));
+    held.into_iter().chain([Change::PutContentRef(reference(owner, region, &stored.manifest))]).collect()
 }
 
 /// A managed disk or a snapshot that may be read.
@@ -89,7 +99,8 @@ pub(crate) async fn copy_source(cx: Context<'_>, id: &ResourceId, location: &str
 async fn found(cx: Context<'_>, row: Resource) -> Result<SourceDisk, ArmError> {
     let disk: DiskInternal = internal(&row)?;
     let overlay = Overlay::at_rest(cx, &row, &disk).await?;
-    Ok(SourceDisk { found: FoundDisk { base: disk.base, size_bytes: disk.size_bytes, overlay }, row })
+    let found = FoundDisk { base: disk.base, holder: Some(row.key.clone()), size_bytes: disk.size_bytes, overlay };
+    Ok(SourceDisk { found, row })
 }
 
 /// A virtual machine that is off, with its disks.
@@ -184,8 +195,9 @@ pub(crate) async fn managed_image(cx: Context<'_>, id: &ResourceId, location: &s
         )
         .target(row.id));
     };
-    let data = state.data_disks.into_iter().map(|(lun, stored)| (lun, FoundDisk::stored(stored))).collect();
-    Ok(SourceImage { row, os: FoundDisk::stored(os), data })
+    let found = |stored: Stored| FoundDisk::stored(stored, &row.key);
+    let data = state.data_disks.into_iter().map(|(lun, stored)| (lun, found(stored))).collect();
+    Ok(SourceImage { os: found(os), data, row })
 }
 
 /// Both keep a [`DiskInternal`].

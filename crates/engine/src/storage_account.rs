@@ -190,6 +190,7 @@ fn name_key(name: &str) -> String {
 pub(crate) fn claim_name(name: &str, account_key: &str, now_ms: i64) -> Change {
     let resource = Resource {
         key: name_key(name),
+        sort_key: name_key(name),
         id: name_key(name),
         kind: NAME_KIND.to_owned(),
         // In no subscription and no group, so that no list shows it.

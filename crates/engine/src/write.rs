@@ -7,7 +7,7 @@
 //! ```
 
 use crate::call::{ActionReply, Call, Deleted, Written};
-use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, unknown_action};
+use crate::provider::{ActionPlan, Context, DeletePlan, Elsewhere, Plan, Provider, Start, unknown_action};
 use crate::{Engine, db_error, new_etag, now_ms};
 use lazuli_arm::{ArmError, ResourceId, locations};
 use lazuli_meta::WriteError;
@@ -48,6 +48,9 @@ impl Engine {
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
         self.authorize(&call.caller, &id.key(), &format!("{}/write", provider.resource_type())).await?;
+        if let Some(elsewhere) = provider.elsewhere() {
+            return self.write_elsewhere(call, id, verb, provider.as_ref(), elsewhere).await;
+        }
         for attempt in 0..ATTEMPTS {
             let old = self.db().resource(&id.key()).await.map_err(db_error)?;
             if let Some(written) = self.try_write(call, id, verb, &provider, old).await? {
@@ -67,7 +70,7 @@ impl Engine {
         provider: &Arc<dyn Provider>,
         old: Option<Resource>,
     ) -> Result<Option<Written>, ArmError> {
-        check_conditions(call, old.as_ref())?;
+        check_conditions(call, old.as_ref().map(|o| provider.etag(o)).as_deref())?;
         let parent = self.require_parent(id).await?;
         if let Some(old) = &old {
             self.check_writable(provider.as_ref(), old).await?;
@@ -86,7 +89,8 @@ impl Engine {
         let operation = operation_of(plan.start.clone(), &row, "write");
         let operation_id = operation.id.clone();
         let mut changes = Vec::new();
-        changes.extend(parent.map(|key| Change::RequireResource { key }));
+        let is_parent = |key: &str| parent.as_deref() == Some(key);
+        changes.extend(parent.clone().map(|key| Change::RequireResource { key }));
         let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag));
         changes.push(Change::PutResource { resource: row.clone(), expect });
         changes.push(Change::StartOperation(operation));
@@ -94,16 +98,71 @@ impl Engine {
         changes.extend(plan.changes);
         match self.db().write(Write { fence: None, changes: each_once(changes) }).await {
             Ok(()) => {}
-            Err(WriteError::Conflict(Conflict::Missing { key } | Conflict::Deleting { key })) => {
+            Err(WriteError::Conflict(Conflict::Missing { key } | Conflict::Deleting { key })) if is_parent(&key) => {
                 return Err(missing(id, &key));
             }
-            Err(WriteError::Conflict(Conflict::Etag { .. } | Conflict::Exists { .. })) => return Ok(None),
+            // What it is made of changed or went meanwhile: its provider finds out, and says so in its words.
+            Err(WriteError::Conflict(
+                Conflict::Etag { .. } | Conflict::Exists { .. } | Conflict::Missing { .. } | Conflict::Deleting { .. },
+            )) => return Ok(None),
             Err(WriteError::Conflict(conflict)) => return Err(ArmError::internal(conflict)),
             Err(WriteError::Db(e)) => return Err(db_error(e)),
         }
         self.written(&row.kind);
         let resource = provider.show(cx, &row).await?;
-        Ok(Some(Written { resource, created, operation: Some(operation_id), etag: row.etag }))
+        Ok(Some(Written { resource, created, operation: Some(operation_id), etag: provider.etag(&row) }))
+    }
+
+    /// As [`Engine::try_write`], of what the data plane keeps.
+    async fn write_elsewhere(
+        &self,
+        call: &Call,
+        id: &ResourceId,
+        verb: &Verb,
+        provider: &dyn Provider,
+        elsewhere: &dyn Elsewhere,
+    ) -> Result<Written, ArmError> {
+        let parent = self.require_parent(id).await?;
+        let cx = Context { engine: self, call, now_ms: now_ms() };
+        if call.if_match.is_some() || call.if_none_match.is_some() {
+            let etag = elsewhere.get(cx, id).await?.map(|kept| kept.etag);
+            check_conditions(call, etag.as_deref())?;
+        }
+        let (mut record, operation) = record_elsewhere(call, id, provider, "write");
+        record.extend(parent.map(|key| Change::RequireResource { key }));
+        let (kept, created) = match verb {
+            Verb::Put(body) => elsewhere.put(cx, id, body, record).await?,
+            Verb::Patch(patch) => match elsewhere.patch(cx, id, patch, record).await? {
+                Some(kept) => (kept, false),
+                None => return Err(self.explain_absent(provider, id).await?),
+            },
+        };
+        Ok(Written { resource: kept.view, created, operation: Some(operation), etag: kept.etag })
+    }
+
+    async fn delete_elsewhere(
+        &self,
+        call: &Call,
+        id: &ResourceId,
+        provider: &dyn Provider,
+        elsewhere: &dyn Elsewhere,
+    ) -> Result<Deleted, ArmError> {
+        let cx = Context { engine: self, call, now_ms: now_ms() };
+        if call.if_match.is_some() {
+            let etag = elsewhere.get(cx, id).await?.map(|kept| kept.etag);
+            check_conditions(call, etag.as_deref())?;
+        }
+        let (record, operation) = record_elsewhere(call, id, provider, "delete");
+        let deleted = elsewhere.delete(cx, id, record).await?;
+        Ok(if deleted { Deleted::Done { operation } } else { Deleted::Absent })
+    }
+
+    /// The answer to a request for what is not there: the nearest thing above that is missing, or the thing itself.
+    pub(crate) async fn explain_absent(&self, provider: &dyn Provider, id: &ResourceId) -> Result<ArmError, ArmError> {
+        Ok(match self.require_parent(id).await {
+            Ok(_) => provider.absent(id),
+            Err(missing) => missing,
+        })
     }
 
     /// The parent's key, if the parent is a row; error where it must be there and is not.
@@ -156,11 +215,14 @@ impl Engine {
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
         self.authorize(&call.caller, &id.key(), &format!("{}/delete", provider.resource_type())).await?;
+        if let Some(elsewhere) = provider.elsewhere() {
+            return self.delete_elsewhere(call, id, provider.as_ref(), elsewhere).await;
+        }
         for attempt in 0..ATTEMPTS {
             let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
                 return Ok(Deleted::Absent);
             };
-            check_conditions(call, Some(&old))?;
+            check_conditions(call, Some(&provider.etag(&old)))?;
             if let Some(deleted) = self.try_delete(call, &provider, old).await? {
                 return Ok(deleted);
             }
@@ -269,6 +331,9 @@ impl Engine {
         self.require_subscription(&call.caller, &id.subscription).await?;
         let right = format!("{}/{action}/action", provider.resource_type());
         self.authorize(&call.caller, &id.key(), &right).await?;
+        if provider.elsewhere().is_some() {
+            return Err(unknown_action(&id.to_string(), action));
+        }
         for attempt in 0..ATTEMPTS {
             let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
                 return Err(not_found(provider.resource_type(), id));
@@ -375,22 +440,23 @@ pub(crate) fn is_busy(row: &Resource) -> bool {
     matches!(row.provisioning_state.as_str(), "Creating" | "Updating" | "Migrating")
 }
 
-fn check_conditions(call: &Call, old: Option<&Resource>) -> Result<(), ArmError> {
+/// `etag`: of what is there, if anything is.
+fn check_conditions(call: &Call, etag: Option<&str>) -> Result<(), ArmError> {
     let precondition = |message: &str| Err(ArmError::new(412, "PreconditionFailed", message));
     let matches = |wanted: &str, etag: &str| {
         wanted.split(',').map(|w| w.trim().trim_start_matches("W/").trim_matches('"')).any(|w| w == "*" || w == etag)
     };
-    match (&call.if_match, old) {
+    match (&call.if_match, etag) {
         (Some(_), None) => return precondition("If-Match was given, but the resource does not exist."),
-        (Some(wanted), Some(old)) if !matches(wanted, &old.etag) => {
+        (Some(wanted), Some(etag)) if !matches(wanted, etag) => {
             return precondition(
                 "The resource was changed by another writer: read it again, then retry with its new etag.",
             );
         }
         _ => {}
     }
-    match (&call.if_none_match, old) {
-        (Some(unwanted), Some(old)) if matches(unwanted, &old.etag) => {
+    match (&call.if_none_match, etag) {
+        (Some(unwanted), Some(etag)) if matches(unwanted, etag) => {
             precondition("If-None-Match was given, but the resource exists.")
         }
         _ => Ok(()),
@@ -415,6 +481,7 @@ fn row_of(
     let shown = old.map_or_else(|| canonical(id, provider.resource_type()), |o| o.id.clone());
     Resource {
         key: id.key(),
+        sort_key: provider.sort_key(&id.key()),
         name: shown.rsplit('/').next().unwrap_or_default().to_owned(),
         id: shown,
         kind: provider.resource_type().to_ascii_lowercase(),
@@ -442,6 +509,25 @@ pub(crate) fn canonical(id: &ResourceId, resource_type: &str) -> String {
         }
     }
     spelled.to_string()
+}
+
+/// What is committed with a write to what the data plane keeps: the operation that is done with it, and the line of the activity
+/// log. Also the operation's id.
+fn record_elsewhere(call: &Call, id: &ResourceId, provider: &dyn Provider, verb: &str) -> (Vec<Change>, String) {
+    let kind = provider.resource_type();
+    let operation = NewOperation {
+        id: Uuid::new_v4().to_string(),
+        kind: format!("{}.{verb}", kind.to_ascii_lowercase()),
+        resource_key: id.key(),
+        subscription: id.subscription.to_ascii_lowercase(),
+        location: String::new(),
+        params: json!({}),
+        state: OperationState::Succeeded,
+        output: None,
+    };
+    let operation_id = operation.id.clone();
+    let line = audit(call, &id.key(), &id.subscription, &format!("{kind}/{verb}"));
+    (vec![Change::StartOperation(operation), line], operation_id)
 }
 
 /// The operation a write starts, or the record of one that is done with the write itself.

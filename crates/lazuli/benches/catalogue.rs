@@ -211,6 +211,13 @@ fn copy(of: &Resource, id: &str, name: &str) -> Resource {
     if row.kind.ends_with("/images") {
         row.body["properties"]["identifier"]["sku"] = name.into();
     }
+    row.sort_key.clone_from(&row.key);
+    if row.kind.ends_with("/versions") {
+        // As the provider of versions does it.
+        let numbers: Vec<String> = name.split('.').map(|number| format!("{number:0>10}")).collect();
+        let above = row.key.strip_suffix(name).unwrap_or_default();
+        row.sort_key = format!("{above}{}/{name}", numbers.join("."));
+    }
     row
 }
 

@@ -193,6 +193,10 @@ impl Db {
         self.shared.pools.rows(sql).await
     }
 
+    pub(crate) async fn explain(&self, sql: Sql) -> Result<String, MetaError> {
+        self.shared.pools.explain(sql).await
+    }
+
     pub(crate) async fn row(&self, sql: Sql) -> Result<Option<Row>, MetaError> {
         Ok(self.rows(sql).await?.into_iter().next())
     }

@@ -88,6 +88,17 @@ impl Pools {
         })
     }
 
+    /// The plan of a reading statement, a line a step.
+    pub(crate) async fn explain(&self, mut sql: Sql) -> Result<String, MetaError> {
+        let (prefix, column) = match self {
+            Self::Sqlite { .. } => ("EXPLAIN QUERY PLAN ", 3),
+            Self::Postgres(_) => ("EXPLAIN ", 0),
+        };
+        sql.text.to_mut().insert_str(0, prefix);
+        let lines: Vec<String> = self.rows(sql).await?.iter().map(|row| row.text(column)).collect::<Result<_, _>>()?;
+        Ok(lines.join("\n"))
+    }
+
     pub(crate) async fn close(&self) {
         match self {
             Self::Sqlite { write, read } => {
@@ -245,10 +256,12 @@ type Migrations = &'static [(i64, &'static str, &'static str)];
 const SQLITE_MIGRATIONS: Migrations = &[
     (1, "initial", include_str!("../migrations/sqlite/0001_initial.sql")),
     (2, "storage", include_str!("../migrations/sqlite/0002_storage.sql")),
+    (3, "sort_key", include_str!("../migrations/sqlite/0003_sort_key.sql")),
 ];
 const POSTGRES_MIGRATIONS: Migrations = &[
     (1, "initial", include_str!("../migrations/postgres/0001_initial.sql")),
     (2, "storage", include_str!("../migrations/postgres/0002_storage.sql")),
+    (3, "sort_key", include_str!("../migrations/postgres/0003_sort_key.sql")),
 ];
 
 fn migrator(migrations: Migrations) -> Migrator {

@@ -11,6 +11,9 @@ use serde_json::Value;
 pub struct Resource {
     /// Primary key: the id in lower case.
     pub key: String,
+    /// Where lists show it, byte by byte: the key, or what precedes the last segment of the key and then whatever its type
+    /// orders names by. Unique.
+    pub sort_key: String,
     /// The id as it is shown.
     pub id: String,
     /// Resource type in lower case, e.g. `microsoft.compute/galleries/images`.
@@ -397,23 +400,24 @@ pub enum Conflict {
     Etag { key: String },
     #[error("{key} is being deleted")]
     Deleting { key: String },
-    /// `children`: the ids (as shown) of at most ten of them, in the order of their keys.
+    /// `children`: the ids (as shown) of at most ten of them, in the order of lists.
     #[error("{key} still has children: {}", children.join(", "))]
     HasChildren { key: String, children: Vec<String> },
     #[error("operation {operation} is no longer run by this worker")]
     Fenced { operation: String },
 }
 
-/// Which resources a list shows. All given conditions hold; order is by `key` (callers reorder what is numeric).
+/// Which resources a list shows, by [`Resource::sort_key`]. All given conditions hold. An index serves each combination
+/// without sorting: a page costs the same however many resources there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResourceQuery {
     pub kind: Option<String>,
-    pub subscription: Option<String>,
-    pub resource_group: Option<String>,
     pub parent: Option<String>,
-    /// Everything below this key (key + `/…`).
+    /// Everything below this key (key + `/…`): a subscription's, a group's, a resource's.
     pub under: Option<String>,
-    /// Only keys after this one.
+    /// From the last one to the first.
+    pub descending: bool,
+    /// Only what follows this [`Resource::sort_key`] (precedes it, if `descending`).
     pub after: Option<String>,
     /// Default and upper bound: 1000.
     pub limit: Option<i64>,

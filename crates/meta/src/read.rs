@@ -3,7 +3,7 @@
 use crate::db::Db;
 use crate::error::MetaError;
 use crate::model::{Audit, AuditQuery, ContentRef, Grant, Resource, ResourceQuery};
-use crate::sql::{Arg, Row, Select, sql};
+use crate::sql::{Arg, Row, Select, Sql, sql};
 
 const MAX_ROWS: i64 = 1000;
 
@@ -12,7 +12,7 @@ pub(crate) fn limit(wish: Option<i64>) -> i64 {
     wish.unwrap_or(MAX_ROWS).clamp(0, MAX_ROWS)
 }
 
-const RESOURCE: &str = "key, id, kind, subscription, resource_group, parent, name, location, body, internal, \
+const RESOURCE: &str = "key, sort_key, id, kind, subscription, resource_group, parent, name, location, body, internal, \
                         provisioning_state, etag, created_ms, changed_ms";
 const GRANT: &str = "id, resource_key, access, account, container, secret, expires_ms, detail";
 
@@ -26,22 +26,24 @@ impl Db {
         self.row(select).await?.map(|row| resource(&row)).transpose()
     }
 
-    /// In the byte-wise order of their keys. A page of fewer rows than asked for is the last.
+    /// By [`Resource::sort_key`]. A page of fewer rows than asked for is the last.
     ///
     /// # Errors
     /// [`MetaError`] of the database.
     pub async fn resources(&self, query: &ResourceQuery) -> Result<Vec<Resource>, MetaError> {
-        let mut select = Select::new(format!("SELECT {RESOURCE} FROM resources"));
-        select.and_text("kind = ?", query.kind.as_ref());
-        select.and_text("subscription = ?", query.subscription.as_ref());
-        select.and_text("resource_group = ?", query.resource_group.as_ref());
-        select.and_text("parent = ?", query.parent.as_ref());
-        select.and_below("key > ? AND key < ?", query.under.as_ref());
-        select.and_text("key > ?", query.after.as_ref());
-        self.rows(select.end("key", limit(query.limit))).await?.iter().map(resource).collect()
+        self.rows(select_resources(query)).await?.iter().map(resource).collect()
     }
 
-    /// The resources whose parent is `key`, in the order of their keys.
+    /// How the database would find [`Db::resources`], in its own words: for tests.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    #[doc(hidden)]
+    pub async fn explain_resources(&self, query: &ResourceQuery) -> Result<String, MetaError> {
+        self.explain(select_resources(query)).await
+    }
+
+    /// The resources whose parent is `key`, in the order of lists.
     ///
     /// # Errors
     /// [`MetaError`] of the database.
@@ -158,23 +160,41 @@ impl Db {
     }
 }
 
+fn select_resources(query: &ResourceQuery) -> Sql {
+    let mut select = Select::new(format!("SELECT {RESOURCE} FROM resources"));
+    select.and_text("kind = ?", query.kind.as_ref());
+    select.and_text("parent = ?", query.parent.as_ref());
+    // One bound a side: SQLite begins to read at the first that it is given, and would pass over all earlier pages.
+    let below = query.under.as_ref().map(|key| (format!("{key}/"), format!("{key}0")));
+    let (mut low, mut high) = below.unzip();
+    if query.descending {
+        high = [high, query.after.clone()].into_iter().flatten().min();
+    } else {
+        low = low.max(query.after.clone());
+    }
+    select.and_text("sort_key > ?", low.as_ref());
+    select.and_text("sort_key < ?", high.as_ref());
+    select.end(if query.descending { "sort_key DESC" } else { "sort_key" }, limit(query.limit))
+}
+
 fn resource(row: &Row) -> Result<Resource, MetaError> {
     const TABLE: &str = "resources";
     Ok(Resource {
         key: row.text(0)?,
-        id: row.text(1)?,
-        kind: row.text(2)?,
-        subscription: row.text(3)?,
-        resource_group: row.text(4)?,
-        parent: row.opt_text(5)?,
-        name: row.text(6)?,
-        location: row.text(7)?,
-        body: row.json(TABLE, 8)?,
-        internal: row.json(TABLE, 9)?,
-        provisioning_state: row.text(10)?,
-        etag: row.text(11)?,
-        created_ms: row.int(12)?,
-        changed_ms: row.int(13)?,
+        sort_key: row.text(1)?,
+        id: row.text(2)?,
+        kind: row.text(3)?,
+        subscription: row.text(4)?,
+        resource_group: row.text(5)?,
+        parent: row.opt_text(6)?,
+        name: row.text(7)?,
+        location: row.text(8)?,
+        body: row.json(TABLE, 9)?,
+        internal: row.json(TABLE, 10)?,
+        provisioning_state: row.text(11)?,
+        etag: row.text(12)?,
+        created_ms: row.int(13)?,
+        changed_ms: row.int(14)?,
     })
 }
 

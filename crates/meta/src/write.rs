@@ -44,9 +44,13 @@ pub(crate) fn check(write: &Write) -> Result<(), WriteError> {
 }
 
 fn check_keys(resource: &Resource) -> Result<(), MetaError> {
-    let Resource { key, kind, subscription, resource_group, parent, .. } = resource;
+    let Resource { key, sort_key, kind, subscription, resource_group, parent, .. } = resource;
+    let above = key.rsplit_once('/').map_or("", |(above, _)| above);
+    if !sort_key.starts_with(above) || sort_key.is_empty() {
+        return Err(MetaError::Invalid(format!("{sort_key:?} does not put {key:?} in order")));
+    }
     let parent = parent.as_deref().unwrap_or_default();
-    for field in [key.as_str(), kind, subscription, resource_group, parent] {
+    for field in [key.as_str(), sort_key, kind, subscription, resource_group, parent] {
         if field.contains(|c: char| c.is_ascii_uppercase()) {
             return Err(MetaError::Invalid(format!("{field:?} must be in lower case")));
         }
@@ -155,10 +159,10 @@ async fn require_fence(tx: &mut Tx, operation: &str, fence: i64) -> Result<(), W
 
 async fn put_resource(tx: &mut Tx, resource: &Resource, expect: &Expect) -> Result<(), WriteError> {
     let insert = "INSERT INTO resources (key, id, kind, subscription, resource_group, parent, name, location, body, \
-                  internal, provisioning_state, etag, created_ms, changed_ms) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+                  internal, provisioning_state, etag, sort_key, created_ms, changed_ms) \
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
     let set = "id = $2, kind = $3, subscription = $4, resource_group = $5, parent = $6, name = $7, location = $8, \
-               body = $9, internal = $10, provisioning_state = $11, etag = $12, changed_ms = $13";
+               body = $9, internal = $10, provisioning_state = $11, etag = $12, sort_key = $13, changed_ms = $14";
     // An update keeps created_ms, so that the last arguments differ.
     let (text, created) = match expect {
         Expect::Absent => (format!("{insert} ON CONFLICT (key) DO NOTHING"), true),
@@ -167,11 +171,11 @@ async fn put_resource(tx: &mut Tx, resource: &Resource, expect: &Expect) -> Resu
                        resource_group = excluded.resource_group, parent = excluded.parent, name = excluded.name, \
                        location = excluded.location, body = excluded.body, internal = excluded.internal, \
                        provisioning_state = excluded.provisioning_state, etag = excluded.etag, \
-                       changed_ms = excluded.changed_ms";
+                       sort_key = excluded.sort_key, changed_ms = excluded.changed_ms";
             (format!("{insert} ON CONFLICT (key) DO UPDATE SET {set}"), true)
         }
         Expect::Present => (format!("UPDATE resources SET {set} WHERE key = $1"), false),
-        Expect::Etag(_) => (format!("UPDATE resources SET {set} WHERE key = $1 AND etag = $14"), false),
+        Expect::Etag(_) => (format!("UPDATE resources SET {set} WHERE key = $1 AND etag = $15"), false),
     };
     let mut put = sql(text)
         .text(&resource.key)
@@ -185,7 +189,8 @@ async fn put_resource(tx: &mut Tx, resource: &Resource, expect: &Expect) -> Resu
         .json(&resource.body)
         .json(&resource.internal)
         .text(&resource.provisioning_state)
-        .text(&resource.etag);
+        .text(&resource.etag)
+        .text(&resource.sort_key);
     if created {
         put = put.int(resource.created_ms);
     }
@@ -236,7 +241,8 @@ async fn require_resource(tx: &mut Tx, key: &str) -> Result<(), WriteError> {
 /// seen, or waits, and finds the parent as this write leaves it.
 async fn require_no_children(tx: &mut Tx, key: &str) -> Result<(), WriteError> {
     tx.locked_row(sql("SELECT key FROM resources WHERE key = $1").text(key), Lock::Update).await?;
-    let select = sql("SELECT id FROM resources WHERE parent = $1 ORDER BY key LIMIT $2").text(key).int(CHILDREN_NAMED);
+    let select =
+        sql("SELECT id FROM resources WHERE parent = $1 ORDER BY sort_key LIMIT $2").text(key).int(CHILDREN_NAMED);
     let children = tx.rows(select).await?.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
     if children.is_empty() {
         return Ok(());

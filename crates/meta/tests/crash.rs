@@ -14,6 +14,7 @@ const DATABASE: &str = "LAZULI_TEST_CRASH_DATABASE";
 fn resource(key: String) -> Resource {
     Resource {
         id: key.to_uppercase(),
+        sort_key: key.clone(),
         key,
         kind: "kind".to_owned(),
         subscription: "sub".to_owned(),

@@ -225,6 +225,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         etag,
         created_ms: time,
         changed_ms: time,
+        sort_key: key.clone(),
         key,
     })
 }
@@ -404,6 +405,10 @@ async fn check_lists(db: &Db, model: &Model) {
         let after = db.resources(&query).await.unwrap();
         let expected = model.resources.keys().filter(|other| other.as_str() > key).take(2);
         assert!(after.iter().map(|found| &found.key).eq(expected));
+        let query = ResourceQuery { descending: true, ..query };
+        let before = db.resources(&query).await.unwrap();
+        let expected = model.resources.keys().rev().filter(|other| other.as_str() < key).take(2);
+        assert!(before.iter().map(|found| &found.key).eq(expected));
         let children = db.children(key, 1000).await.unwrap();
         let expected = model.resources.values().filter(|found| found.parent.as_deref() == Some(key));
         assert!(children.iter().eq(expected));

@@ -17,6 +17,7 @@ mod time;
 
 pub mod application;
 pub mod application_version;
+pub mod blob_container;
 pub mod blob_service;
 pub mod disk;
 pub mod disk_access;

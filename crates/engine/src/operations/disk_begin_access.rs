@@ -149,7 +149,12 @@ pub(super) fn file_error(error: io::Error, what: &str) -> ArmError {
 }
 
 async fn stored(cx: &OpContext, row: &Resource, state: &DiskInternal) -> Result<GrantDetail, OpError> {
-    let found = FoundDisk { base: state.base.clone(), size_bytes: state.size_bytes, overlay: Overlay::own(row, state) };
+    let found = FoundDisk {
+        base: state.base.clone(),
+        holder: None,
+        size_bytes: state.size_bytes,
+        overlay: Overlay::own(row, state),
+    };
     let disk = settle_found(cx, "settle", &row.key, &row.location, &found).await?;
     Ok(GrantDetail::Manifest {
         region: row.location.clone(),

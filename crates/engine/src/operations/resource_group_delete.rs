@@ -33,14 +33,8 @@ impl Operation for ResourceGroupDelete {
 }
 
 async fn contents(cx: &OpContext, group: &Resource) -> Result<Vec<Resource>, OpError> {
-    let query = ResourceQuery {
-        subscription: Some(group.subscription.clone()),
-        resource_group: Some(group.resource_group.clone()),
-        ..ResourceQuery::default()
-    };
-    let mut rows = cx.engine.all_rows(query).await?;
-    rows.retain(|r| r.key != group.key);
-    Ok(rows)
+    let query = ResourceQuery { under: Some(group.key.clone()), ..ResourceQuery::default() };
+    Ok(cx.engine.all_rows(query).await?)
 }
 
 /// The lowest rank first, the deepest child first.

@@ -1,19 +1,18 @@
 //! `Microsoft.Compute/galleries/applications/versions`: decides where the package is and which regions get it;
 //! `operations/replicas.rs` brings it there. The bytes are shared with the blob that the client names, and outlive it.
 
-use super::arm_context;
 use super::image_version::{canonical, progress};
-use crate::content::reference;
+use super::{arm_context, by_number, content_etag};
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start, standard_view};
+use crate::sources::take_over;
 use crate::storage::package;
 use crate::stored::{ImageVersionInternal, RegionState, internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::application_version;
-use lazuli_arm::bodies::image_version::{VersionName, replication_status, target_regions};
+use lazuli_arm::bodies::image_version::{replication_status, target_regions};
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Change, Resource};
+use lazuli_meta::model::Resource;
 use serde_json::{Value, json};
-use std::cmp::Ordering;
 
 const KIND: &str = "Microsoft.Compute/galleries/applications/versions";
 
@@ -55,10 +54,14 @@ impl Provider for ApplicationVersion {
         Ok(view)
     }
 
+    /// Regions that are completed meanwhile are no other writer.
+    fn etag(&self, row: &Resource) -> String {
+        content_etag(row)
+    }
+
     /// Numbers, not text: 1.0.10 comes after 1.0.9.
-    fn order(&self, a: &Resource, b: &Resource) -> Ordering {
-        let number = |r: &Resource| r.name.parse::<VersionName>().ok();
-        a.parent.cmp(&b.parent).then(number(a).cmp(&number(b))).then_with(|| a.key.cmp(&b.key))
+    fn sort_key(&self, key: &str) -> String {
+        by_number(key)
     }
 
     fn delete_rank(&self) -> u8 {
@@ -79,9 +82,8 @@ async fn plan(cx: Context<'_>, id: &ResourceId, body: Value, old: Option<&Resour
         let home = body["location"].as_str().unwrap_or_default();
         let (link, configuration) = application_version::links(&body);
         for uri in std::iter::once(link).chain(configuration) {
-            let file = package::file(cx, uri, home).await?;
-            let manifests = file.stored.iter();
-            changes.extend(manifests.map(|s| Change::PutContentRef(reference(&id.key(), home, &s.manifest))));
+            let (file, holder) = package::file(cx, uri, home).await?;
+            changes.extend(file.stored.iter().flat_map(|s| take_over(Some(&holder), &id.key(), home, s)));
             state.files.push(file);
         }
     }

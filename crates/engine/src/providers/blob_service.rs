@@ -57,6 +57,10 @@ impl Provider for BlobService {
         Ok(view)
     }
 
+    fn is_tracked(&self) -> bool {
+        false
+    }
+
     /// Behind its account, which takes it along.
     fn delete_rank(&self) -> u8 {
         200

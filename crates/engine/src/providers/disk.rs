@@ -104,7 +104,7 @@ async fn create(cx: Context<'_>, id: &ResourceId, mut body: Value) -> Result<Pla
         state.size_bytes = disk::size_bytes(&body).unwrap_or_default();
     }
     let mut start = None;
-    if let Some(source) = source::find(cx, &origin, &location).await? {
+    if let Some(source) = source::find(cx, id, &origin, &location).await? {
         state.size_bytes = fit("disk.properties.diskSizeGB", disk::size_bytes(&body), source.found.size_bytes)?;
         disk::set_size(&mut body, state.size_bytes);
         let owner = Owner::new(id, &location, "disk.create", "disk.copy");

@@ -39,7 +39,7 @@ impl Provider for DiskAccess {
         }
         for kind in ["microsoft.compute/disks", "microsoft.compute/snapshots"] {
             let query = ResourceQuery {
-                subscription: Some(old.subscription.clone()),
+                under: Some(ResourceId::subscription(&old.subscription).key()),
                 kind: Some(kind.to_owned()),
                 ..ResourceQuery::default()
             };

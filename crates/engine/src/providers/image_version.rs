@@ -15,20 +15,19 @@ mod source;
 
 pub(crate) use source::VersionSource;
 
-use super::{arm_context, soft_deleted_version};
+use super::{arm_context, by_number, content_etag, soft_deleted_version};
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start, standard_view};
 use crate::regions::Regions;
 use crate::stored::{ImageVersionInternal, RegionState, internal, to_internal};
 use crate::write::{busy, is_busy};
 use async_trait::async_trait;
 use lazuli_arm::bodies::image_version::{
-    self, Expand, RegionProgress, ReplicationState, TargetRegion, VersionName, replication_status, target_regions,
+    self, Expand, RegionProgress, ReplicationState, TargetRegion, replication_status, target_regions,
 };
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::cmp::Ordering;
 
 const KIND: &str = "Microsoft.Compute/galleries/images/versions";
 
@@ -99,10 +98,14 @@ impl Provider for ImageVersion {
         Ok(view)
     }
 
+    /// Regions that are completed meanwhile are no other writer.
+    fn etag(&self, row: &Resource) -> String {
+        content_etag(row)
+    }
+
     /// Numbers, not text: 1.0.10 comes after 1.0.9.
-    fn order(&self, a: &Resource, b: &Resource) -> Ordering {
-        let number = |r: &Resource| r.name.parse::<VersionName>().ok();
-        a.parent.cmp(&b.parent).then(number(a).cmp(&number(b))).then_with(|| a.key.cmp(&b.key))
+    fn sort_key(&self, key: &str) -> String {
+        by_number(key)
     }
 
     fn delete_rank(&self) -> u8 {

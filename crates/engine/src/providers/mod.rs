@@ -2,6 +2,7 @@
 
 mod application;
 mod application_version;
+mod blob_container;
 mod blob_service;
 pub(crate) mod disk;
 mod disk_access;
@@ -22,6 +23,8 @@ mod virtual_network;
 
 use crate::provider::{Context, Provider};
 use crate::{db_error, new_etag};
+use aws_lc_rs::digest::{SHA256, digest};
+use lazuli_arm::bodies::image_version::parse_name;
 use lazuli_arm::{ArmError, ResourceId, bodies};
 use lazuli_meta::model::{Change, Expect, Resource};
 use serde_json::{Value, json};
@@ -32,6 +35,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
     vec![
         Arc::new(application::Application),
         Arc::new(application_version::ApplicationVersion),
+        Arc::new(blob_container::BlobContainer),
         Arc::new(blob_service::BlobService),
         Arc::new(disk::Disk),
         Arc::new(disk_access::DiskAccess),
@@ -101,6 +105,26 @@ fn delete_children(children: Vec<Resource>) -> Vec<Change> {
     children.into_iter().map(delete).collect()
 }
 
+/// A tag of what clients wrote, for types on which operations work for long: where it is the same, nothing that a client asked
+/// for is lost. What the sources turn out to be (sizes, caching) is not in it, as only the service writes that.
+fn content_etag(row: &Resource) -> String {
+    let mut body = row.body.clone();
+    if let Some(profile) = body["properties"].get_mut("storageProfile") {
+        let named = |disk: &Value| disk["source"].as_object().is_some_and(|source| !source.is_empty());
+        let disks = profile["dataDiskImages"].as_array().into_iter().flatten().chain([&profile["osDiskImage"]]);
+        let disks: Vec<Value> = disks.filter(|d| named(d)).map(|d| json!([d.get("lun"), d["source"]])).collect();
+        *profile = json!([profile.get("source"), disks]);
+    }
+    let text = format!("{}\n{}\n{body}", row.id, row.created_ms);
+    hex::encode(&digest(&SHA256, text.as_bytes()).as_ref()[..16])
+}
+
+/// The order of versions: 1.0.10 comes after 1.0.9. Names that are the same number (1.0.0, 01.0.0) stay apart.
+fn by_number(key: &str) -> String {
+    let numbered = key.rsplit_once('/').and_then(|(above, name)| Some((above, name, parse_name(name)?)));
+    numbered.map_or_else(|| key.to_owned(), |(above, name, number)| format!("{above}/{}/{name}", number.sort_text()))
+}
+
 /// Row of a child that its parent's body brought along.
 fn child_row(
     id: &ResourceId,
@@ -112,6 +136,7 @@ fn child_row(
 ) -> Resource {
     Resource {
         key: id.key(),
+        sort_key: id.key(),
         id: old.map_or_else(|| crate::write::canonical(id, resource_type), |o| o.id.clone()),
         kind: resource_type.to_ascii_lowercase(),
         subscription: id.subscription.to_ascii_lowercase(),

@@ -73,7 +73,7 @@ async fn user_of(cx: Context<'_>, group: &Resource) -> Result<Option<String>, Ar
     for kind in ["microsoft.network/networkinterfaces", "microsoft.network/virtualnetworks/subnets"] {
         let query = ResourceQuery {
             kind: Some(kind.into()),
-            subscription: Some(group.subscription.clone()),
+            under: Some(ResourceId::subscription(&group.subscription).key()),
             ..ResourceQuery::default()
         };
         let uses = |r: &Resource| {
@@ -117,6 +117,10 @@ impl Provider for SecurityRule {
 
     async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
         Ok(show_rule(row))
+    }
+
+    fn is_tracked(&self) -> bool {
+        false
     }
 
     fn delete_rank(&self) -> u8 {

@@ -13,7 +13,6 @@ use lazuli_arm::bodies::platform_image::{self, Urn};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource, ResourceQuery};
 use serde_json::{Value, json};
-use std::cmp::Ordering;
 
 pub(crate) struct PlatformImage;
 
@@ -57,11 +56,6 @@ impl Provider for PlatformImage {
             region["state"] = json!(known.map_or("Unknown", |k| k.state.as_str()));
         }
         Ok(view)
-    }
-
-    fn order(&self, a: &Resource, b: &Resource) -> Ordering {
-        let urn = |r: &Resource| r.name.parse::<Urn>().ok();
-        urn(a).cmp(&urn(b)).then_with(|| a.key.cmp(&b.key))
     }
 }
 

@@ -29,6 +29,10 @@ impl Provider for ResourceGroup {
         Ok(DeletePlan { start: Some(Start { kind: "resource_group.delete", params: json!({}) }), changes: vec![] })
     }
 
+    fn is_tracked(&self) -> bool {
+        false
+    }
+
     fn writable_while_running(&self) -> bool {
         true
     }

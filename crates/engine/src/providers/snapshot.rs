@@ -72,7 +72,7 @@ async fn create(cx: Context<'_>, id: &ResourceId, mut body: Value) -> Result<Pla
         state.size_bytes = size_bytes(&body).unwrap_or_default();
     }
     let mut start = None;
-    if let Some(source) = source::find(cx, &origin, &location).await? {
+    if let Some(source) = source::find(cx, id, &origin, &location).await? {
         check_travel(&source)?;
         state.size_bytes = fit("snapshot.properties.diskSizeGB", size_bytes(&body), source.found.size_bytes)?;
         snapshot::set_size(&mut body, state.size_bytes);

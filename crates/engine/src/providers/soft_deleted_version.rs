@@ -11,19 +11,18 @@
 //! The row moves with its content references, in one transaction; not a byte does. Its parent is the definition, which
 //! therefore cannot be deleted as long as it has such versions.
 
-use super::arm_context;
+use super::{arm_context, by_number};
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start};
 use crate::stored::{ImageVersionInternal, internal, to_internal};
 use crate::{Engine, db_error, new_etag};
 use async_trait::async_trait;
 use lazuli_arm::bodies::format_time;
 use lazuli_arm::bodies::gallery::SoftDelete;
-use lazuli_arm::bodies::image_version::{self, VersionName};
+use lazuli_arm::bodies::image_version;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, ContentRef, Expect, Resource, ResourceQuery};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::cmp::Ordering;
 
 pub(crate) const KIND: &str = "Microsoft.Compute/galleries/softDeletedArtifactTypes/artifacts/versions";
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -88,9 +87,12 @@ impl Provider for SoftDeletedVersion {
         Ok(view)
     }
 
-    fn order(&self, a: &Resource, b: &Resource) -> Ordering {
-        let number = |r: &Resource| r.name.parse::<VersionName>().ok();
-        a.parent.cmp(&b.parent).then(number(a).cmp(&number(b))).then_with(|| a.key.cmp(&b.key))
+    fn sort_key(&self, key: &str) -> String {
+        by_number(key)
+    }
+
+    fn is_tracked(&self) -> bool {
+        false
     }
 
     /// `galleries/g/softDeletedArtifactTypes/Images/artifacts/i` stands for `galleries/g/images/i`.
@@ -155,6 +157,7 @@ pub(crate) async fn keep(
     };
     let row = Resource {
         key: id.key(),
+        sort_key: by_number(&id.key()),
         id: crate::write::canonical(&id, KIND),
         kind: KIND.to_ascii_lowercase(),
         internal: to_internal(&deleted),

@@ -240,19 +240,7 @@ fn check_os_profile(body: &Value, image: Option<&ImageSource>) -> Result<(), Arm
 fn check_managed_image(id: &ResourceId, body: &Value, image: Option<&ImageSource>) -> Result<(), ArmError> {
     let Some(image) = image.filter(|i| i.kind == ImageKind::Managed) else { return Ok(()) };
     check_security_type(&body["properties"]["securityProfile"]["securityType"])?;
-    let own = image.version_id.parse::<ResourceId>().map_err(ArmError::internal)?;
-    if own.subscription.eq_ignore_ascii_case(&id.subscription) {
-        return Ok(());
-    }
-    Err(ArmError::bad_request(
-        "InvalidParameter",
-        format!(
-            "The managed image '{}' is in another subscription than the VM. Managed images cannot be shared across \
-             subscriptions: use an image version of a compute gallery.",
-            image.version_id
-        ),
-    )
-    .target("imageReference"))
+    image.check_subscription(id, "VM")
 }
 
 /// Gathers the rows that change together with the machine's own.

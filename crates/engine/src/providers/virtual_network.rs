@@ -117,6 +117,10 @@ impl Provider for Subnet {
         Ok(show_subnet(row))
     }
 
+    fn is_tracked(&self) -> bool {
+        false
+    }
+
     fn delete_rank(&self) -> u8 {
         55
     }

@@ -22,10 +22,21 @@ impl Storage {
         metadata: BTreeMap<String, String>,
         public_access: Option<String>,
     ) -> Result<ContainerInfo, StorageError> {
-        check_name(name)?;
-        check_metadata(&metadata)?;
-        let now = self.now_ms();
         let body = ContainerBody { metadata, public_access, ..ContainerBody::default() };
+        self.create_container_with(account, name, body, vec![]).await
+    }
+
+    /// With further changes in the same transaction.
+    pub(crate) async fn create_container_with(
+        &self,
+        account: &Account,
+        name: &str,
+        body: ContainerBody,
+        further: Vec<Change>,
+    ) -> Result<ContainerInfo, StorageError> {
+        check_name(name)?;
+        check_metadata(&body.metadata)?;
+        let now = self.now_ms();
         let row = Container {
             account: account.name.clone(),
             name: name.to_owned(),
@@ -38,7 +49,8 @@ impl Storage {
         };
         let put = Change::PutContainer { container: row.clone(), expect: Expect::Absent };
         // A deletion of the account that is under way finds the container, or this finds the account gone.
-        let changes = vec![Change::RequireResource { key: account.key.clone() }, put];
+        let mut changes = vec![Change::RequireResource { key: account.key.clone() }, put];
+        changes.extend(further);
         match self.db().write(Write { fence: None, changes }).await {
             Ok(()) => ContainerInfo::of(&row),
             Err(WriteError::Conflict(Conflict::Exists { .. })) => Err(Code::ContainerAlreadyExists.into()),
@@ -70,8 +82,7 @@ impl Storage {
         metadata: BTreeMap<String, String>,
         access: &Access,
     ) -> Result<ContainerInfo, StorageError> {
-        check_metadata(&metadata)?;
-        self.change_container(account, name, access, |body| body.metadata = metadata).await
+        self.change_container(account, name, access, |body| body.metadata = metadata, vec![]).await
     }
 
     /// Set Container ACL.
@@ -90,15 +101,17 @@ impl Storage {
             return Err(Code::InvalidInput.into());
         }
         let set = |body: &mut ContainerBody| (body.public_access, body.policies) = (public_access, policies);
-        self.change_container(account, name, access, set).await
+        self.change_container(account, name, access, set, vec![]).await
     }
 
-    async fn change_container(
+    /// With further changes in the same transaction.
+    pub(crate) async fn change_container(
         &self,
         account: &Account,
         name: &str,
         access: &Access,
         change: impl FnOnce(&mut ContainerBody),
+        further: Vec<Change>,
     ) -> Result<ContainerInfo, StorageError> {
         let mut row = self.require_container(account, name).await?;
         let mut info = ContainerInfo::of(&row)?;
@@ -106,15 +119,23 @@ impl Storage {
         info.body.lease.check_read(access.lease.as_deref(), On::Container, self.now_ms())?;
         access.conditions.check_write(&info.properties())?;
         change(&mut info.body);
+        check_metadata(&info.body.metadata)?;
         row.etag = new_etag();
         row.modified_ms = row.modified_ms.max(self.now_ms());
-        self.store_container(row, &info.body).await
+        self.store_container(row, &info.body, further).await
     }
 
-    async fn store_container(&self, mut row: Container, body: &ContainerBody) -> Result<ContainerInfo, StorageError> {
+    async fn store_container(
+        &self,
+        mut row: Container,
+        body: &ContainerBody,
+        further: Vec<Change>,
+    ) -> Result<ContainerInfo, StorageError> {
         let expect = Expect::Etag(std::mem::replace(&mut row.revision, Uuid::new_v4().to_string()));
         row.body = value(body);
-        self.commit(vec![Change::PutContainer { container: row.clone(), expect }]).await?;
+        let mut changes = vec![Change::PutContainer { container: row.clone(), expect }];
+        changes.extend(further);
+        self.commit(changes).await?;
         ContainerInfo::of(&row)
     }
 
@@ -134,7 +155,7 @@ impl Storage {
         access.conditions.check_write(&info.properties())?;
         let seconds = info.body.lease.apply(action, self.now_ms())?;
         let id = info.body.lease.id.clone();
-        Ok((self.store_container(row, &info.body).await?, id, seconds))
+        Ok((self.store_container(row, &info.body, vec![]).await?, id, seconds))
     }
 
     /// The container goes with its blobs and their snapshots.
@@ -142,19 +163,31 @@ impl Storage {
     /// # Errors
     /// The container's lease; conditions.
     pub async fn delete_container(&self, account: &Account, name: &str, access: &Access) -> Result<(), StorageError> {
+        self.delete_container_with(account, name, access, vec![]).await
+    }
+
+    /// With further changes in the same transaction.
+    pub(crate) async fn delete_container_with(
+        &self,
+        account: &Account,
+        name: &str,
+        access: &Access,
+        further: Vec<Change>,
+    ) -> Result<(), StorageError> {
         let row = self.require_container(account, name).await?;
         let info = ContainerInfo::of(&row)?;
         info.body.lease.check_write(access.lease.as_deref(), On::Container, self.now_ms())?;
         access.conditions.check_write(&info.properties())?;
-        self.commit(vec![
+        let mut changes = vec![
             Change::DeleteContainer {
                 account: account.name.clone(),
                 name: name.to_owned(),
                 expect: Expect::Etag(row.revision.clone()),
             },
             Change::DeleteContentRefsBelow { key: format!("{}/{name}", blobs_key(account)) },
-        ])
-        .await?;
+        ];
+        changes.extend(further);
+        self.commit(changes).await?;
         // Overlays of its page blobs go with the next start; they have no row any more.
         self.forget_all_blocks(&row.id).await?;
         self.released(account);

@@ -9,11 +9,11 @@ use lazuli_arm::ArmError;
 const MAX_BYTES: u64 = 2 << 30;
 
 /// The file in a blob of one of this server's accounts, which is in `location`; nothing is fetched from anywhere else. The blob
-/// is settled by this if it was not.
+/// is settled by this if it was not. With the key of whoever keeps its bytes ([`crate::sources::take_over`]).
 ///
 /// # Errors
 /// As [`vhd::blob`] but for the VHD; 400 `InvalidParameter` for a file that is too large.
-pub(crate) async fn file(cx: Context<'_>, uri: &str, location: &str) -> Result<StoredFile, ArmError> {
+pub(crate) async fn file(cx: Context<'_>, uri: &str, location: &str) -> Result<(StoredFile, String), ArmError> {
     let at = vhd::find(cx, uri, None, location).await?;
     let row = cx.engine.storage().settled(&at).await?;
     if row.body.copy.as_ref().is_some_and(|copy| copy.status == "pending") {
@@ -29,5 +29,6 @@ pub(crate) async fn file(cx: Context<'_>, uri: &str, location: &str) -> Result<S
     }
     let base = row.content.base;
     let stored = base.manifest.map(|manifest| Stored { manifest, size_bytes: base.stored });
-    Ok(StoredFile { stored, tail_at: base.tail_at, tail: base.tail, size_bytes })
+    let holder = super::owner(&at.account, &at.container, &row.row.id);
+    Ok((StoredFile { stored, tail_at: base.tail_at, tail: base.tail, size_bytes }, holder))
 }

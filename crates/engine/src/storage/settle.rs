@@ -243,7 +243,12 @@ impl From<StorageError> for lazuli_arm::ArmError {
             StorageError::Refused(code @ (Code::BlobNotFound | Code::ContainerNotFound)) => {
                 Self::new(404, code.as_str(), code.text())
             }
+            StorageError::Refused(code @ Code::InvalidResourceName) => Self::bad_request(code.as_str(), code.text()),
             StorageError::Refused(code) => Self::new(409, code.as_str(), code.text()),
+            StorageError::Blob(BlobError::MetadataTooLarge) => Self::bad_request(
+                "MetadataTooLarge",
+                "The size of the specified metadata exceeds the maximum size permitted.",
+            ),
             StorageError::Blob(BlobError::Full { .. }) => {
                 Self::new(507, "StorageFull", "The storage of this server is full. Free some space, then retry.")
                     .caused_by(error)

@@ -107,7 +107,8 @@ impl Storage {
             return Err(StorageError::internal(format!("blob {} is a VHD, but not kept as one", row.row.id)));
         }
         let stored = base.manifest.map(|manifest| Stored { manifest, size_bytes: base.stored });
-        Ok(Ok(FoundDisk { base: stored, size_bytes: base.tail_at, overlay: None }))
+        let holder = Some(super::owner(&at.account, &at.container, &row.row.id));
+        Ok(Ok(FoundDisk { base: stored, holder, size_bytes: base.tail_at, overlay: None }))
     }
 }
 

@@ -6,6 +6,9 @@ use crate::call::Deleted;
 use crate::db_error;
 use crate::provider::Context;
 use crate::sources;
+use lazuli_arm::ResourceId;
+use lazuli_authz::rbac::OWNER;
+use lazuli_meta::model::{RoleAssignment, Subscription};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "images/img1";
@@ -145,6 +148,38 @@ async fn a_restart_ends_what_was_begun() {
     server.end(written.operation.as_deref().unwrap()).await.unwrap();
     let (os, _) = manifests(&server).await;
     assert_eq!(server.stored("eastus", &os).await, disk_bytes(1));
+}
+
+/// MI-5: a disk that is made of an image is refused as a machine is.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_serves_its_own_subscription_only() {
+    let server = with_disks().await;
+    server.put(IMAGE, body(&server, |_| {})).await.unwrap();
+    let other = Subscription {
+        id: "00000000-0000-0000-0000-000000000009".into(),
+        tenant: server.call.caller.tenant.clone(),
+        display_name: "other".into(),
+        state: "Enabled".into(),
+    };
+    let db = server.engine.db();
+    db.put_subscription(&other).await.unwrap();
+    let assignment = RoleAssignment {
+        id: "assignment".into(),
+        scope: format!("/subscriptions/{}", other.id),
+        role: OWNER.into(),
+        principal: server.call.caller.principal.clone(),
+    };
+    db.put_role_assignment(&assignment).await.unwrap();
+    let group = ResourceId::group(&other.id, "rg1");
+    server.engine.put(&server.call, &group, json!({"location": "eastus"})).await.unwrap();
+    let source = json!({"createOption": "FromImage", "imageReference": {"id": server.id(IMAGE).to_string()}});
+    let disk = json!({"location": "eastus", "properties": {"creationData": source}});
+    let there = group.resource("Microsoft.Compute", "disks", "d9");
+    let error = server.engine.put(&server.call, &there, disk.clone()).await.unwrap_err();
+    assert_eq!((error.status, error.code.as_str()), (400, "InvalidParameter"));
+    assert!(error.message.contains("is in another subscription than the disk"), "{}", error.message);
+    let here = server.engine.put(&server.call, &server.id("disks/d9"), disk).await.unwrap();
+    assert_eq!(here.resource["properties"]["provisioningState"], "Succeeded");
 }
 
 /// MI-2, MI-5, MI-7.

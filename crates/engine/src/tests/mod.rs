@@ -3,12 +3,14 @@
 
 mod applications;
 mod capture;
+mod containers;
 mod data_disks;
 mod disks;
 mod galleries;
 mod grants;
 mod groups;
 mod images;
+mod lists;
 mod machines;
 mod networks;
 mod platform;

@@ -132,3 +132,37 @@ async fn parents_can_be_deleted_right_after_their_children() {
         server.delete("galleries/g").await.unwrap();
     }
 }
+
+/// A writer that read the version before its regions were completed has missed no other writer: `If-Match` lets it pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn completed_regions_leave_the_etag() {
+    let server = Server::start().await;
+    server.gallery().await;
+    server.uploaded("d1", &disk_bytes(7)).await;
+    let server = server.idle().await;
+    let id = server.id(VERSION);
+    let made = server.engine.put(&server.call, &id, of_disk(&server, &["eastus"])).await.unwrap();
+    let before = server.engine.get_with_etag(&server.call, &id).await.unwrap().1;
+    assert_eq!(made.etag, before);
+    let server = server.restart().await;
+    all_ended(&server).await;
+    let (version, etag) = server.engine.get_with_etag(&server.call, &id).await.unwrap();
+    assert_eq!(version["properties"]["provisioningState"], "Succeeded");
+    assert_eq!(etag, before, "what the sources turned out to be and where they are is no other writer's");
+
+    let mut call = server.call.clone();
+    call.if_match = Some(before);
+    let added = server.engine.put(&call, &id, of_disk(&server, &["eastus", "westus"])).await.unwrap();
+    assert_ne!(added.etag, etag);
+    all_ended(&server).await;
+    assert_eq!(server.engine.get_with_etag(&server.call, &id).await.unwrap().1, added.etag);
+    let lost = server.engine.put(&call, &id, of_disk(&server, &["eastus", "westus2"])).await.unwrap_err();
+    assert_eq!(lost.status, 412);
+    let tagged = server.engine.patch(&server.call, &id, json!({"tags": {"a": "b"}})).await.unwrap();
+    assert_ne!(tagged.etag, added.etag);
+    all_ended(&server).await;
+    // Another version of the same name is another one.
+    server.delete(VERSION).await.unwrap();
+    server.put(VERSION, of_disk(&server, &["eastus"])).await.unwrap();
+    assert_ne!(server.engine.get_with_etag(&server.call, &id).await.unwrap().1, etag);
+}

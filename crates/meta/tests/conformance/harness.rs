@@ -94,6 +94,7 @@ pub fn resource(key: &str) -> Resource {
     let parent = key.rsplit_once('/').map(|(parent, _)| parent.to_owned()).filter(|parent| !parent.is_empty());
     Resource {
         key: key.to_owned(),
+        sort_key: key.to_owned(),
         id: key.to_uppercase(),
         kind: "microsoft.compute/galleries".to_owned(),
         subscription: "sub".to_owned(),

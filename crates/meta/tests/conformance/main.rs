@@ -6,6 +6,7 @@
 mod concurrency;
 mod harness;
 mod identity;
+mod lists;
 mod operations;
 mod resources;
 mod schema;
@@ -46,13 +47,15 @@ cases! {
     resources::requires,
     resources::children_block_a_deletion,
     resources::a_write_that_fails_half_way_changes_nothing,
-    resources::lists_are_in_byte_order_and_paged,
-    resources::lists_filter,
     resources::content_references,
     resources::grants,
     resources::audit_lines,
     resources::writes_that_make_no_sense_are_refused,
     resources::everything_survives_a_restart,
+    lists::in_byte_order_and_bounded,
+    lists::filtered,
+    lists::pages_hold_everything_once_and_in_order,
+    lists::an_index_finds_every_page,
     operations::an_operation_starts_with_its_resource,
     operations::recorded_as_done,
     operations::claims_go_to_the_oldest_of_the_right_kind,
@@ -79,6 +82,7 @@ cases! {
     concurrency::one_of_many_creators_wins,
     schema::opening_again_and_at_once,
     schema::a_newer_database_is_refused,
+    schema::rows_of_before_are_put_in_order,
     storage::containers,
     storage::blobs_and_their_lists,
     storage::blobs_are_expected,

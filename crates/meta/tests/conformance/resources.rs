@@ -1,8 +1,7 @@
 //! Resources and what hangs on them: expectations, lists, references, grants, the activity log.
 
 use lazuli_meta::model::{
-    AuditQuery, Change, Conflict, ContentRef, Expect, Grant, OperationState, Resource, ResourceQuery, RoleAssignment,
-    Write,
+    AuditQuery, Change, Conflict, ContentRef, Expect, Grant, OperationState, Resource, RoleAssignment, Write,
 };
 use lazuli_meta::{MetaError, WriteError};
 use serde_json::json;
@@ -21,7 +20,7 @@ fn etag(key: &str) -> Conflict {
     Conflict::Etag { key: key.to_owned() }
 }
 
-fn delete(key: &str, expect: Expect) -> Change {
+pub fn delete(key: &str, expect: Expect) -> Change {
     Change::DeleteResource { key: key.to_owned(), expect }
 }
 
@@ -164,82 +163,6 @@ pub async fn a_write_that_fails_half_way_changes_nothing(bench: Bench) {
     assert_eq!(bench.db.role_assignments(None, None).await.unwrap().len(), 1);
 }
 
-fn keys(resources: &[Resource]) -> Vec<&str> {
-    resources.iter().map(|resource| resource.key.as_str()).collect()
-}
-
-pub async fn lists_are_in_byte_order_and_paged(bench: Bench) {
-    // Linguistic orders put é before f, _ before letters, and look at punctuation last.
-    let mut names = ["/a-b", "/a/b", "/a0", "/ab", "/a_b", "/f", "/é", "/e", "/1.0.10", "/1.0.9", "/~"];
-    bench.db.write(write(names.map(|name| put(resource(name), Expect::Absent)))).await.unwrap();
-    names.sort_unstable();
-    let all = bench.db.resources(&ResourceQuery::default()).await.unwrap();
-    assert_eq!(keys(&all), names);
-    let mut paged: Vec<String> = Vec::new();
-    loop {
-        let query = ResourceQuery { after: paged.last().cloned(), limit: Some(4), ..ResourceQuery::default() };
-        let page = bench.db.resources(&query).await.unwrap();
-        assert!(page.len() <= 4);
-        paged.extend(page.iter().map(|resource| resource.key.clone()));
-        if page.len() < 4 {
-            break;
-        }
-    }
-    assert_eq!(paged, names);
-    let below = ResourceQuery { under: Some("/a".to_owned()), ..ResourceQuery::default() };
-    assert_eq!(keys(&bench.db.resources(&below).await.unwrap()), ["/a/b"]);
-    // The bound holds for those who ask for more.
-    let many = (0..1100).map(|n| put(resource(&format!("/many/{n:04}")), Expect::Absent));
-    bench.db.write(write(many)).await.unwrap();
-    for limit in [None, Some(5000)] {
-        let query = ResourceQuery { under: Some("/many".to_owned()), limit, ..ResourceQuery::default() };
-        assert_eq!(bench.db.resources(&query).await.unwrap().len(), 1000);
-    }
-    let none = ResourceQuery { limit: Some(0), ..ResourceQuery::default() };
-    assert_eq!(bench.db.resources(&none).await.unwrap(), []);
-}
-
-pub async fn lists_filter(bench: Bench) {
-    let one = |key: &str, kind: &str, subscription: &str, group: &str| {
-        let resource = Resource {
-            kind: kind.to_owned(),
-            subscription: subscription.to_owned(),
-            resource_group: group.to_owned(),
-            ..resource(key)
-        };
-        put(resource, Expect::Absent)
-    };
-    let changes = [
-        one("/g1/a", "disks", "s1", "g1"),
-        one("/g1/b", "images", "s1", "g1"),
-        one("/g2/a", "disks", "s1", "g2"),
-        one("/g3/a", "disks", "s2", "g1"),
-    ];
-    bench.db.write(write(changes)).await.unwrap();
-    let list = async |query: ResourceQuery| {
-        let found = bench.db.resources(&query).await.unwrap();
-        found.into_iter().map(|resource| resource.key).collect::<Vec<_>>().join(" ")
-    };
-    let any = ResourceQuery::default;
-    let some = |text: &str| Some(text.to_owned());
-    assert_eq!(list(ResourceQuery { kind: some("disks"), ..any() }).await, "/g1/a /g2/a /g3/a");
-    assert_eq!(list(ResourceQuery { subscription: some("s1"), ..any() }).await, "/g1/a /g1/b /g2/a");
-    assert_eq!(list(ResourceQuery { resource_group: some("g1"), ..any() }).await, "/g1/a /g1/b /g3/a");
-    assert_eq!(list(ResourceQuery { parent: some("/g1"), ..any() }).await, "/g1/a /g1/b");
-    let all = ResourceQuery {
-        kind: some("disks"),
-        subscription: some("s1"),
-        resource_group: some("g1"),
-        parent: some("/g1"),
-        under: some("/g1"),
-        after: some("/g1"),
-        limit: Some(7),
-    };
-    assert_eq!(list(all.clone()).await, "/g1/a");
-    assert_eq!(list(ResourceQuery { after: some("/g1/a"), ..all }).await, "");
-    assert_eq!(list(ResourceQuery { kind: some("' OR 1=1 --"), ..any() }).await, "");
-}
-
 pub async fn content_references(bench: Bench) {
     let content = |key: &str, region: &str, manifest: &str| ContentRef {
         resource_key: key.to_owned(),
@@ -337,10 +260,14 @@ pub async fn writes_that_make_no_sense_are_refused(bench: Bench) {
         Err(WriteError::Db(MetaError::Invalid(why))) => why,
         other => panic!("{other:?}"),
     };
-    let upper = Resource { key: "/A".to_owned(), ..resource("/a") };
+    let upper = Resource { key: "/A".to_owned(), sort_key: "/A".to_owned(), ..resource("/a") };
     assert!(invalid(put(upper, Expect::Any)).await.contains("lower case"));
     let upper = Resource { parent: Some("/P".to_owned()), ..resource("/a") };
     assert!(invalid(put(upper, Expect::Any)).await.contains("lower case"));
+    for sort_key in ["", "/b/1"] {
+        let stray = Resource { sort_key: sort_key.to_owned(), ..resource("/a/1") };
+        assert!(invalid(put(stray, Expect::Any)).await.contains("in order"), "{sort_key}");
+    }
     assert!(invalid(delete("/a", Expect::Absent)).await.contains("absent"));
     let mut started = operation("op", "k");
     started.state = OperationState::Failed;

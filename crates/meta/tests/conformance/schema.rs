@@ -1,14 +1,15 @@
 //! Opening, migrating, and that both databases hold the same tables.
 
+use lazuli_meta::model::{Expect, Resource, ResourceQuery};
 use lazuli_meta::{Db, MetaError};
 use lazuli_testkit::postgres::Postgres;
 use sqlx::{Connection as _, Row as _};
 use tokio::task::JoinSet;
 
-use crate::harness::Bench;
+use crate::harness::{Bench, put, resource, write};
 
 /// Runs a statement past [`Db`].
-async fn execute(bench: &Bench, statement: &'static str) {
+pub async fn execute(bench: &Bench, statement: &'static str) {
     if let Some(path) = bench.url.strip_prefix("sqlite:") {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
         let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
@@ -48,6 +49,42 @@ pub async fn a_newer_database_is_refused(bench: Bench) {
         Err(MetaError::Migrate { .. }) => {}
         other => panic!("{other:?}"),
     }
+}
+
+/// A database of before lists had a column of their own for their order.
+pub async fn rows_of_before_are_put_in_order(bench: Bench) {
+    let versions = |definition: &str, name: &str| Resource {
+        kind: "microsoft.compute/galleries/images/versions".to_owned(),
+        name: name.to_owned(),
+        ..resource(&format!("/galleries/g/images/{definition}/versions/{name}"))
+    };
+    let names = ["1.0.9", "1.0.10", "1.0.2147483647", "1.1.1", "02.0.0", "2.0.0", "10.0.0", "2147483647.0.1"];
+    let rows = names.iter().map(|name| versions("größe", name));
+    let disks = ["/disks/1.0.10", "/disks/1.0.9", "/disks/a"].map(resource);
+    bench.db.write(write(rows.chain(disks).map(|row| put(row, Expect::Absent)))).await.unwrap();
+    bench.db.close().await;
+    for statement in [
+        "DROP INDEX resources_in_order",
+        "DROP INDEX resources_by_parent",
+        "DROP INDEX resources_by_kind",
+        "ALTER TABLE resources DROP COLUMN sort_key",
+        "CREATE INDEX resources_by_parent ON resources (parent, key)",
+        "CREATE INDEX resources_by_kind ON resources (kind, subscription, resource_group, key)",
+        "CREATE INDEX resources_by_group ON resources (subscription, resource_group, key)",
+        "DELETE FROM _sqlx_migrations WHERE version >= 3",
+    ] {
+        execute(&bench, statement).await;
+    }
+
+    let db = bench.another().await;
+    let all = db.resources(&ResourceQuery::default()).await.unwrap();
+    let shown: Vec<&str> = all.iter().map(|row| row.key.rsplit('/').next().unwrap()).collect();
+    let mut expected = vec!["1.0.10", "1.0.9", "a"];
+    expected.extend(names);
+    assert_eq!(shown, expected);
+    assert_eq!(all[0].sort_key, all[0].key);
+    let tenth = "/galleries/g/images/größe/versions/0000000001.0000000000.0000000010/1.0.10";
+    assert_eq!(all[4].sort_key, tenth);
 }
 
 /// (table, column, type, may be null), with the types' names made the same.

@@ -33,6 +33,13 @@ impl FromStr for VersionName {
     }
 }
 
+impl VersionName {
+    /// Texts that order byte by byte as the names do by number.
+    pub fn sort_text(self) -> String {
+        format!("{:010}.{:010}.{:010}", self.major, self.minor, self.patch)
+    }
+}
+
 /// The numbers of a name, if it is one.
 pub fn parse_name(text: &str) -> Option<VersionName> {
     text.parse().ok()
@@ -64,6 +71,7 @@ mod tests {
             let name = |[major, minor, patch]: [u32; 3]| VersionName { major, minor, patch };
             prop_assert_eq!(name(a).to_string().parse::<VersionName>().unwrap(), name(a));
             prop_assert_eq!(name(a).cmp(&name(b)), a.cmp(&b));
+            prop_assert_eq!(name(a).sort_text().cmp(&name(b).sort_text()), a.cmp(&b));
         }
 
         #[test]

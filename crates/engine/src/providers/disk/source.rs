@@ -2,11 +2,10 @@
 //! moved by `disk.create` or `disk.copy` where the reference alone is not enough.
 
 use super::super::virtual_machine::resolve_image;
-use crate::content::reference;
 use crate::db_error;
 use crate::operations::disk_copy::CopyParams;
 use crate::provider::{Context, Start};
-use crate::sources::{FoundDisk, SourceDisk, blob, copy_source};
+use crate::sources::{self, FoundDisk, SourceDisk, blob, copy_source};
 use crate::stored::{DiskInternal, Stored, internal};
 use crate::write::operation_of;
 use lazuli_arm::bodies::disk::{self, Origin};
@@ -22,6 +21,8 @@ pub(in super::super) struct Source {
     pub region: String,
     /// The state of a trusted launch guest, which goes with its OS disk.
     pub guest_state: Option<Stored>,
+    /// As [`FoundDisk::holder`].
+    pub guest_state_holder: Option<String>,
     /// Properties that the new resource takes over.
     pub properties: Value,
     /// The disk or snapshot, if it is one.
@@ -39,6 +40,7 @@ impl Source {
         Ok(Self {
             found,
             region: row.location.clone(),
+            guest_state_holder: Some(row.key.clone()),
             guest_state: state.guest_state,
             properties: row.body["properties"].clone(),
             required: Some(row.key.clone()),
@@ -48,31 +50,36 @@ impl Source {
     }
 }
 
-/// `None`: there is nothing yet (an empty disk, an upload).
+/// What the new disk or snapshot `id` is made of. `None`: there is nothing yet (an empty disk, an upload).
 pub(in super::super) async fn find(
     cx: Context<'_>,
+    id: &ResourceId,
     origin: &Origin,
     location: &str,
 ) -> Result<Option<Source>, ArmError> {
     match origin {
         Origin::Empty | Origin::Upload { .. } => Ok(None),
-        Origin::Copy(id) => Source::of_disk(copy_source(cx, id, location).await?, false).map(Some),
-        Origin::CopyStart(id) => {
-            let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
+        Origin::Copy(source) => Source::of_disk(copy_source(cx, source, location).await?, false).map(Some),
+        Origin::CopyStart(source) => {
+            let row = cx.engine.db().resource(&source.key()).await.map_err(db_error)?;
             let region = row.map_or_else(|| location.to_owned(), |r| r.location);
-            Source::of_disk(copy_source(cx, id, &region).await?, true).map(Some)
+            Source::of_disk(copy_source(cx, source, &region).await?, true).map(Some)
         }
-        Origin::Image { id, lun } => from_image(cx, id, *lun, location).await.map(Some),
+        Origin::Image { id: image, lun } => from_image(cx, id, image, *lun, location).await.map(Some),
         Origin::Import { uri, account, guest_state_uri } => {
             let found = blob(cx, uri, account.as_ref(), location).await?;
-            let guest_state = match guest_state_uri {
-                Some(uri) => blob(cx, uri, account.as_ref(), location).await?.base,
-                None => None,
+            let (guest_state, guest_state_holder) = match guest_state_uri {
+                Some(uri) => {
+                    let FoundDisk { base, holder, .. } = blob(cx, uri, account.as_ref(), location).await?;
+                    (base, holder)
+                }
+                None => (None, None),
             };
             Ok(Some(Source {
                 found,
                 region: location.to_owned(),
                 guest_state,
+                guest_state_holder,
                 properties: json!({}),
                 row: None,
                 required: None,
@@ -82,12 +89,20 @@ pub(in super::super) async fn find(
     }
 }
 
-async fn from_image(cx: Context<'_>, id: &ResourceId, lun: Option<i64>, location: &str) -> Result<Source, ArmError> {
-    let image = resolve_image(cx, &id.to_string(), location).await?;
+async fn from_image(
+    cx: Context<'_>,
+    id: &ResourceId,
+    image: &ResourceId,
+    lun: Option<i64>,
+    location: &str,
+) -> Result<Source, ArmError> {
+    let image = resolve_image(cx, &image.to_string(), location).await?;
+    image.check_subscription(id, "disk")?;
+    let holder = image.version_id.to_ascii_lowercase();
     let stored = match lun {
         None => image.os_disk,
         Some(lun) => {
-            let row = cx.engine.db().resource(&image.version_id.to_ascii_lowercase()).await.map_err(db_error)?;
+            let row = cx.engine.db().resource(&holder).await.map_err(db_error)?;
             let row = row.ok_or_else(|| ArmError::internal("an image vanished"))?;
             // Versions and managed images keep them under the same name.
             let disk = row.internal["dataDisks"].get(lun.to_string()).cloned();
@@ -103,12 +118,13 @@ async fn from_image(cx: Context<'_>, id: &ResourceId, lun: Option<i64>, location
         Some(_) => json!({}),
     };
     Ok(Source {
-        found: FoundDisk::stored(stored),
+        found: FoundDisk::stored(stored, &holder),
         region: location.to_owned(),
         guest_state: None,
+        guest_state_holder: None,
         properties,
         row: None,
-        required: Some(image.version_id.to_ascii_lowercase()),
+        required: Some(holder),
         background: false,
     })
 }
@@ -134,8 +150,9 @@ pub(in super::super) fn take_over(
     let mut changes: Vec<Change> =
         source.required.iter().map(|key| Change::RequireResource { key: key.clone() }).collect();
     changes.extend(source.found.references(&owner.key, &source.region));
+    let holder = source.guest_state_holder.as_deref();
     let kept = source.guest_state.iter();
-    changes.extend(kept.map(|s| Change::PutContentRef(reference(&owner.key, &source.region, &s.manifest))));
+    changes.extend(kept.flat_map(|s| sources::take_over(holder, &owner.key, &source.region, s)));
     if source.background {
         disk::set_completion_percent(body, 0.0);
         changes.push(background(source, owner)?);
@@ -193,6 +210,7 @@ fn background(source: &Source, owner: &Owner<'_>) -> Result<Change, ArmError> {
 fn blank() -> Resource {
     Resource {
         key: String::new(),
+        sort_key: String::new(),
         id: String::new(),
         kind: String::new(),
         subscription: String::new(),

@@ -102,7 +102,8 @@ async fn readable(cx: Context<'_>, source: &ResourceId, home: &str) -> Result<Re
     cx.engine.authorize(&cx.call.caller, &source.key(), &right).await?;
     let row = cx.engine.db().resource(&source.key()).await.map_err(db_error)?;
     let version = source.resource_type().key() == VERSION;
-    row.filter(|r| version || r.location == home).ok_or_else(|| not_found(source))
+    row.filter(|r| (version || r.location == home) && r.provisioning_state != "Deleting")
+        .ok_or_else(|| not_found(source))
 }
 
 fn not_found(source: &ResourceId) -> ArmError {
@@ -192,7 +193,7 @@ async fn from_version(cx: Context<'_>, id: &ResourceId, home: &str) -> Result<Fo
     };
     let profile = &row.body["properties"]["storageProfile"];
     let caching = |disk: &Value, default: &str| disk["hostCaching"].as_str().unwrap_or(default).to_owned();
-    let part = |stored: Stored, caching: String| SourcePart { disk: FoundDisk::stored(stored), caching };
+    let part = |stored: Stored, caching: String| SourcePart { disk: FoundDisk::stored(stored, &row.key), caching };
     let mut data = BTreeMap::new();
     for (lun, stored) in state.data_disks {
         data.insert(lun, part(stored, caching(at_lun(&profile["dataDiskImages"], lun), "None")));

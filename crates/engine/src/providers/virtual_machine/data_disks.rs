@@ -199,6 +199,7 @@ impl Builder<'_> {
         let Context { now_ms, .. } = self.cx;
         let resource = Resource {
             key: key.clone(),
+            sort_key: key.clone(),
             id: disk_id.to_string(),
             kind: DISK.to_ascii_lowercase(),
             subscription: self.id.subscription.to_ascii_lowercase(),

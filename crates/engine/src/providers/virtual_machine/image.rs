@@ -6,7 +6,6 @@ use crate::platform_images::{Published, Reference, catalogue_id};
 use crate::provider::Context;
 use crate::sources::{self, SourceImage};
 use crate::stored::{ImageVersionInternal, Stored, internal};
-use lazuli_arm::bodies::image_version::VersionName;
 use lazuli_arm::bodies::managed_image;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Resource, ResourceQuery};
@@ -43,6 +42,26 @@ pub(crate) struct ImageSource {
 }
 
 impl ImageSource {
+    /// A managed image serves its own subscription (MI-5). `user`: what is made of it, a `what`.
+    ///
+    /// # Errors
+    /// 400 `InvalidParameter`.
+    pub(crate) fn check_subscription(&self, user: &ResourceId, what: &str) -> Result<(), ArmError> {
+        let own = self.version_id.parse::<ResourceId>().map_err(ArmError::internal)?;
+        if self.kind != ImageKind::Managed || own.subscription.eq_ignore_ascii_case(&user.subscription) {
+            return Ok(());
+        }
+        Err(ArmError::bad_request(
+            "InvalidParameter",
+            format!(
+                "The managed image '{}' is in another subscription than the {what}. Managed images cannot be shared across \
+                 subscriptions: use an image version of a compute gallery.",
+                self.version_id
+            ),
+        )
+        .target("imageReference"))
+    }
+
     /// `creationData` of a disk that is made from it.
     pub(crate) fn creation_data(&self) -> Value {
         let name = match self.kind {
@@ -202,14 +221,11 @@ async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Ima
     })
 }
 
+/// Versions that are read at once to find the latest.
+const LATEST_PAGE: i64 = 20;
+
 /// The newest version by Major.Minor.Patch that serves this region and is not excluded from latest.
 async fn latest(cx: Context<'_>, definition: &Resource, location: &str) -> Result<Resource, ArmError> {
-    let query = ResourceQuery {
-        kind: Some("microsoft.compute/galleries/images/versions".to_owned()),
-        parent: Some(definition.key.clone()),
-        ..ResourceQuery::default()
-    };
-    let versions = cx.engine.all_rows(query).await?;
     let excluded = |r: &Resource| {
         let profile = &r.body["properties"]["publishingProfile"];
         let here = profile["targetRegions"].as_array().into_iter().flatten().any(|t| {
@@ -222,15 +238,31 @@ async fn latest(cx: Context<'_>, definition: &Resource, location: &str) -> Resul
         internal::<ImageVersionInternal>(r)
             .is_ok_and(|s| s.regions.get(location).is_some_and(|region| region.state == "Completed"))
     };
-    let candidates = versions.into_iter().filter(|r| !excluded(r) && serves(r) && r.provisioning_state != "Deleting");
-    candidates.max_by_key(|r| r.name.parse::<VersionName>().ok()).ok_or_else(|| {
-        ArmError::new(
-            404,
-            "GalleryImageNotFound",
-            format!("There is no latest image version exists for \"{}\" in location {location}.", definition.id),
-        )
-        .target("imageReference")
-    })
+    let fits = |r: &Resource| !excluded(r) && serves(r) && r.provisioning_state != "Deleting";
+    // Lists of versions go by number: the last that fits is it, and is nearly always among the first few from the end.
+    let mut query = ResourceQuery {
+        kind: Some("microsoft.compute/galleries/images/versions".to_owned()),
+        under: Some(definition.key.clone()),
+        descending: true,
+        limit: Some(LATEST_PAGE),
+        ..ResourceQuery::default()
+    };
+    loop {
+        let versions = cx.engine.db().resources(&query).await.map_err(db_error)?;
+        query.after = versions.last().map(|r| r.sort_key.clone());
+        if let Some(found) = versions.into_iter().find(fits) {
+            return Ok(found);
+        }
+        if query.after.is_none() {
+            break;
+        }
+    }
+    Err(ArmError::new(
+        404,
+        "GalleryImageNotFound",
+        format!("There is no latest image version exists for \"{}\" in location {location}.", definition.id),
+    )
+    .target("imageReference"))
 }
 
 fn not_available(id: &ResourceId, location: &str) -> ArmError {
