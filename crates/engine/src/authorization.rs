@@ -3,7 +3,9 @@
 use crate::Engine;
 use crate::call::Caller;
 use lazuli_arm::ArmError;
-use lazuli_authz::rbac::{Assignment, Plane, Question, built_in_roles, is_allowed};
+use lazuli_authz::rbac::{Assignment, Plane, Question, RoleDefinition, built_in_roles, is_allowed};
+use lazuli_meta::{Db, MetaError};
+use std::sync::LazyLock;
 
 impl Engine {
     /// `scope` is a lower-case id, `action` e.g. `Microsoft.Compute/disks/write`.
@@ -48,13 +50,7 @@ impl Engine {
     }
 
     async fn may(&self, caller: &Caller, scope: &str, action: &str, plane: Plane) -> Result<bool, ArmError> {
-        let assignments = self.db().role_assignments(Some(&caller.principal), None).await.map_err(crate::db_error)?;
-        let assignments: Vec<Assignment> = assignments
-            .into_iter()
-            .map(|a| Assignment { principal: a.principal, role: a.role, scope: a.scope })
-            .collect();
-        let principals = [caller.principal.as_str()];
-        Ok(is_allowed(&built_in_roles(), &assignments, &Question { principals: &principals, action, scope, plane }))
+        may(self.db(), &caller.principal, scope, action, plane).await.map_err(crate::db_error)
     }
 
     /// Whether the caller may tie what it writes to another resource: who may write an interface here may not take addresses
@@ -74,6 +70,19 @@ impl Engine {
             _ => error,
         })
     }
+}
+
+/// Whether the role assignments of a principal (its object id) allow an action at a scope.
+pub(crate) async fn may(db: &Db, principal: &str, scope: &str, action: &str, plane: Plane) -> Result<bool, MetaError> {
+    // What is built in never changes.
+    static ROLES: LazyLock<Vec<RoleDefinition>> = LazyLock::new(built_in_roles);
+    let assignments: Vec<Assignment> = db
+        .role_assignments(Some(principal), None)
+        .await?
+        .into_iter()
+        .map(|a| Assignment { principal: a.principal, role: a.role, scope: a.scope })
+        .collect();
+    Ok(is_allowed(&ROLES, &assignments, &Question { principals: &[principal], action, scope, plane }))
 }
 
 fn not_permitted() -> ArmError {

@@ -3,7 +3,7 @@
 use crate::call::Caller;
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
-use lazuli_authz::rbac::{OWNER, STORAGE_BLOB_DATA_OWNER};
+use lazuli_authz::rbac::{DATA_OPERATOR_FOR_MANAGED_DISKS, OWNER, STORAGE_BLOB_DATA_OWNER};
 use lazuli_meta::model::{Principal, RoleAssignment, Subscription, Tenant};
 use uuid::Uuid;
 
@@ -88,8 +88,9 @@ impl Engine {
         db.put_principal(&owner).await.map_err(db_error)?;
         let scope = format!("/subscriptions/{}", new.subscription_id);
         let existing = db.role_assignments(Some(&new.object_id), Some(&scope)).await.map_err(db_error)?;
-        // Owners have no data actions: without the second role the first principal could not read a blob with its token.
-        for role in [OWNER, STORAGE_BLOB_DATA_OWNER] {
+        // Owners have no data actions: without the other roles the first principal could not read a blob or a disk with its
+        // token.
+        for role in [OWNER, STORAGE_BLOB_DATA_OWNER, DATA_OPERATOR_FOR_MANAGED_DISKS] {
             if !existing.iter().any(|a| a.role == role) {
                 let assignment = RoleAssignment {
                     id: Uuid::new_v4().to_string(),

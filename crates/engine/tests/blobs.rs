@@ -4,15 +4,17 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
+use lazuli_authz::rbac::{DATA_OPERATOR_FOR_MANAGED_DISKS, OWNER};
 use lazuli_chunks::{Cache, ChunkError, Progress, Region, RegionConfig};
 use lazuli_disks::RawFile;
 use lazuli_disks::vhd::{Footer, FooterAppended};
 use lazuli_engine::blobs::{Blob, BlobError, Blobs, Conditions, ContentHeaders, OpenRegion, Sas};
 use lazuli_engine::blobs::{SequenceAction, SequenceTest};
 use lazuli_engine::grant::GrantDetail;
-use lazuli_meta::model::{Change, Grant, Write};
+use lazuli_meta::model::{Change, Expect, Grant, Resource, RoleAssignment, Write};
 use lazuli_meta::{Db, ManualClock};
 use proptest::prelude::*;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -92,8 +94,49 @@ impl World {
     }
 
     async fn open(&self) -> Result<Blob, BlobError> {
-        self.blobs.open("md-impexp-x", "c0ntainer", "abcd", &sas()).await
+        self.blobs.open("md-impexp-x", "c0ntainer", "abcd", &sas(), None).await
     }
+}
+
+/// `dataAccessAuthMode` AzureActiveDirectory: the URL opens the disk only to those who may have its bytes.
+#[tokio::test]
+async fn a_disk_may_ask_who_comes_with_the_url() {
+    let world = World::new().await;
+    world.upload(MIB + 512).await;
+    let key = "/subscriptions/s/disk";
+    let disk = |mode: &str| Resource {
+        key: key.into(),
+        sort_key: key.into(),
+        id: key.into(),
+        kind: "microsoft.compute/disks".into(),
+        subscription: "s".into(),
+        resource_group: String::new(),
+        parent: None,
+        name: "disk".into(),
+        location: "eastus".into(),
+        body: json!({"properties": {"dataAccessAuthMode": mode}}),
+        internal: json!({}),
+        provisioning_state: "Succeeded".into(),
+        etag: "e".into(),
+        created_ms: 0,
+        changed_ms: 0,
+    };
+    let open = async |who: Option<&str>| world.blobs.open("md-impexp-x", "c0ntainer", "abcd", &sas(), who).await;
+    world.write(Change::PutResource { resource: disk("None"), expect: Expect::Any }).await;
+    open(None).await.map(drop).unwrap();
+    world.write(Change::PutResource { resource: disk("AzureActiveDirectory"), expect: Expect::Any }).await;
+    assert!(matches!(refused(open(None).await), BlobError::IdentityRequired));
+    assert!(matches!(refused(open(Some("me")).await), BlobError::NotPermitted { .. }));
+    for (role, good) in [(OWNER, false), (DATA_OPERATOR_FOR_MANAGED_DISKS, true)] {
+        let (id, scope) = (role.into(), "/subscriptions/s".into());
+        let assignment = RoleAssignment { id, scope, role: role.into(), principal: "me".into() };
+        world.write(Change::PutRoleAssignment(assignment)).await;
+        assert_eq!(open(Some("me")).await.is_ok(), good, "{role}");
+    }
+    // A wrong URL says no more than before.
+    let wrong = Sas { sig: "other".into(), ..sas() };
+    let error = refused(world.blobs.open("md-impexp-x", "c0ntainer", "abcd", &wrong, Some("me")).await);
+    assert!(matches!(error, BlobError::Unauthenticated(_)));
 }
 
 fn always() -> Conditions {
@@ -132,7 +175,7 @@ async fn only_the_signed_url_opens_a_blob() {
     let open = |account, container, blob, si: &str, sig: &str| {
         let sas = Sas { si: si.to_owned(), sig: sig.to_owned() };
         let blobs = world.blobs.clone();
-        async move { refused(blobs.open(account, container, blob, &sas).await) }
+        async move { refused(blobs.open(account, container, blob, &sas, None).await) }
     };
     let (a, c, b, si, sig) = ("md-impexp-x", "c0ntainer", "abcd", "policy", "secret/+=");
     assert!(matches!(open("md-impexp-y", c, b, si, sig).await, BlobError::Unauthenticated(_)));
@@ -174,7 +217,7 @@ async fn what_was_written_is_in_the_staging_file_and_survives_a_restart() {
     let file = std::fs::read(world.staging()).unwrap();
     assert_eq!(file.len() as u64, MIB + 512);
     assert!(file[1024..2048].iter().all(|b| *b == 7) && file[..1024].iter().all(|b| *b == 0));
-    let again = world.restarted().open("md-impexp-x", "c0ntainer", "abcd", &sas()).await.unwrap();
+    let again = world.restarted().open("md-impexp-x", "c0ntainer", "abcd", &sas(), None).await.unwrap();
     assert_eq!(again.properties().unwrap(), before);
     // A chain of If-Match goes on over the restart, as azure-storage-blob makes one.
     again.write_pages(0, pages(1, 1), &if_match(&before.etag)).await.unwrap();
@@ -337,7 +380,7 @@ async fn a_stored_disk_reads_as_a_fixed_vhd() {
     assert_eq!(blob.page_ranges(2 * MIB..3 * MIB).await.unwrap(), []);
 
     assert_eq!(
-        world.restarted().open("md-impexp-x", "c0ntainer", "abcd", &sas()).await.unwrap().properties().unwrap(),
+        world.restarted().open("md-impexp-x", "c0ntainer", "abcd", &sas(), None).await.unwrap().properties().unwrap(),
         blob.properties().unwrap()
     );
     assert!(matches!(refused(blob.write_pages(0, pages(1, 1), &always()).await), BlobError::ReadOnly));
@@ -422,7 +465,7 @@ proptest! {
                         assert!(shown[at(&range)] == model[at(&range)], "data outside of the ranges");
                     }
                     Step::Restart => {
-                        blob = world.restarted().open("md-impexp-x", "c0ntainer", "abcd", &sas()).await.unwrap();
+                        blob = world.restarted().open("md-impexp-x", "c0ntainer", "abcd", &sas(), None).await.unwrap();
                     }
                 }
             }

@@ -1,11 +1,11 @@
 //! The blobs of managed disks over HTTP: one request from its parts to its answer (wire.md §5).
 //!
-//! Everything is decided by the URL's signature; no other credential is looked at. Bodies are held only for Put Page, up to
+//! The URL's signature decides, and for disks that ask for it (`dataAccessAuthMode`) a bearer token too. Bodies are held only for Put Page, up to
 //! 4 MiB each and a fixed number at a time; what is refused is read and thrown away, so that the client sees why.
 
 use super::reply::{self, Failure};
 use super::request::{Ask, Operation, Previous};
-use super::{BlobPlane, BlobRequest, digest, no_such_account};
+use super::{Bearer, BlobPlane, BlobRequest, digest, no_such_account};
 use crate::body;
 use crate::respond::{Reply, empty};
 use async_trait::async_trait;
@@ -46,10 +46,10 @@ impl BlobPlane for DiskPlane {
         let account = request.account.split('.').next().unwrap_or_default();
         let mut response = if account.starts_with("md-") {
             let answer = match Ask::new(&request.path, &parts) {
-                Ok(ask) => self.answer(account, &ask, &parts.method, &mut body).await,
+                Ok(ask) => self.answer(account, &ask, &parts.method, &request.bearer, &mut body).await,
                 Err(failure) => Err(failure),
             };
-            answer.unwrap_or_else(|failure| reply::failure(&failure, &request.request_id))
+            answer.unwrap_or_else(|failure| refused(&failure, &request.request_id))
         } else {
             no_such_account(&request.request_id)
         };
@@ -59,6 +59,25 @@ impl BlobPlane for DiskPlane {
         }
         decorate(&parts.headers, &request.request_id, &mut response);
         response
+    }
+}
+
+/// A 401 tells for what a token is asked: azcopy looks for it.
+fn refused(failure: &Failure, request_id: &str) -> Reply {
+    let mut response = reply::failure(failure, request_id);
+    if failure.status == 401 {
+        let challenge = "Bearer authorization_uri=https://login.microsoftonline.com/common/oauth2/authorize \
+                         resource_id=https://disk.azure.com/";
+        reply::insert(response.headers_mut(), "www-authenticate", challenge);
+    }
+    response
+}
+
+/// The object id of whoever signed in.
+fn principal(bearer: &Bearer) -> Option<&str> {
+    match bearer {
+        Bearer::Caller(caller) => Some(&caller.principal),
+        Bearer::Absent | Bearer::Refused(_) => None,
     }
 }
 
@@ -79,14 +98,16 @@ impl DiskPlane {
         account: &str,
         ask: &Ask,
         method: &Method,
+        bearer: &Bearer,
         body: &mut Option<Body>,
     ) -> Result<Reply, Failure> {
-        let blob = self.blobs.open(account, &ask.container, &ask.blob, &ask.sas()?).await?;
+        let who = principal(bearer);
+        let blob = self.blobs.open(account, &ask.container, &ask.blob, &ask.sas()?, who).await?;
         match ask.operation(method)? {
             Operation::Get => get(ask, &blob).await,
             Operation::Properties => properties(ask, &blob),
             Operation::Metadata => metadata(ask, &blob),
-            Operation::PageList => self.page_list(ask, &blob).await,
+            Operation::PageList => self.page_list(ask, &blob, who).await,
             Operation::Create => create(ask, &blob).await,
             Operation::PutPage => self.put_page(ask, &blob, body).await,
             Operation::SetProperties => set_properties(ask, &blob).await,
@@ -101,10 +122,10 @@ impl DiskPlane {
         }
     }
 
-    async fn page_list(&self, ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
+    async fn page_list(&self, ask: &Ask, blob: &Blob, who: Option<&str>) -> Result<Reply, Failure> {
         let previous = match ask.previous()? {
             Some(Previous { account, container, blob, sas }) => {
-                Some(self.blobs.open(&account, &container, &blob, &sas).await?)
+                Some(self.blobs.open(&account, &container, &blob, &sas, who).await?)
             }
             None => None,
         };

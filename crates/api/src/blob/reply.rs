@@ -83,6 +83,17 @@ impl From<BlobError> for Failure {
                     "Signature not valid in the specified time frame: Expiry [{expiry}] - Current [{current}]"
                 ))
             }
+            BlobError::IdentityRequired => new(
+                401,
+                "NoAuthenticationInformation",
+                "Server failed to authenticate the request. The disk is exported and uploaded only with a bearer token for \
+                 https://disk.azure.com/ besides the URL.",
+            ),
+            BlobError::NotPermitted { .. } => new(
+                403,
+                "AuthorizationPermissionMismatch",
+                "This request is not authorized to perform this operation using this permission.",
+            ),
             BlobError::NoContainer => new(404, "ContainerNotFound", "The specified container does not exist."),
             BlobError::NoBlob => new(404, "BlobNotFound", "The specified blob does not exist."),
             BlobError::ReadOnly => new(

@@ -3,6 +3,7 @@
 mod world;
 
 use http::StatusCode;
+use lazuli_meta::model::{Change, Expect, Resource, Write};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use std::os::unix::fs::FileExt;
 use tempfile::TempDir;
@@ -155,10 +156,40 @@ async fn only_the_signature_counts_and_only_while_it_is_granted() {
     sent(s.client.head(s.url.replace("c0ntainer/", "c0ntainer%2F")), 200).await;
 
     let grant = s.world.db.grant_by_account(UPLOAD).await.unwrap().unwrap();
-    let end = lazuli_meta::model::Change::DeleteGrant { id: grant.id };
-    s.world.db.write(lazuli_meta::model::Write { fence: None, changes: vec![end] }).await.unwrap();
+    let end = Change::DeleteGrant { id: grant.id };
+    s.world.db.write(Write { fence: None, changes: vec![end] }).await.unwrap();
     s.world.blobs.end_upload(&s.world.staging(UPLOAD)).await.unwrap();
     refused(s.page("update", "bytes=0-511", vec![1; 512]), 403, "AuthenticationFailed").await;
+}
+
+/// `dataAccessAuthMode`: who has the URL is told for what to sign in, as azcopy asks for it.
+#[tokio::test]
+async fn a_disk_that_asks_for_identities_says_so() {
+    let s = Session::start().await;
+    let key = "/subscriptions/s/disk".to_owned();
+    let disk = Resource {
+        sort_key: key.clone(),
+        id: key.clone(),
+        key,
+        kind: "microsoft.compute/disks".into(),
+        subscription: "s".into(),
+        resource_group: String::new(),
+        parent: None,
+        name: "disk".into(),
+        location: "eastus".into(),
+        body: serde_json::json!({"properties": {"dataAccessAuthMode": "AzureActiveDirectory"}}),
+        internal: serde_json::Value::Null,
+        provisioning_state: "Succeeded".into(),
+        etag: "e".into(),
+        created_ms: 0,
+        changed_ms: 0,
+    };
+    let put = Change::PutResource { resource: disk, expect: Expect::Absent };
+    s.world.db.write(Write { fence: None, changes: vec![put] }).await.unwrap();
+    let response = sent(s.ask(Method::HEAD, ""), 401).await;
+    assert!(header(&response, "www-authenticate").contains("resource_id=https://disk.azure.com/"));
+    refused(s.page("update", "bytes=0-511", vec![1; 512]), 401, "NoAuthenticationInformation").await;
+    refused(s.ask(Method::GET, "").bearer_auth("no.token.atall"), 401, "NoAuthenticationInformation").await;
 }
 
 #[tokio::test]

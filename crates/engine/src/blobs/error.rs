@@ -16,6 +16,12 @@ pub enum BlobError {
     /// The signature is right, its time is over.
     #[error("the access ended")]
     Expired { expires_ms: i64, now_ms: i64 },
+    /// The disk asks for a bearer token besides the URL (`dataAccessAuthMode`), and there is none that is valid.
+    #[error("the disk's bytes are for those who sign in")]
+    IdentityRequired,
+    /// Whoever signed in may not have the disk's bytes.
+    #[error("{principal} may not have the disk's bytes")]
+    NotPermitted { principal: String },
     #[error("there is no such container")]
     NoContainer,
     #[error("there is no such blob")]

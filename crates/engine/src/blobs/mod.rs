@@ -32,9 +32,10 @@ use bytes::Bytes;
 use difference::Member;
 use export::{Export, Exported};
 use futures::stream::{self, Stream, StreamExt};
+use lazuli_authz::rbac::Plane;
 use lazuli_chunks::{ChunkError, DiskReader, ManifestId, Region};
 use lazuli_meta::Db;
-use lazuli_meta::model::Grant;
+use lazuli_meta::model::{Grant, Resource};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -96,12 +97,20 @@ impl Blobs {
         Self(Arc::new(Inner { db, regions, staged: Mutex::default(), readers: Mutex::default() }))
     }
 
-    /// The blob behind a URL. `account` is the label without a zone (`md-impexp-x`).
+    /// The blob behind a URL. `account` is the label without a zone (`md-impexp-x`), `principal` the object id of whoever signed
+    /// in besides having the URL.
     ///
     /// # Errors
-    /// [`BlobError::Unauthenticated`], [`BlobError::Expired`], [`BlobError::NoContainer`], [`BlobError::NoBlob`], and what the
-    /// database or the content store says.
-    pub async fn open(&self, account: &str, container: &str, blob: &str, sas: &Sas) -> Result<Blob, BlobError> {
+    /// [`BlobError::Unauthenticated`], [`BlobError::Expired`], [`BlobError::NoContainer`], [`BlobError::NoBlob`],
+    /// [`BlobError::IdentityRequired`], [`BlobError::NotPermitted`], and what the database or the content store says.
+    pub async fn open(
+        &self,
+        account: &str,
+        container: &str,
+        blob: &str,
+        sas: &Sas,
+        principal: Option<&str>,
+    ) -> Result<Blob, BlobError> {
         let grant = self.0.db.grant_by_account(account).await.map_err(BlobError::of_meta)?;
         let grant = grant.ok_or(BlobError::Unauthenticated(REVOKED))?;
         check(&grant, sas, self.0.db.clock().now_ms())?;
@@ -111,17 +120,37 @@ impl Blobs {
         if blob != blob_name(&grant) {
             return Err(BlobError::NoBlob);
         }
+        let disk = self.0.db.resource(&grant.resource_key).await.map_err(BlobError::of_meta)?;
+        if let Some(disk) = &disk {
+            self.check_identity(disk, &grant, principal).await?;
+        }
         match GrantDetail::of(&grant).map_err(BlobError::internal)? {
             GrantDetail::Upload { path, size } => self.open_upload(&grant, path, size).await,
             GrantDetail::Manifest { region, manifest, size, footer_unique_id } => {
                 let reader = self.reader(&region, &manifest).await?;
-                let disk = self.0.db.resource(&grant.resource_key).await.map_err(BlobError::of_meta)?;
                 let created_ms = disk.as_ref().map_or(0, |row| row.created_ms);
                 let member = Member::of(&region, disk.as_ref());
                 let mut export = Export::new(region, reader, size, footer_unique_id, created_ms)?;
                 export.member = member;
                 Ok(Blob(Kind::Export(Box::new(export)), grant.resource_key.clone()))
             }
+        }
+    }
+
+    /// Of a disk with `dataAccessAuthMode` AzureActiveDirectory, the URL alone opens nothing (Swagger, `DataAccessAuthMode`): its
+    /// user needs the data action too.
+    async fn check_identity(&self, disk: &Resource, grant: &Grant, principal: Option<&str>) -> Result<(), BlobError> {
+        if disk.body["properties"]["dataAccessAuthMode"] != "AzureActiveDirectory" {
+            return Ok(());
+        }
+        let principal = principal.ok_or(BlobError::IdentityRequired)?;
+        let kind = if disk.kind.ends_with("/snapshots") { "snapshots" } else { "disks" };
+        let verb = if grant.access.starts_with("Write") { "upload" } else { "download" };
+        let action = format!("Microsoft.Compute/{kind}/{verb}/action");
+        let allowed = crate::authorization::may(&self.0.db, principal, &disk.key, &action, Plane::Data).await;
+        match allowed.map_err(BlobError::of_meta)? {
+            true => Ok(()),
+            false => Err(BlobError::NotPermitted { principal: principal.to_owned() }),
         }
     }
 

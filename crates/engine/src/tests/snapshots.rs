@@ -221,7 +221,7 @@ impl Server {
         let grants = self.engine.db().grants_of(&self.id(tail).key()).await.unwrap();
         let grant = grants.iter().find(|g| g.access == "Read").unwrap();
         let sas = Sas { si: grant.id.clone(), sig: grant.secret.clone() };
-        self.engine.blobs().open(&grant.account, &grant.container, "abcd", &sas).await.unwrap()
+        self.engine.blobs().open(&grant.account, &grant.container, "abcd", &sas, None).await.unwrap()
     }
 }
 

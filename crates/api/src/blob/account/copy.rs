@@ -91,7 +91,8 @@ impl Planned<'_> {
         let name = named.account.split('.').next().unwrap_or_default();
         if name.starts_with("md-") {
             let sas = named.ask.sas().map_err(|_| cannot_verify("The source's URL has no signature."))?;
-            let disk = self.engine.blobs().open(name, &named.ask.container, &named.ask.blob, &sas).await;
+            // A disk that asks for who reads it is not read for a URL.
+            let disk = self.engine.blobs().open(name, &named.ask.container, &named.ask.blob, &sas, None).await;
             return disk.map(Source::Disk).map_err(|_| cannot_verify("The source cannot be read with this URL."));
         }
         let account = self.engine.storage_account(name).await.map_err(failure_of)?;
