@@ -21,6 +21,7 @@ mod providers;
 mod read;
 mod reconcilers;
 pub mod regions;
+mod secrets;
 mod sources;
 pub mod storage;
 mod storage_account;
@@ -32,6 +33,7 @@ mod write;
 
 pub use identity::{Bootstrap, SignInError};
 pub use lazuli_meta::model::{Subscription, Tenant};
+pub use secrets::OpenError;
 pub use storage_account::{AccountKey, NetworkRules, StorageAccount};
 
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
@@ -89,6 +91,7 @@ struct Inner {
     regions: Arc<Regions>,
     blobs: blobs::Blobs,
     storage: storage::Storage,
+    secrets: secrets::Secrets,
     host: HostClient,
     providers: HashMap<String, Arc<dyn Provider>>,
     operations: HashMap<&'static str, Arc<dyn Operation>>,
@@ -100,9 +103,11 @@ impl Engine {
     /// Opens the database and knows every provider; nothing runs until [`Engine::run`].
     ///
     /// # Errors
-    /// What the database says.
-    pub async fn open(config: EngineConfig) -> Result<Self, lazuli_meta::MetaError> {
+    /// What the database says; a key of its secrets that is not there or another one.
+    pub async fn open(config: EngineConfig) -> Result<Self, OpenError> {
         let db = Db::open(&config.database).await?;
+        let secrets = secrets::Secrets::open(&config.data_dir, &db).await?;
+        secrets.seal_old(&db).await?;
         let regions = Arc::new(Regions::new(config.data_dir.join("regions")));
         let blobs = blobs::Blobs::new(db.clone(), regions.clone());
         let storage = storage::Storage::new(db.clone(), regions.clone(), config.data_dir.join("staging"));
@@ -115,6 +120,7 @@ impl Engine {
             regions,
             blobs,
             storage,
+            secrets,
             host,
             providers,
             operations,
@@ -169,6 +175,10 @@ impl Engine {
     /// The data plane of managed disks.
     pub fn blobs(&self) -> &blobs::Blobs {
         &self.0.blobs
+    }
+
+    pub(crate) fn secrets(&self) -> &secrets::Secrets {
+        &self.0.secrets
     }
 
     /// The blob service of storage accounts.

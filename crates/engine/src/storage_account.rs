@@ -6,7 +6,6 @@
 //! Keys leave this type only as bytes to check signatures with; they are never shown by `Debug`.
 
 use crate::call::Caller;
-use crate::stored::{StorageAccountInternal, internal};
 use crate::{Engine, db_error, new_etag, now_ms};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -107,7 +106,7 @@ impl Engine {
     /// What the database says.
     pub async fn storage_account(&self, name: &str) -> Result<Option<StorageAccount>, ArmError> {
         match self.storage_account_row(name).await? {
-            Some(row) if row.provisioning_state != "Deleting" => of_row(&row).map(Some),
+            Some(row) if row.provisioning_state != "Deleting" => of_row(self, &row).map(Some),
             _ => Ok(None),
         }
     }
@@ -160,8 +159,8 @@ impl Engine {
     }
 }
 
-fn of_row(row: &Resource) -> Result<StorageAccount, ArmError> {
-    let state: StorageAccountInternal = internal(row)?;
+fn of_row(engine: &Engine, row: &Resource) -> Result<StorageAccount, ArmError> {
+    let state = engine.secrets().open_account(row)?;
     let decode = |text: &str| BASE64_STANDARD.decode(text).map(AccountKey).map_err(ArmError::internal);
     let (body, properties) = (&row.body, &row.body["properties"]);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

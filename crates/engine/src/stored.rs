@@ -84,7 +84,7 @@ pub struct ManagedImageInternal {
     pub data_disks: BTreeMap<u32, Stored>,
 }
 
-/// `internal` of a storage account: what opens it. Never shown, but by the actions that are there for it; never logged.
+/// `internal` of a storage account: what opens it, sealed in the row ([`crate::secrets`]). Never shown, but by the actions that are there for it; never logged.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageAccountInternal {

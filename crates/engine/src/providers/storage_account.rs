@@ -48,7 +48,8 @@ impl Provider for StorageAccount {
         };
         let services = Change::PutResource { resource: first_row(id, cx.now_ms), expect: Expect::Absent };
         let changes = vec![claim_name(id.name(), &id.key(), cx.now_ms), services];
-        Ok(Plan { body, internal: to_internal(&internal), changes, ..Plan::default() })
+        let sealed = cx.engine.secrets().seal_account(&id.key(), &internal)?;
+        Ok(Plan { body, internal: to_internal(&sealed), changes, ..Plan::default() })
     }
 
     async fn patch(&self, cx: Context<'_>, id: &ResourceId, patch: Value, old: &Resource) -> Result<Plan, ArmError> {
@@ -93,7 +94,12 @@ impl Provider for StorageAccount {
         action: &str,
         given: Value,
     ) -> Result<ActionPlan, ArmError> {
-        let mut state: StorageAccountInternal = internal(row)?;
+        let secrets = cx.engine.secrets();
+        let mut state = secrets.open_account(row)?;
+        let replaced = |state: &StorageAccountInternal| {
+            let internal = to_internal(&secrets.seal_account(&row.key, state)?);
+            Ok::<_, ArmError>(Some(Resource { internal, ..row.clone() }))
+        };
         match action.to_ascii_lowercase().as_str() {
             "listkeys" => Ok(ActionPlan::Show(shown_keys(&state))),
             "regeneratekey" => {
@@ -106,13 +112,11 @@ impl Provider for StorageAccount {
                 };
                 state.keys[at] = new_key(cx.now_ms)?;
                 let reply = Some(shown_keys(&state));
-                let resource = Some(Resource { internal: to_internal(&state), ..row.clone() });
-                Ok(ActionPlan::Done { reply, resource, changes: vec![] })
+                Ok(ActionPlan::Done { reply, resource: replaced(&state)?, changes: vec![] })
             }
             "revokeuserdelegationkeys" => {
                 state.delegation_secret = random_secret()?;
-                let resource = Some(Resource { internal: to_internal(&state), ..row.clone() });
-                Ok(ActionPlan::Done { reply: None, resource, changes: vec![] })
+                Ok(ActionPlan::Done { reply: None, resource: replaced(&state)?, changes: vec![] })
             }
             "listaccountsas" => account_sas(row, &state, &given),
             "listservicesas" => service_sas(row, &state, &given),
