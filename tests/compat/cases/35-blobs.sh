@@ -64,6 +64,18 @@ works 'azcopy downloads as who signed in' "${login[@]}" \
   azcopy copy 'https://lzblobs.blob.core.windows.net/vhds/login.vhd' "$work/login.vhd" --from-to BlobLocal --output-level essential
 gives 'the same SHA-256 by a token' "$digest" sum "$work/login.vhd"
 
+rm=(-g blobs --storage-account lzblobs)
+gives 'container-rm: a new container' None az storage container-rm create -n managed "${rm[@]}" --metadata by=arm --query publicAccess -o tsv
+gives 'the data plane has it' arm az storage container metadata show -n managed "${by_key[@]}" --query by -o tsv
+gives 'container-rm lists what the data plane made' 'managed vhds' \
+  sh -c 'az storage container-rm list "$@" --query "[].name" -o tsv | xargs' - "${rm[@]}"
+gives 'container-rm shows one' Available az storage container-rm show -n vhds "${rm[@]}" --query leaseState -o tsv
+gives 'container-rm knows what is there' true az storage container-rm exists -n managed "${rm[@]}" --query exists -o tsv
+works 'container-rm update' az storage container-rm update -n managed "${rm[@]}" --metadata by=az
+works 'container-rm delete' az storage container-rm delete -n managed "${rm[@]}" --yes
+gives 'and what is not' false az storage container-rm exists -n managed "${rm[@]}" --query exists -o tsv
+refuses 'one that is gone is not found' 'ContainerNotFound' az storage container-rm show -n managed "${rm[@]}"
+
 works 'delete the container' az storage container delete -n vhds "${by_key[@]}"
 works 'delete the account' az storage account delete -g blobs -n lzblobs --yes
 gives 'its blobs are gone' 404 curl -sS -o /dev/null -w '%{http_code}' --cacert "$data/ca.pem" "$blob/vhds/tiny.vhd?$sas"
