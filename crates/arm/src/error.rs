@@ -48,13 +48,13 @@ impl ArmError {
         Self::new(409, code, message)
     }
 
-    /// The text of recorded 404s (wire.md §2). `kind` as shown, e.g. `Microsoft.Compute/snapshots`.
-    pub fn resource_not_found(kind: &str, name: &str, group: &str) -> Self {
+    /// The text of recorded 404s (wire.md §2). `path` with types and names by turns, e.g. `Microsoft.Compute/snapshots/s1`.
+    pub fn resource_not_found(path: &str, group: &str) -> Self {
         Self::new(
             404,
             "ResourceNotFound",
             format!(
-                "The Resource '{kind}/{name}' under resource group '{group}' was not found. \
+                "The Resource '{path}' under resource group '{group}' was not found. \
                  For more details please go to https://aka.ms/ARMResourceNotFoundFix"
             ),
         )

@@ -49,7 +49,7 @@ impl Call {
 /// Answer to a PUT or PATCH that was committed.
 #[derive(Debug, Clone)]
 pub struct Written {
-    /// The resource as a GET shows it, but with the provisioning state of this moment (`Creating`, `Updating`).
+    /// The resource as a GET shows it at this moment; what the client is answered, `api` makes of it.
     pub resource: Value,
     pub created: bool,
     /// The operation to poll; it may be finished already.

@@ -74,9 +74,26 @@ impl Engine {
                         return Err(ArmError::group_not_found(group.name()));
                     }
                 }
-                Err(not_found(resource_type, id))
+                Err(self.absent(resource_type, id).await?)
             }
         }
+    }
+
+    /// Azure's front looks for the outermost resource first, and says so if that is what is missing (recorded: subnets of a
+    /// network that is not there). The network service has words of its own for what is missing inside of it (recorded code).
+    async fn absent(&self, resource_type: &str, id: &ResourceId) -> Result<ArmError, ArmError> {
+        if id.segments.len() > 1 {
+            let mut root = id.clone();
+            root.segments.truncate(1);
+            if self.db().resource(&root.key()).await.map_err(db_error)?.is_none() {
+                let outermost = resource_type.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
+                return Ok(not_found(&outermost, &root));
+            }
+            if id.namespace.eq_ignore_ascii_case("Microsoft.Network") {
+                return Ok(ArmError::new(404, "NotFound", format!("Resource {id} not found.")));
+            }
+        }
+        Ok(not_found(resource_type, id))
     }
 
     /// All resources of a type below a subscription, a group or a parent; `Microsoft.Resources/resources` lists every type.

@@ -562,12 +562,14 @@ fn audit(call: &Call, key: &str, subscription: &str, action: &str) -> Change {
     })
 }
 
+/// Azure's front names a nested resource by its path: `Microsoft.Compute/galleries/g/images/i`.
 pub(crate) fn not_found(resource_type: &str, id: &ResourceId) -> ArmError {
     if id.is_group() {
         return ArmError::group_not_found(id.name());
     }
-    let names: Vec<&str> = id.segments.iter().map(|(_, n)| n.as_str()).collect();
-    ArmError::resource_not_found(resource_type, &names.join("/"), id.resource_group.as_deref().unwrap_or_default())
+    let path = canonical(id, resource_type);
+    let below = path.rsplit_once("/providers/").map_or(path.as_str(), |(_, below)| below);
+    ArmError::resource_not_found(below, id.resource_group.as_deref().unwrap_or_default())
 }
 
 /// The parent was there when the request came and is not any more.

@@ -48,6 +48,19 @@ pub(crate) enum Family {
     Results,
 }
 
+/// What the body of the answer shows of the resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The resource as a GET shows it.
+    Settled,
+    /// The same, and what it shows of its children, in state `Creating` or `Updating`.
+    InProgress,
+    /// The same in state `Updating`, new or not.
+    Updating,
+    /// What was sent, in state `Updating` where it has properties.
+    Echo,
+}
+
 /// The first answer to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -56,10 +69,17 @@ pub(crate) struct Shape {
     pub family: Family,
     /// Whether the resource (or the action's result) is in the body.
     pub body: bool,
+    pub answer: Answer,
 }
 
 const fn shape(status: StatusCode, headers: Headers, family: Family, body: bool) -> Shape {
-    Shape { status, headers, family, body }
+    Shape { status, headers, family, body, answer: Answer::Settled }
+}
+
+impl Shape {
+    const fn showing(self, answer: Answer) -> Self {
+        Self { answer, ..self }
+    }
 }
 
 /// The row for a type (lower case, `namespace/type/…`) and what is done to it.
@@ -70,7 +90,7 @@ pub(crate) fn shape_of(kind: &str, verb: Verb<'_>) -> Shape {
         "microsoft.resources/deployments" => deployment(verb),
         "microsoft.compute/galleries/applications" => synchronous(verb),
         k if k.starts_with("microsoft.compute/galleries") => standard(verb, Family::Caps),
-        k if is_disk_like(k) => disk_like(verb),
+        k if is_disk_like(k) => disk_like(k, verb),
         "microsoft.compute/sshpublickeys"
         | "microsoft.compute/availabilitysets"
         | "microsoft.compute/proximityplacementgroups"
@@ -80,7 +100,7 @@ pub(crate) fn shape_of(kind: &str, verb: Verb<'_>) -> Shape {
         k if k.starts_with("microsoft.compute/") => compute(verb),
         k if k.starts_with("microsoft.virtualmachineimages/") => image_builder(verb),
         "microsoft.network/networkinterfaces" => network_interface(verb),
-        k if k.starts_with("microsoft.network/") => standard(verb, Family::Network),
+        k if k.starts_with("microsoft.network/") => network(verb),
         "microsoft.storage/storageaccounts" => storage_account(verb),
         _ => synchronous(verb),
     }
@@ -94,16 +114,21 @@ fn is_disk_like(kind: &str) -> bool {
 /// 201/200 with the body and one header, 202 with both for what has no body.
 fn standard(verb: Verb<'_>, family: Family) -> Shape {
     match verb {
-        Verb::Create => shape(StatusCode::CREATED, Headers::Async, family, true),
-        Verb::Update | Verb::Patch => shape(StatusCode::OK, Headers::Async, family, true),
+        Verb::Create => shape(StatusCode::CREATED, Headers::Async, family, true).showing(Answer::InProgress),
+        Verb::Update | Verb::Patch => shape(StatusCode::OK, Headers::Async, family, true).showing(Answer::InProgress),
         Verb::Delete | Verb::Action(_) => shape(StatusCode::ACCEPTED, Headers::Both, family, false),
     }
 }
 
-/// Never 201: the clients refuse it.
-fn disk_like(verb: Verb<'_>) -> Shape {
-    let body = matches!(verb, Verb::Create | Verb::Update | Verb::Patch);
-    shape(StatusCode::ACCEPTED, Headers::Both, Family::Disk, body)
+/// Never 201: the clients refuse it. A PATCH shows the whole resource (the Swagger's examples), a PUT what was sent (recorded).
+/// A disk access is echoed either way.
+fn disk_like(kind: &str, verb: Verb<'_>) -> Shape {
+    let write = |answer| shape(StatusCode::ACCEPTED, Headers::Both, Family::Disk, true).showing(answer);
+    match verb {
+        Verb::Patch if kind != "microsoft.compute/diskaccesses" => write(Answer::Updating),
+        Verb::Create | Verb::Update | Verb::Patch => write(Answer::Echo),
+        Verb::Delete | Verb::Action(_) => shape(StatusCode::ACCEPTED, Headers::Both, Family::Disk, false),
+    }
 }
 
 fn compute(verb: Verb<'_>) -> Shape {
@@ -118,6 +143,14 @@ fn image_builder(verb: Verb<'_>) -> Shape {
     match verb {
         Verb::Patch => shape(StatusCode::ACCEPTED, Headers::Both, Family::ImageBuilder, false),
         _ => standard(verb, Family::ImageBuilder),
+    }
+}
+
+/// New or not, what is not ready is `Updating` (recorded).
+fn network(verb: Verb<'_>) -> Shape {
+    match verb {
+        Verb::Create | Verb::Update | Verb::Patch => standard(verb, Family::Network).showing(Answer::Updating),
+        _ => standard(verb, Family::Network),
     }
 }
 
@@ -258,7 +291,11 @@ mod tests {
             operation: "OP",
             api_version: "V",
         };
-        let body = if shape.body { "body" } else { "empty" };
+        let body = match (shape.body, shape.answer) {
+            (false, _) => "empty".to_owned(),
+            (true, Answer::Settled) => "body".to_owned(),
+            (true, answer) => format!("body {answer:?}"),
+        };
         let status = || format!("\n    azure-asyncoperation: {}", urls.status(shape.family));
         let result = || format!("\n    location: {}", urls.result(shape.family));
         let headers = match shape.headers {

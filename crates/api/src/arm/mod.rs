@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows what a resource means.
 
+mod answer;
 mod catalogue;
 pub(crate) mod lro;
 mod operations;

@@ -1,5 +1,6 @@
 //! PUT, PATCH, DELETE and POST: the engine's result in the wire shape of its type.
 
+use super::answer::first_answer;
 use super::lro::{self, Family, Headers, PollUrls, Shape, Verb};
 use super::{Arm, set_etag};
 use crate::respond::{self, Reply};
@@ -17,18 +18,18 @@ const SYNCHRONOUS_POLL: Duration = Duration::from_millis(100);
 impl Arm<'_> {
     pub(super) async fn put(&self, id: &ResourceId) -> Result<Reply, ArmError> {
         let body = lenient_json::parse_object(self.body)?;
-        let written = self.app.backend.put(&self.call, id, body).await?;
+        let written = self.app.backend.put(&self.call, id, body.clone()).await?;
         let verb = if written.created { Verb::Create } else { Verb::Update };
-        self.written(id, verb, &written)
+        self.written(id, verb, &body, &written)
     }
 
     pub(super) async fn patch(&self, id: &ResourceId) -> Result<Reply, ArmError> {
         let body = lenient_json::parse(self.body)?.unwrap_or_else(|| json!({}));
-        let written = self.app.backend.patch(&self.call, id, body).await?;
-        self.written(id, Verb::Patch, &written)
+        let written = self.app.backend.patch(&self.call, id, body.clone()).await?;
+        self.written(id, Verb::Patch, &body, &written)
     }
 
-    fn written(&self, id: &ResourceId, verb: Verb<'_>, written: &Written) -> Result<Reply, ArmError> {
+    fn written(&self, id: &ResourceId, verb: Verb<'_>, sent: &Value, written: &Written) -> Result<Reply, ArmError> {
         let shape = lro::shape_of(&id.resource_type().key(), verb);
         let with_operation = written.operation.as_deref().filter(|_| shape.headers != Headers::None);
         // Without an operation to wait for, `202` or an empty body would leave the client with nothing.
@@ -37,7 +38,11 @@ impl Arm<'_> {
             None => (shape.status, true),
             Some(_) => (shape.status, shape.body),
         };
-        let mut response = if body { respond::json(status, &written.resource) } else { respond::empty(status) };
+        let mut response = match with_operation {
+            _ if !body => respond::empty(status),
+            None => respond::json(status, &written.resource),
+            Some(_) => respond::json(status, &first_answer(shape, verb, sent, &written.resource)),
+        };
         set_etag(&mut response, &written.etag);
         if let Some(operation) = with_operation {
             let location = written.resource.get("location").and_then(Value::as_str).map(short_name);

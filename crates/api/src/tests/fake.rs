@@ -57,11 +57,10 @@ fn caller() -> Caller {
 fn absent(id: &ResourceId) -> ArmError {
     match &id.resource_group {
         Some(group) if id.is_group() => ArmError::group_not_found(group),
-        group => ArmError::resource_not_found(
-            &id.resource_type().to_string(),
-            id.name(),
-            group.as_deref().unwrap_or_default(),
-        ),
+        group => {
+            let path = format!("{}/{}", id.resource_type(), id.name());
+            ArmError::resource_not_found(&path, group.as_deref().unwrap_or_default())
+        }
     }
 }
 

@@ -16,10 +16,12 @@
 
 mod creation;
 mod described;
+mod echo;
 
 pub use creation::Origin;
 pub(super) use creation::{Kind, creation_data};
 pub(super) use described::described;
+pub use echo::echo;
 
 use super::disk_tiers::{
     can_burst, can_plus, check_tier, is_provisioned, max_shares, performance, provisioned_limits, sku_tier,

@@ -4,7 +4,7 @@ mod features;
 
 use super::gallery::trailing_character;
 use super::{Context, Fields, Head, format_time, merge_patch, parse_time, unchanged};
-use crate::{ArmError, ResourceId};
+use crate::{ApiVersion, ArmError, ResourceId};
 use features::features;
 use serde_json::{Map, Value, json};
 
@@ -107,6 +107,17 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
 /// RFC 7396, then the checks of [`put`].
 pub fn patch(id: &ResourceId, patch: &Value, old: &Value, ctx: &Context<'_>) -> Result<Value, ArmError> {
     put(id, &merge_patch(old, patch), Some(old), ctx)
+}
+
+/// The stored body as an api-version shows it: `architecture` is new with 2021-10-01 (recorded: 2020-09-30 shows none).
+pub fn show(body: &Value, api_version: &ApiVersion) -> Value {
+    let mut shown = body.clone();
+    if !api_version.at_least("2021-10-01")
+        && let Some(properties) = shown["properties"].as_object_mut()
+    {
+        properties.shift_remove("architecture");
+    }
+    shown
 }
 
 /// A choice that cannot change; an update without it keeps it.
@@ -440,6 +451,14 @@ mod tests {
         let old = put(&id, &with("endOfLifeDate", json!("2020-12-01")), None, &lenient).unwrap();
         assert_eq!(old["properties"]["endOfLifeDate"], "2020-12-01T00:00:00+00:00");
         put(&id, &old, Some(&old), &context(&api)).unwrap();
+    }
+
+    #[test]
+    fn old_clients_see_no_architecture() {
+        let api = version("2024-03-03");
+        let stored = put(&id("galleries/g/images/i"), &base(), None, &context(&api)).unwrap();
+        assert_eq!(show(&stored, &api), stored);
+        assert_eq!(show(&stored, &version("2020-09-30"))["properties"].get("architecture"), None, "recorded");
     }
 
     #[test]

@@ -192,7 +192,6 @@ pub fn catalogue_properties(body: &Value, size_bytes: u64) -> Value {
         "disallowed": {"vmDiskType": "None"},
         "automaticOSUpgradeProperties": {"automaticOSUpgradeSupported": false},
         "imageDeprecationStatus": {"imageState": "Active"},
-        "features": [],
         "osDiskImage": {"operatingSystem": own["osType"], "sizeInBytes": size_bytes + FOOTER},
         "dataDiskImages": [],
     });

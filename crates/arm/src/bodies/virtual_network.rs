@@ -171,8 +171,11 @@ fn subnet_of(
     if let Some(nsg) = properties.object("networkSecurityGroup")?.str("id")? {
         body.insert("networkSecurityGroup".into(), json!({"id": nsg}));
     }
-    for name in ["privateEndpointNetworkPolicies", "privateLinkServiceNetworkPolicies"] {
-        body.insert(name.into(), properties.str(name)?.map_or(json!("Enabled"), Value::from));
+    // Azure's defaults (recorded).
+    for (name, default) in
+        [("privateEndpointNetworkPolicies", "Disabled"), ("privateLinkServiceNetworkPolicies", "Enabled")]
+    {
+        body.insert(name.into(), properties.str(name)?.map_or(json!(default), Value::from));
     }
     if let Some(outbound) = properties.bool("defaultOutboundAccess")? {
         body.insert("defaultOutboundAccess".into(), outbound.into());

@@ -76,7 +76,7 @@ impl Provider for Disk {
         if let Some(owner) = old.body["managedBy"].as_str() {
             return Err(ArmError::conflict(
                 "OperationNotAllowed",
-                format!("Disk {} is attached to VM {owner}. Detach it or delete the VM, then retry.", old.name),
+                format!("Disk {} is attached to VM {owner}.", old.name),
             ));
         }
         delete(cx, old).await

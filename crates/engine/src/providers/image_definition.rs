@@ -2,7 +2,7 @@
 
 use super::{arm_context, soft_deleted_version};
 use crate::claims::Claim;
-use crate::provider::{Context, DeletePlan, Plan, Provider};
+use crate::provider::{Context, DeletePlan, Plan, Provider, standard_view};
 use async_trait::async_trait;
 use lazuli_arm::bodies::image_definition;
 use lazuli_arm::{ArmError, ResourceId};
@@ -52,6 +52,11 @@ impl Provider for ImageDefinition {
             changes.extend(soft_deleted_version::purge_all(cx.engine, &old.key).await?);
         }
         Ok(DeletePlan { start: None, changes })
+    }
+
+    async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        let shown = Resource { body: image_definition::show(&row.body, &cx.call.api_version), ..row.clone() };
+        Ok(standard_view(KIND, &shown))
     }
 
     fn delete_rank(&self) -> u8 {

@@ -25,6 +25,8 @@ const NETWORK: &str = "Microsoft.Network/virtualNetworks";
 const SUBNET: &str = "Microsoft.Network/virtualNetworks/subnets";
 const GROUP: &str = "Microsoft.Network/networkSecurityGroups";
 const PUBLIC: &str = "Microsoft.Network/publicIPAddresses";
+/// Recorded: 2018-01-01 does not show what the fabric has to say of an interface, 2022-01-01 does.
+const FABRIC_SINCE: &str = "2019-02-01";
 
 pub(crate) struct NetworkInterface;
 
@@ -132,7 +134,10 @@ impl Provider for NetworkInterface {
         let mut view = standard_view(KIND, row);
         let etag = format!("W/\"{}\"", row.etag);
         view["etag"] = json!(etag);
-        view["kind"] = json!("Regular");
+        let newer = cx.call.api_version.at_least(FABRIC_SINCE);
+        if newer {
+            view["kind"] = json!("Regular");
+        }
         let properties = &mut view["properties"];
         properties["resourceGuid"] = json!(state.guid);
         properties["macAddress"] = json!(state.mac);
@@ -145,9 +150,15 @@ impl Provider for NetworkInterface {
         let suffix = network_of(cx, &state).await?.map(|n| n.internal["dnsSuffix"].clone());
         properties["dnsSettings"] =
             json!({"dnsServers": [], "appliedDnsServers": [], "internalDomainNameSuffix": suffix});
-        properties["nicType"] = json!("Standard");
-        properties["tapConfigurations"] = json!([]);
-        properties["hostedWorkloads"] = json!([]);
+        if newer {
+            // An interface of this server has none of what these tell of, and mail may leave it.
+            properties["vnetEncryptionSupported"] = json!(false);
+            properties["hostedWorkloads"] = json!([]);
+            properties["tapConfigurations"] = json!([]);
+            properties["nicType"] = json!("Standard");
+            properties["allowPort25Out"] = json!(true);
+            properties["auxiliaryMode"] = json!("None");
+        }
         if let Some(machine) = state.machine {
             properties["virtualMachine"] = json!({"id": machine});
             properties["primary"] = json!(true);

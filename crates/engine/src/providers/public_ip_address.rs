@@ -14,6 +14,8 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 const KIND: &str = "Microsoft.Network/publicIPAddresses";
+/// The Swagger's first api-version with `sku.tier` (recorded: 2018-01-01 shows none).
+const TIER_SINCE: &str = "2020-07-01";
 
 pub(crate) struct PublicIpAddress;
 
@@ -66,12 +68,17 @@ impl Provider for PublicIpAddress {
         }
     }
 
-    async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+    async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
         let state: PublicIpInternal = internal(row)?;
         let mut view = standard_view(KIND, row);
         view["etag"] = json!(format!("W/\"{}\"", row.etag));
         view["properties"]["resourceGuid"] = json!(state.guid);
         view["properties"]["ipAddress"] = json!(state.address);
+        if !cx.call.api_version.at_least(TIER_SINCE)
+            && let Some(sku) = view["sku"].as_object_mut()
+        {
+            sku.shift_remove("tier");
+        }
         if let Some(owner) = state.owner {
             view["properties"]["ipConfiguration"] = json!({"id": owner});
         }

@@ -30,6 +30,10 @@ use uuid::Uuid;
 pub(crate) const KIND: &str = "Microsoft.Compute/virtualMachines";
 const DISK: &str = "Microsoft.Compute/disks";
 const NIC: &str = "Microsoft.Network/networkInterfaces";
+/// The Swagger's first api-version with `timeCreated` (recorded: 2021-03-01 shows none).
+const TIME_CREATED_SINCE: &str = "2021-11-01";
+/// Recorded: 2021-03-01 shows no `deleteOption`.
+const DELETE_OPTION_SINCE: &str = "2021-07-01";
 /// Kind of the operation that makes a machine run for the first time.
 const CREATE: &str = "virtual_machine.create";
 
@@ -147,8 +151,11 @@ impl Provider for VirtualMachine {
         let state: MachineInternal = internal(row)?;
         let mut view = standard_view(KIND, row);
         view["properties"]["vmId"] = json!(state.vm_id);
-        view["properties"]["timeCreated"] = json!(crate::time_text(row.created_ms));
+        if cx.call.api_version.at_least(TIME_CREATED_SINCE) {
+            view["properties"]["timeCreated"] = json!(crate::time_text(row.created_ms));
+        }
         view["etag"] = json!(format!("\"{}\"", row.etag));
+        show_disks(&mut view["properties"]["storageProfile"], cx, state.deallocated);
         if let Some(properties) = view["properties"].as_object_mut()
             && !cx.call.expands("userData")
         {
@@ -202,6 +209,25 @@ impl Provider for VirtualMachine {
     fn delete_rank(&self) -> u8 {
         10
     }
+}
+
+/// A deallocated machine shows nothing of its disks but what they are (recorded), and old clients see no `deleteOption`.
+fn show_disks(profile: &mut Value, cx: Context<'_>, deallocated: bool) {
+    let with_option = cx.call.api_version.at_least(DELETE_OPTION_SINCE);
+    let show = |disk: &mut Value| {
+        let Some(shown) = disk.as_object_mut() else { return };
+        if !with_option {
+            shown.shift_remove("deleteOption");
+        }
+        if deallocated {
+            shown.shift_remove("diskSizeGB");
+            if let Some(managed) = shown.get_mut("managedDisk").and_then(Value::as_object_mut) {
+                managed.shift_remove("storageAccountType");
+            }
+        }
+    };
+    show(&mut profile["osDisk"]);
+    profile["dataDisks"].as_array_mut().into_iter().flatten().for_each(show);
 }
 
 /// Azure's text (wire.md §5).

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 const SUBNET: &str = "Microsoft.Network/virtualNetworks/subnets";
+/// From this api-version on a subnet tells of its address pools (recorded); there are none here.
+const IPAM_SINCE: &str = "2024-01-01";
 
 pub(crate) struct VirtualNetwork;
 
@@ -113,8 +115,12 @@ impl Provider for Subnet {
         Ok(DeletePlan::default())
     }
 
-    async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
-        Ok(show_subnet(row))
+    async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+        let mut view = show_subnet(row);
+        if cx.call.api_version.at_least(IPAM_SINCE) {
+            view["properties"]["ipamPoolPrefixAllocations"] = json!([]);
+        }
+        Ok(view)
     }
 
     fn is_tracked(&self) -> bool {

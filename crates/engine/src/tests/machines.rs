@@ -357,6 +357,9 @@ async fn off_and_on_again() {
     assert_eq!(site.codes().await, ["ProvisioningState/succeeded", "PowerState/deallocated"]);
     assert!(site.defined(id).is_none(), "the host holds nothing of it");
     assert_eq!(site.state("disks/os1").await, "Reserved");
+    let os = server.get(VM).await.unwrap()["properties"]["storageProfile"]["osDisk"].clone();
+    assert_eq!((os.get("diskSizeGB"), os["managedDisk"].get("storageAccountType")), (None, None), "recorded: {os}");
+    assert!(os["managedDisk"]["id"].is_string());
     site.power("deallocate").await.expect("it is so already");
     site.power("powerOff").await.expect("it is off already");
     assert_eq!(site.codes().await[1], "PowerState/deallocated");

@@ -50,6 +50,12 @@ async fn a_network_shows_its_subnets_however_they_came() {
     let orphan = code(&server, "virtualNetworks/w/subnets/u", prefix("10.1.0.0/24")).await;
     assert_eq!(orphan, "ParentResourceNotFound");
 
+    // Recorded: the front names the outermost resource that is missing, the network service what is missing inside of it.
+    let missing = server.get("virtualNetworks/w/subnets/u").await.unwrap_err();
+    assert_eq!((missing.status, missing.code.as_str()), (404, "ResourceNotFound"));
+    assert!(missing.message.starts_with("The Resource 'Microsoft.Network/virtualNetworks/w' under"), "{missing}");
+    assert_eq!(server.get("virtualNetworks/v/subnets/u").await.unwrap_err().code, "NotFound");
+
     // A PUT that names subnets names all of them; one that does not leaves them alone, if they still fit.
     let space = |subnets: Option<Value>, range: &str| {
         let mut body = json!({"location": "eastus", "properties": {"addressSpace": {"addressPrefixes": [range]}}});

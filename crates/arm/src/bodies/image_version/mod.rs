@@ -103,8 +103,8 @@ pub struct Expand {
     pub validations: bool,
 }
 
-/// The stored body as an api-version shows it: up to 2019-03-01 the source stood in `publishingProfile` (Packer). The UEFI
-/// settings and the validations only for who asks.
+/// The stored body as an api-version shows it: up to 2019-03-01 the source stood in `publishingProfile` (Packer), and the safety
+/// profile is new with 2022-03-03 (recorded: 2020-09-30 shows none). The UEFI settings and the validations only for who asks.
 pub fn show(body: &Value, api_version: &ApiVersion, expand: Expand) -> Value {
     let mut shown = body.clone();
     let properties = &mut shown["properties"];
@@ -113,10 +113,13 @@ pub fn show(body: &Value, api_version: &ApiVersion, expand: Expand) -> Value {
     {
         properties["publishingProfile"]["source"] = json!({"managedImage": {"id": id}});
     }
-    if !expand.uefi_settings
-        && let Some(properties) = properties.as_object_mut()
-    {
-        properties.shift_remove("securityProfile");
+    if let Some(properties) = properties.as_object_mut() {
+        if !expand.uefi_settings {
+            properties.shift_remove("securityProfile");
+        }
+        if !api_version.at_least("2022-03-03") {
+            properties.shift_remove("safetyProfile");
+        }
     }
     if expand.validations {
         // This server runs no validations of its own, and says so.

@@ -226,7 +226,10 @@ fn the_source_of_2019_03_01() {
     assert_eq!(stored["properties"]["storageProfile"], json!({"source": {"id": IMAGE}}));
     let shown = |api: &ApiVersion| show(&stored, api, Expand::default());
     assert_eq!(shown(&api)["properties"]["publishingProfile"]["source"]["managedImage"]["id"], IMAGE);
-    assert_eq!(shown(&version("2019-12-01")), stored);
+    let later = shown(&version("2019-12-01"));
+    assert_eq!(later["properties"]["publishingProfile"], stored["properties"]["publishingProfile"]);
+    assert_eq!(later["properties"].get("safetyProfile"), None, "recorded for 2020-09-30");
+    assert_eq!(shown(&version("2022-03-03")), stored);
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(crate) struct ImageSource {
     /// Purchase plan that whoever uses the image must name (ID-9).
     pub plan: Option<Value>,
     pub kind: ImageKind,
-    /// Its name, where the reference did not name it.
+    /// The version, as machines show it (recorded: also where the reference names it).
     pub exact_version: Option<String>,
     pub os_disk: Stored,
     /// By rising LUN.
@@ -126,8 +126,7 @@ pub(crate) fn check_plan(machine: &ResourceId, given: Option<&Value>, image: &Im
     }
     refuse(format!(
         "Unable to deploy from the Marketplace image or a custom image sourced from Marketplace image. The part number in the \
-         purchase information for VM '{machine}' is not as expected. Beware that the Plan object's properties are case-sensitive. \
-         Learn more about common virtual machine error codes."
+         purchase information for VM '{machine}' is not as expected. Beware that the Plan object's properties are case-sensitive."
     ))
 }
 
@@ -178,7 +177,7 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
     };
     let text = |name: &str, default: &str| definition.body["properties"][name].as_str().unwrap_or(default).to_owned();
     Ok(ImageSource {
-        exact_version: wanted.is_none().then(|| version.name.clone()),
+        exact_version: Some(version.name.clone()),
         shown_id: version.id.clone(),
         version_id: version.id,
         plan: definition.body["properties"].get("purchasePlan").filter(|p| !p.is_null()).cloned(),
