@@ -20,7 +20,8 @@ API = {
     "Microsoft.Compute/diskAccesses": "2025-01-02",
     "Microsoft.Compute": "2024-07-01",
 }
-PATIENCE = 60
+# A machine that boots under emulation beside others takes minutes.
+PATIENCE = 300
 # Between polls. Clients wait for Retry-After; tests are in more of a hurry.
 POLL = 0.05
 

@@ -18,7 +18,7 @@ import sys
 import urllib.parse
 
 from client import Client, Failure
-from fixtures import Prerequisites, type_of
+from fixtures import Fixtures, Prerequisites, type_of
 
 HERE = pathlib.Path(__file__).parent
 SPEC = "specification/compute/resource-manager/Microsoft.Compute"
@@ -62,7 +62,8 @@ class Run:
         self.client = client
         self.rules = rules
         self.sent = {}
-        self.needs = Prerequisites(client, "westus", lambda path: self.sent, lambda path: "myVirtualMachine" in path)
+        # Generalized: what versions and images are made of in the examples.
+        self.needs = Prerequisites(client, "westus", lambda path: self.sent, lambda path: True, "Generalized")
 
     def adapted(self, value, without=()):
         """The example's value with this server's subscription, group and regions."""
@@ -75,31 +76,35 @@ class Run:
                 value = re.sub(old, new.replace("{subscription}", self.client.subscription), value)
         return value
 
-    def request(self, operation, method, path, parameters, example):
+    def request(self, operation, name, method, path, parameters, example):
         without = [name for pattern, name in self.rules["without"] if re.search(pattern, operation)]
         given = {k.lower(): self.adapted(v, without) for k, v in example["parameters"].items()}
         given["subscriptionid"] = self.client.subscription
+        for rule in self.rules["parameters"]:
+            if re.search(rule["example"], f"{operation} {name}"):
+                given.update({k.lower(): v for k, v in rule["set"].items() if k.lower() in given})
         given.setdefault("resourcegroupname", "examples")
         body, query = None, {"api-version": example["parameters"]["api-version"]}
         named = {p.get("name", ""): p for p in parameters}
-        for name, parameter in named.items():
+        for key, parameter in named.items():
             if parameter.get("in") == "body":
-                body = given.get(name.lower())
-            elif parameter.get("in") == "query" and name != "api-version" and name.lower() in given:
-                query[name] = str(given[name.lower()])
+                body = given.get(key.lower())
+            elif parameter.get("in") == "query" and key != "api-version" and key.lower() in given:
+                query[key] = str(given[key.lower()])
         # A body that the example calls by another name than the Swagger.
         if body is None and method in ("put", "patch", "post"):
             body = next((v for v in given.values() if isinstance(v, dict)), None)
         path = re.sub(r"\{(\w+)\}", lambda m: urllib.parse.quote(str(given.get(m[1].lower(), m[1]))), path)
         return path, f"{path}?{urllib.parse.urlencode(query)}", body
 
-    def send(self, operation, method, path, parameters, example):
+    def send(self, operation, name, method, path, parameters, example):
         """What is wrong with the answer; empty if nothing is."""
-        path, url, body = self.request(operation, method, path, parameters, example)
+        path, url, body = self.request(operation, name, method, path, parameters, example)
         if "/resourceGroups/" in path:
             self.needs.group(path.split("/resourceGroups/")[1].split("/")[0])
         # What is updated should have been made like this.
         self.sent = (body or {}).get("properties") or {}
+        prepared = self.made_before(f"{operation} {name}", path)
         if body is not None:
             self.needs.named_in(json.dumps(body))
         if method == "put":
@@ -110,22 +115,46 @@ class Run:
             while target and not type_of(target):
                 target = target.rpartition("/")[0]
             self.needs.ready.discard(target.lower())
-            self.needs.resource(target)
+            if not prepared:
+                self.needs.resource(target)
         answer = self.client.send(method.upper(), url, body)
         statuses = list(example["responses"])
         if str(answer.status) not in statuses:
             return f"{answer.status} instead of {' or '.join(statuses)}: {': '.join(answer.error()[:2])}"
         last = self.client.end(answer, path)
+        if method == "delete":
+            self.needs.gone(path)
         if isinstance(last.body, dict) and last.body.get("status") in ("Failed", "Canceled"):
             return f"the operation ends with {': '.join(last.error()[:2])}"
         return ""
+
+    def made_before(self, what, path):
+        """What examples.json says that an example presupposes, beyond what its request names. Whether its own resource is ready."""
+        prepared = False
+        for rule in self.rules["before"]:
+            if not re.search(rule["example"], what):
+                continue
+            fixtures = Fixtures(self.client, "examples")
+            for name in rule.get("platformImages", []):
+                fixtures.platform_image(name)
+            for below in rule.get("anew", []):
+                # Another example made it otherwise: it is made again as this one has it.
+                self.forget(fixtures.id(below))
+            if "softDeleted" in rule:
+                version = re.sub(r"/softDeletedArtifactTypes/.*/([^/]+)/versions$", r"/images/\1/versions/1.0.0", path, flags=re.I)
+                definition = version.rsplit("/", 2)[0]
+                self.needs.ready.discard(definition.lower())
+                self.needs.resource(definition)
+                fixtures.soft_deleted_version(version)
+                prepared = True
+        return prepared
 
     def forget(self, path):
         """Deletes what an earlier example made under the name of this one."""
         answer = self.client.send("DELETE", path)
         if answer.ok:
             self.client.end(answer, path)
-        self.needs.ready.discard(path.lower())
+        self.needs.gone(path)
 
 
 def main():
@@ -139,7 +168,7 @@ def main():
         if word not in f"{operation} {name}":
             continue
         try:
-            wrong = run.send(operation, method, path, parameters, example)
+            wrong = run.send(operation, name, method, path, parameters, example)
         except Failure as failure:
             wrong = str(failure)
         reason = ""

@@ -1,29 +1,35 @@
 #!/usr/bin/env python3
 """Replays recordings of real Azure against a running server, and prints where the answers differ.
 
-    replay.py DATA_DIR FILE.jsonl...
+    replay.py DATA_DIR LAZULI GUEST.vhd FILE.jsonl...
 
 A recording has one exchange a line: `{"method","url","requestBody","status","headers","body"}`. Every request to Azure's management
 endpoint is sent in order, with the recording's subscription replaced by the server's. Polls of an operation are sent to the URL that
 this server gave for the same request, until it ends where the recording's did. What a recording presupposes is made first: resources
-that it reads or refers to and never creates, and the resources of a deployment's template, one by one. replay.json says what is left
-out (types that are not built yet) and explains differences by pattern; a difference without a reason fails the run.
+that it reads or refers to and never creates, blobs that it names, and the resources of a deployment's template, one by one. The
+platform images that recordings use are published under their names, from a small guest that really boots (GUEST.vhd).
+replay.json says what is left out (types that are not built yet) and explains differences by pattern; a difference without a reason
+fails the run.
 """
 
 import collections
 import json
 import pathlib
 import re
+import subprocess
 import sys
 import time
 import urllib.parse
 
 import shape
-from client import Client, Failure
-from fixtures import GROUP, Fixtures, Prerequisites, type_of
+from client import PATIENCE, Client, Failure
+from fixtures import GROUP, Prerequisites, type_of
 
 HERE = pathlib.Path(__file__).parent
 POLL_URL = re.compile(r"/(capsOperations|DiskOperations|operations|operationResults|operationStatuses|asyncoperations)/([^/?]+)", re.I)
+PLATFORM_IMAGE = re.compile(r"/Locations/(\w+)/Publishers/([^/\"]+)/ArtifactTypes/VMImage/Offers/([^/\"]+)/Skus/([^/\"]+)/Versions/([\d.]+)", re.I)
+# The random end of a disk's name.
+RANDOM = re.compile(r"[\w.-]+_[0-9a-f]{32}$")
 # Templates list what they need in any order.
 RANK = ["storageaccounts", "virtualnetworks", "networksecuritygroups", "publicipaddresses", "networkinterfaces", "disks", "virtualmachines"]
 
@@ -42,6 +48,46 @@ def operation(method, url):
     return f"{method} {'/'.join(segments[0::2])}"
 
 
+def platform_images(recordings):
+    """`publisher:offer:sku:version` of what recordings read or make machines from, with the regions."""
+    images = collections.defaultdict(set)
+    for recording in recordings:
+        text = json.dumps(recording.exchanges)
+        for location, *urn in PLATFORM_IMAGE.findall(text):
+            images[":".join(urn)].add(location.lower())
+        for exchange in recording.exchanges:
+            for image in image_references(exchange["body"]):
+                if image.get("exactVersion") and image.get("publisher"):
+                    urn = ":".join([image["publisher"], image["offer"], image["sku"], image["exactVersion"]])
+                    images[urn].add(recording.location)
+    return images
+
+
+def image_references(value):
+    if isinstance(value, dict):
+        if isinstance(value.get("imageReference"), dict):
+            yield value["imageReference"]
+        for below in value.values():
+            yield from image_references(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from image_references(below)
+
+
+def publish(data, lazuli, guest, images):
+    """The guest as each of the images, on a disk as large as theirs: what is made of them is compared by its size, too."""
+    large = pathlib.Path(data) / "guest.raw"
+    subprocess.run(["qemu-img", "convert", "-f", "vpc", "-O", "raw", guest, large], check=True)
+    with open(large, "r+b") as file:
+        file.truncate(30 << 30)
+    for urn, locations in sorted(images.items()):
+        publisher, offer, sku, version = urn.split(":")
+        subprocess.run([lazuli, "image", "publish", "--data-dir", data, "--publisher", publisher, "--offer", offer, "--sku", sku,
+                        "--version", version, "--generation", "V1", "--location", ",".join(sorted(locations)), large],
+                       check=True, stdout=subprocess.DEVNULL)
+    large.unlink()
+
+
 class Recording:
     def __init__(self, client, rules, path):
         self.client = client
@@ -55,12 +101,20 @@ class Recording:
             text = re.sub(rf"\b{old}\b", new, text, flags=re.I)
         self.exchanges = [json.loads(line) for line in text.splitlines() if line.strip()]
         self.polls = {}
+        # Names with a random part: the recording's, and those that stand for them here.
+        self.names = {}
         self.short = []
         self.ended = {}
         self.counts = collections.Counter()
         self.differences = []
         self.location = self.first_location()
         self.needs = Prerequisites(client, self.location, self.recorded, self.must_be_generalized)
+
+    def use_image(self, urn):
+        """What versions are made of that the recording does not make itself."""
+        publisher, offer, sku, version = urn.split(":")
+        self.needs.image = (f"/Subscriptions/{self.client.subscription}/Providers/Microsoft.Compute/Locations/{self.location}/Publishers/"
+                            f"{publisher}/ArtifactTypes/VMImage/Offers/{offer}/Skus/{sku}/Versions/{version}")
 
     def first_location(self):
         for exchange in self.exchanges:
@@ -118,7 +172,11 @@ class Recording:
             path = f"{self.needs.groups[-1]}/providers/{resource['type']}/{resource['name']}"
             if rank(resource) == len(RANK):
                 continue
-            sent = {k: v for k, v in without_nulls(resource).items() if k in ("location", "tags", "properties", "sku", "zones", "identity")}
+            kept = ("location", "tags", "properties", "sku", "kind", "zones", "identity")
+            sent = {k: v for k, v in without_nulls(resource).items() if k in kept}
+            if "accountType" in sent.get("properties", {}):
+                # A storage account as of 2015.
+                sent.update(kind="StorageV2", sku={"name": sent.pop("properties")["accountType"]})
             try:
                 if resource["type"].lower().endswith("/virtualmachines"):
                     self.machine(path, sent)
@@ -129,17 +187,17 @@ class Recording:
                 self.needs.problems.append(f"template: {failure}")
 
     def machine(self, path, sent):
-        """A machine as the template orders it, but around an empty disk that is switched on: no image here has a system to provision."""
+        """A machine as the template orders it: parameters have a value, and disks are managed, as there are no others here."""
         properties = sent["properties"]
-        storage = properties["storageProfile"]
-        disk = Fixtures(self.client, GROUP.search(path)[1], self.location).disk(f"{path.rsplit('/', 1)[-1]}-os")
-        storage.pop("imageReference", None)
-        for data in storage.get("dataDisks", []):
-            if str(data.get("createOption")).lower() == "fromimage":
-                data.update(createOption="Empty", diskSizeGB=1)
-        storage["osDisk"] = {"createOption": "Attach", "osType": "Linux", "caching": "ReadWrite", "managedDisk": {"id": disk}}
-        properties.pop("osProfile", None)
-        properties["hardwareProfile"] = {"vmSize": "Standard_B1ls"}
+        properties["storageProfile"]["osDisk"].pop("vhd", None)
+        for name, value in properties.get("osProfile", {}).items():
+            if str(value).startswith("[parameters("):
+                properties["osProfile"][name] = "Replay-0-password"
+        image = str(properties["storageProfile"].get("imageReference", {}).get("id"))
+        if any(e["method"] == "PUT" and f"{image}/versions/".lower() in e["url"].lower() for e in self.exchanges):
+            # From a guest of this recording, which nobody deprovisioned (run command is a later issue): it will not report.
+            self.client.send("PUT", path, sent)
+            return
         self.client.done("PUT", path, sent)
 
     # One exchange.
@@ -186,9 +244,6 @@ class Recording:
 
     def send(self, exchange):
         url = urllib.parse.urlsplit(exchange["url"])
-        if re.search(r"/virtualMachines/[^/]+/(deallocate|powerOff)$", url.path, re.I):
-            # Its empty disk has no system that could be asked to end.
-            self.client.done("POST", f"{url.path.rsplit('/', 1)[0]}/powerOff?skipShutdown=true")
         if url.path.lower().endswith("/begingetaccess") and (exchange["requestBody"] or {}).get("durationInSeconds", 60) < 60:
             self.short.append(url.path.rsplit("/", 1)[0])
         elif exchange["method"] == "PUT" and re.search(r"/Microsoft\.Compute/images/[^/]+$", url.path, re.I):
@@ -196,7 +251,29 @@ class Recording:
             while self.short:
                 self.client.done("POST", f"{self.short.pop()}/endGetAccess")
         path = url.path + (f"?{url.query}" if url.query else "")
-        return self.client.send(exchange["method"], path, exchange["requestBody"])
+        body = exchange["requestBody"]
+        for theirs, ours in self.names.items():
+            path = path.replace(theirs, ours)
+            body = json.loads(json.dumps(body).replace(theirs, ours))
+        answer = self.client.send(exchange["method"], path, body)
+        if "cannot be read while it is running" in answer.error()[1]:
+            # The refusal counts; what follows in the recording needs what was refused.
+            machine = body["properties"]["storageProfile"]["source"]["virtualMachineId"]
+            self.client.done("POST", f"{machine}/deallocate")
+            self.client.done(exchange["method"], path, body)
+            self.needs.ready.add(url.path.lower())
+        return answer
+
+    def learn_names(self, recorded, found):
+        """Which of this server's random names stands for the recording's."""
+        if isinstance(recorded, dict) and isinstance(found, dict):
+            for key in recorded.keys() & found.keys():
+                self.learn_names(recorded[key], found[key])
+        elif isinstance(recorded, list) and isinstance(found, list):
+            for theirs, ours in zip(recorded, found):
+                self.learn_names(theirs, ours)
+        elif isinstance(recorded, str) and isinstance(found, str) and RANDOM.fullmatch(recorded) and RANDOM.fullmatch(found):
+            self.names[recorded] = found
 
     def remember(self, exchange, answer):
         """Which of this server's operations stands for the recording's."""
@@ -212,7 +289,7 @@ class Recording:
 
     def poll(self, url, exchange):
         status = exchange["body"].get("status") if isinstance(exchange["body"], dict) else None
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:
             answer = self.client.send("GET", url)
             found = answer.body.get("status") if isinstance(answer.body, dict) else None
@@ -223,6 +300,7 @@ class Recording:
 
     def compare(self, index, what, exchange, answer):
         found = []
+        self.learn_names(exchange["body"], answer.body)
         if exchange["status"] != answer.status:
             found.append(("status", "", str(exchange["status"]), f"{answer.status} {' '.join(answer.error()[:2])}".strip()))
         else:
@@ -268,14 +346,21 @@ def without_nulls(value):
 
 
 def main():
-    client = Client.of(sys.argv[1])
+    data, lazuli, guest, *names = sys.argv[1:]
     with open(HERE / "replay.json", encoding="utf-8") as file:
         rules = json.load(file)
-    recordings = []
-    for name in sorted(sys.argv[2:]):
-        recording = Recording(client, rules, pathlib.Path(name))
+    client = Client.of(data)
+    recordings = [Recording(client, rules, pathlib.Path(name)) for name in sorted(names)]
+    images = platform_images(recordings)
+    everywhere = {recording.location for recording in recordings}
+    first = min(images, default=None)
+    if first:
+        images[first] |= everywhere
+    publish(data, lazuli, guest, images)
+    for recording in recordings:
+        if first:
+            recording.use_image(first)
         recording.replay()
-        recordings.append(recording)
     print(f"{'recording':44} {'lines':>5} {'sent':>5} {'match':>5} {'expl.':>5} {'OPEN':>5} {'polls':>5} {'left':>5}")
     total = collections.Counter()
     for recording in recordings:

@@ -8,6 +8,8 @@ import re
 
 GUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?")
+# The random end of a disk's name.
+RANDOM = re.compile(r"_[0-9a-f]{32}\b")
 OPERATION = re.compile(r"/providers/([^/]+)/locations/[^/]+/([^/?]+)/[^/?]+", re.I)
 # Maps whose keys are the user's.
 FREE = {"tags"}
@@ -18,7 +20,7 @@ VOLATILE = {"id", "uniqueId", "vmId", "uniqueName", "etag", "startTime", "endTim
 
 def plain(text):
     """A string without what differs from run to run."""
-    text = TIME.sub("<time>", GUID.sub("<guid>", text))
+    text = RANDOM.sub("_<random>", TIME.sub("<time>", GUID.sub("<guid>", text)))
     if re.match(r"https?://", text):
         return "<url>"
     if text.lower().startswith("/subscriptions/"):
