@@ -11,6 +11,7 @@ pub mod call;
 mod capture;
 mod claims;
 mod content;
+mod deployments;
 pub mod grant;
 mod identity;
 pub mod operation;

@@ -4,7 +4,7 @@
 //! never writes: the engine commits the row, its operation and its audit record in one transaction (`write.rs`).
 
 use crate::Engine;
-use crate::call::{Call, Listing};
+use crate::call::{ActionReply, Call, Listing};
 use async_trait::async_trait;
 use lazuli_arm::bodies::merge_patch;
 use lazuli_arm::{ArmError, ResourceId};
@@ -144,6 +144,17 @@ pub trait Provider: Send + Sync {
         Err(unknown_action(&row.id, action))
     }
 
+    /// An action on a resource that need not exist. `None` where the type has none of that name.
+    async fn absent_action(
+        &self,
+        _cx: Context<'_>,
+        _id: &ResourceId,
+        _action: &str,
+        _body: &Value,
+    ) -> Result<Option<ActionReply>, ArmError> {
+        Ok(None)
+    }
+
     /// An action on the namespace itself, at a subscription or a group: `…/providers/Microsoft.Storage/checkNameAvailability`.
     /// `None` where this type knows none of that name. Whoever answers asks for the right first.
     async fn namespace_action(
@@ -186,6 +197,11 @@ pub trait Provider: Send + Sync {
     /// A group's resources are deleted in growing rank: users before what they use.
     fn delete_rank(&self) -> u8 {
         100
+    }
+
+    /// Whether a list of a subscription leaves out what is in its groups.
+    fn lists_own_scope(&self) -> bool {
+        false
     }
 
     /// The resource that must exist for a list below `parent`, and that the rows of the list have as their parent.

@@ -28,6 +28,9 @@ impl Engine {
         if let Some(found) = self.catalogue_get(call, id).await? {
             return Ok(found);
         }
+        if let Some(found) = self.deployment_operation(call, id).await? {
+            return Ok((found, String::new()));
+        }
         let provider = self.provider_of(id)?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
         if let Some(elsewhere) = provider.elsewhere() {
@@ -60,7 +63,12 @@ impl Engine {
         provider.view(cx, &row, name).await
     }
 
-    async fn readable_row(&self, call: &Call, id: &ResourceId, resource_type: &str) -> Result<Resource, ArmError> {
+    pub(crate) async fn readable_row(
+        &self,
+        call: &Call,
+        id: &ResourceId,
+        resource_type: &str,
+    ) -> Result<Resource, ArmError> {
         self.require_subscription(&call.caller, &id.subscription).await?;
         self.authorize(&call.caller, &id.key(), &format!("{resource_type}/read")).await?;
         match self.db().resource(&id.key()).await.map_err(db_error)? {
@@ -122,11 +130,13 @@ impl Engine {
             under: Some(parent.key()),
             ..ResourceQuery::default()
         };
+        let own_scope = provider.is_some_and(|p| p.lists_own_scope()) && parent.resource_group.is_none();
         if every {
             apply_filter(&mut query, &parent.subscription, call.query.get("$filter").map_or("", String::as_str))?;
         }
         let tracked = |kind: &str| self.provider_of_kind(kind).is_some_and(|p| p.is_tracked());
-        let (rows, next) = self.page(query, call, |r| !every || tracked(&r.kind)).await?;
+        let wanted = |r: &Resource| (!every || tracked(&r.kind)) && (!own_scope || r.resource_group.is_empty());
+        let (rows, next) = self.page(query, call, wanted).await?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {

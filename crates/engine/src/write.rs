@@ -334,6 +334,10 @@ impl Engine {
         if provider.elsewhere().is_some() {
             return Err(unknown_action(&id.to_string(), action));
         }
+        let cx = Context { engine: self, call, now_ms: now_ms() };
+        if let Some(reply) = provider.absent_action(cx, id, action, &body).await? {
+            return Ok(reply);
+        }
         for attempt in 0..ATTEMPTS {
             let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
                 return Err(not_found(provider.resource_type(), id));
@@ -566,6 +570,9 @@ fn audit(call: &Call, key: &str, subscription: &str, action: &str) -> Change {
 pub(crate) fn not_found(resource_type: &str, id: &ResourceId) -> ArmError {
     if id.is_group() {
         return ArmError::group_not_found(id.name());
+    }
+    if resource_type == crate::deployments::KIND {
+        return ArmError::new(404, "DeploymentNotFound", format!("Deployment '{}' could not be found.", id.name()));
     }
     let path = canonical(id, resource_type);
     let below = path.rsplit_once("/providers/").map_or(path.as_str(), |(_, below)| below);

@@ -16,6 +16,7 @@ use http::{HeaderName, Method, StatusCode, header};
 use lazuli_arm::{ApiVersion, ArmError, ResourceId, ResourceType, Target, parse_target};
 use lazuli_engine::call::{Call, Caller, Listing, ProviderInfo, Urls};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// Everything that the answer to one management request needs.
 pub(crate) struct Arm<'a> {
@@ -37,7 +38,7 @@ pub(crate) async fn handle(app: &App, context: &Context, caller: Caller, body: &
     if let Some((parent, collection)) = generic_list(context) {
         return arm.list(&parent, &collection).await;
     }
-    match parse_target(&context.path).map_err(|e| no_route(context).caused_by(e))? {
+    match parse_target(&with_provider(&context.path)).map_err(|e| no_route(context).caused_by(e))? {
         Target::Resource(id) => arm.resource(&id).await,
         Target::Collection { parent, collection } => arm.collection(&parent, &collection).await,
     }
@@ -59,6 +60,24 @@ fn call(context: &Context, caller: Caller) -> Result<Call, ArmError> {
 /// `W/"x"` and `"x"` are `x`; `*` stays.
 fn bare_etag(value: &str) -> String {
     value.trim().trim_start_matches("W/").trim_matches('"').to_owned()
+}
+
+/// `…/resourceGroups/G/deployments/…`, without a provider, is how Azure's description writes the operations of a deployment.
+fn with_provider(path: &str) -> Cow<'_, str> {
+    let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+    match segments.as_slice() {
+        [subscriptions, id, groups, group, deployments, rest @ ..]
+            if groups.eq_ignore_ascii_case("resourceGroups") && deployments.eq_ignore_ascii_case("deployments") =>
+        {
+            let mut whole = format!("/{subscriptions}/{id}/{groups}/{group}/providers/Microsoft.Resources/deployments");
+            for segment in rest {
+                whole.push('/');
+                whole.push_str(segment);
+            }
+            Cow::Owned(whole)
+        }
+        _ => Cow::Borrowed(path),
+    }
 }
 
 /// `{subscription or group}/resources`: the generic list, which has no namespace in its path.
@@ -150,4 +169,17 @@ fn is_bare_list(collection: &ResourceType) -> bool {
     let key = collection.key();
     key.starts_with("microsoft.compute/locations/publishers")
         || key.starts_with("microsoft.compute/locations/edgezones/publishers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_provider;
+
+    #[test]
+    fn operations_of_deployments_may_leave_out_the_provider() {
+        let whole = "/subscriptions/s/resourcegroups/g/providers/Microsoft.Resources/deployments/d/operations";
+        assert_eq!(with_provider("/subscriptions/s/resourcegroups/g/deployments/d/operations"), whole);
+        assert_eq!(with_provider(whole), whole);
+        assert_eq!(with_provider("/subscriptions/s/deployments/d"), "/subscriptions/s/deployments/d");
+    }
 }

@@ -1,6 +1,7 @@
 //! One file a long-running operation; here is the list of all of them.
 
 mod content_delete;
+mod deployment_run;
 mod disk_begin_access;
 pub(crate) mod disk_copy;
 mod disk_create;
@@ -31,6 +32,8 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(replicas::Replicas("application_version.create")),
         Arc::new(content_delete::ContentDelete("application_version.delete")),
         Arc::new(replicas::Replicas("application_version.update")),
+        Arc::new(content_delete::ContentDelete("deployment.delete")),
+        Arc::new(deployment_run::DeploymentRun),
         Arc::new(disk_begin_access::DiskBeginAccess),
         Arc::new(disk_copy::DiskCopy("disk.copy")),
         Arc::new(disk_copy::DiskCopy("snapshot.copy")),

@@ -4,6 +4,7 @@ mod application;
 mod application_version;
 mod blob_container;
 mod blob_service;
+mod deployment;
 pub(crate) mod disk;
 mod disk_access;
 mod gallery;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(application_version::ApplicationVersion),
         Arc::new(blob_container::BlobContainer),
         Arc::new(blob_service::BlobService),
+        Arc::new(deployment::Deployment),
         Arc::new(disk::Disk),
         Arc::new(disk_access::DiskAccess),
         Arc::new(disk_access::PrivateEndpointConnection),

@@ -5,6 +5,7 @@ mod applications;
 mod capture;
 mod containers;
 mod data_disks;
+mod deployments;
 mod disks;
 mod galleries;
 mod grants;
