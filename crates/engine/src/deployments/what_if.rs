@@ -120,9 +120,9 @@ fn covers(before: &Value, after: &Value) -> bool {
         // Empty lists and objects are often not shown.
         (Value::Null, Value::Array(b)) => b.is_empty(),
         (Value::Null, Value::Object(b)) => b.values().all(|v| covers(&Value::Null, v)),
-        (a, b) => {
-            a == b || a.to_string() == b.as_str().unwrap_or_default() || b.to_string() == a.as_str().unwrap_or_default()
-        }
+        // Numbers and booleans may come as text.
+        (Value::String(text), simple) | (simple, Value::String(text)) => simple.to_string() == *text,
+        (a, b) => a == b,
     }
 }
 
