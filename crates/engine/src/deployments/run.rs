@@ -46,7 +46,12 @@ pub(crate) async fn run(cx: &OpContext) -> Result<Outcome, OpError> {
     let id: ResourceId = row.id.parse().map_err(ArmError::internal)?;
     let mut input = Input::of(&cx.engine, &row)?;
     let plan = input.plan(&id)?;
-    cx.update_resource(|r| "Running".clone_into(&mut r.provisioning_state)).await?;
+    cx.update_resource(|r| {
+        if r.provisioning_state != "Deleting" {
+            "Running".clone_into(&mut r.provisioning_state);
+        }
+    })
+    .await?;
     deploy_all(cx, &row, &input, &plan).await?;
     if input.complete {
         remove_others(cx, &row, &input, &plan).await?;
@@ -118,7 +123,7 @@ fn failed(row: &Resource, details: Vec<ArmError>) -> OpError {
 
 async fn deploy_all(cx: &OpContext, row: &Resource, input: &Input, plan: &Plan) -> Result<(), OpError> {
     let mut states: Vec<State> =
-        plan.resources.iter().map(|r| if r.condition && !r.existing { State::Waiting } else { State::Done }).collect();
+        plan.resources.iter().map(|r| if r.condition { State::Waiting } else { State::Done }).collect();
     let mut errors = Vec::new();
     let mut running = FuturesUnordered::new();
     loop {
@@ -164,6 +169,9 @@ fn from_value(status: u16, value: &Value) -> ArmError {
 /// Writes one resource and waits until it is there; `Some`: why it is not.
 async fn deploy_one(cx: &OpContext, input: &Input, plan: &Plan, index: usize) -> Result<Option<Refused>, OpError> {
     let resource = &plan.resources[index];
+    if resource.existing {
+        return Ok(None);
+    }
     let started: Started = cx.step(&start_step(resource), start(cx, input, plan, index)).await?;
     let ended: Ended = cx.step(&end_step(resource), end(cx, started)).await?;
     Ok(ended.failed)
