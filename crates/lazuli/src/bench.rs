@@ -4,9 +4,9 @@ use anyhow::Context;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use lazuli_chunks::bench::{self, IngestReport, Pattern, ReadReport};
 use lazuli_chunks::{Cache, Progress, Region, RegionConfig};
-use lazuli_disks::{DiskSource, RawFile, vhd};
+use lazuli_disks::{DiskSource, format};
 use serde_json::json;
-use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ struct Disk {
     /// The store's folder; made where there is none.
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
-    /// A fixed VHD or a raw disk.
+    /// A VHD, VHDX, qcow2, VMDK or raw disk.
     file: PathBuf,
     /// One JSON object instead of text; also when stdout is no terminal.
     #[arg(long)]
@@ -91,23 +91,10 @@ async fn read(disk: &Disk) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file with a VHD's footer is a VHD, and must be a good one; anything else is a raw disk.
+/// An image of any format, told by its content.
 fn open(path: &Path) -> anyhow::Result<Arc<dyn DiskSource>> {
-    let at = || format!("cannot use {}", path.display());
-    if has_footer(path).with_context(at)? {
-        return Ok(Arc::new(vhd::open_fixed(path).with_context(at)?));
-    }
-    Ok(Arc::new(RawFile::open(path).with_context(at)?))
-}
-
-fn has_footer(path: &Path) -> std::io::Result<bool> {
-    let mut file = std::fs::File::open(path)?;
-    let len = file.metadata()?.len();
-    let Some(start) = len.checked_sub(vhd::FOOTER_LEN) else { return Ok(false) };
-    file.seek(SeekFrom::Start(start))?;
-    let mut cookie = [0; 8];
-    file.read_exact(&mut cookie)?;
-    Ok(cookie == vhd::COOKIE)
+    let image = format::open(path).with_context(|| format!("cannot use {}", path.display()))?;
+    Ok(Arc::from(image.disk))
 }
 
 /// The bar is drawn on a terminal only.

@@ -41,7 +41,7 @@ enum Command {
     Stop(stop::Args),
     /// Prints shell lines that point az, SDKs and azcopy at a server: eval "$(lazuli env)".
     Env(env::Args),
-    /// The platform images that everybody on this server may use.
+    /// Images in and out of a server, and its catalogue of platform images.
     Image(image::Args),
     /// Shows what the content stores hold, region by region.
     Usage(usage::Args),

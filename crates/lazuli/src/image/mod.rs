@@ -1,13 +1,19 @@
-//! `lazuli image`: the operator's catalogue of platform images, on a server that runs.
+//! `lazuli image`: images in and out of a server that runs, looked at on the way, and the operator's catalogue of platform images.
 //!
 //! ```text
-//! FILE or URL ─ source.rs ─> a raw disk or fixed VHD ─ upload.rs ─> a managed disk in a group of its own
-//!                                                                     │ PUT Lazuli.Images/platformImages/URN
-//!                                                                     └─> its bytes in every location; the group goes
+//! FILE or URL ─ source.rs ─> DiskSource ─┬─ check.rs: what would keep it from booting
+//!                                        └─ upload.rs ─> a managed disk ─┬─> import.rs: it stays, or becomes an image version
+//!                                                                        └─> PUT Lazuli.Images/platformImages/URN
+//! disk, snapshot, version ─ remote.rs ─> DiskSource ─┬─ check.rs
+//!                                                    └─ export.rs ─> FILE of any format
 //! ```
 //! On a terminal there is a bar; otherwise each line of stdout is a JSON object.
 
+mod check;
 mod client;
+mod export;
+mod import;
+mod remote;
 mod report;
 mod source;
 mod upload;
@@ -33,7 +39,13 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Publishes a version of a platform image from a fixed VHD, a qcow2 or a raw disk.
+    /// Makes a managed disk, or a version of a gallery's image, from a VHD, VHDX, qcow2, VMDK or raw disk.
+    Import(Box<import::Import>),
+    /// Writes a disk, a snapshot or an image version into a file.
+    Export(export::Export),
+    /// Says what would keep an image from booting here or from being provisioned. Fails where there is such a thing.
+    Check(check::Check),
+    /// Publishes a version of a platform image from a VHD, VHDX, qcow2, VMDK or raw disk.
     #[command(disable_version_flag = true)]
     Publish(Box<Publish>),
     /// Lists what is published.
@@ -46,6 +58,16 @@ enum Command {
 enum OsType {
     Linux,
     Windows,
+}
+
+impl OsType {
+    /// As bodies have it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "Linux",
+            Self::Windows => "Windows",
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -99,9 +121,16 @@ struct Unpublish {
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let dir = DataDir::find(args.data_dir.as_deref())?;
+    // A file needs no server.
+    if let Command::Check(wanted) = &args.command {
+        return check::run(&dir, wanted).await;
+    }
     let (credentials, endpoint) = Credentials::of_server(&dir)?;
     let client = Client::sign_in(&credentials, &endpoint).await?;
     match args.command {
+        Command::Import(wanted) => import::run(&client, dir.path(), &wanted).await,
+        Command::Export(wanted) => export::run(&client, &wanted).await,
+        Command::Check(_) => Ok(()),
         Command::Publish(wanted) => publish(&client, &dir, &wanted).await,
         Command::List(wanted) => list(&client, wanted.json).await,
         Command::Unpublish(wanted) => unpublish(&client, &wanted.urn).await,
@@ -116,13 +145,18 @@ async fn publish(client: &Client, dir: &DataDir, wanted: &Publish) -> anyhow::Re
     if client.get(&path).await.is_ok() {
         bail!("{urn} is published already; `lazuli image unpublish {urn}` takes it out of the catalogue");
     }
-    let disk = source::prepare(&wanted.from, wanted.sha256.as_deref(), dir.path(), &report).await?;
+    let source = source::prepare(&wanted.from, wanted.sha256.as_deref(), dir.path(), &report).await?;
+    let checked = check::look(source.disk.clone(), Some(source.format), Some(&wanted.generation), None).await?;
+    check::show(&checked, &report);
+    let disk = &source.disk;
     // Everything on the way is in a group of its own, which goes whatever happens.
     let group = client.path(&format!("/resourceGroups/lazuli-publish-{}", Uuid::new_v4().simple()));
     client.put(&group, &json!({"location": home}), |_| {}).await.context("cannot make a resource group")?;
     let published = async {
         let disk_id = format!("{group}/providers/Microsoft.Compute/disks/image");
-        upload::upload(client, &disk_id, home, wanted, &disk, &report).await?;
+        let (os_type, generation) = (Some(wanted.os_type), Some(wanted.generation.as_str()));
+        let new = upload::NewDisk { location: home, os_type, generation };
+        upload::upload(client, &disk_id, &new, disk, &report).await?;
         let body = body(wanted, &disk_id);
         let progress = |percent: f64| report.percent("replicate", percent);
         client.put(&path, &body, progress).await.with_context(|| format!("cannot publish {urn}"))
@@ -139,13 +173,9 @@ async fn publish(client: &Client, dir: &DataDir, wanted: &Publish) -> anyhow::Re
 }
 
 fn body(wanted: &Publish, disk_id: &str) -> Value {
-    let os_type = match wanted.os_type {
-        OsType::Linux => "Linux",
-        OsType::Windows => "Windows",
-    };
     let regions: Vec<Value> = wanted.location.iter().map(|l| json!({"name": l})).collect();
     let mut properties = json!({
-        "osType": os_type,
+        "osType": wanted.os_type.name(),
         "hyperVGeneration": wanted.generation,
         "architecture": wanted.architecture,
         "storageProfile": {"osDiskImage": {"source": {"id": disk_id}}},

@@ -46,6 +46,11 @@ impl Report {
         }
     }
 
+    /// A line that scripts can read, in the midst of the work.
+    pub fn line(&self, event: &Value) {
+        println!("{event}");
+    }
+
     /// The end, as a line that scripts can read.
     pub fn done(&self, event: &Value) {
         self.clear();

@@ -1,41 +1,32 @@
-//! From what the operator names to a disk that can be read: a file or a URL; a fixed VHD, a raw disk or a qcow2, told apart by
-//! content, never by name.
+//! From what the operator names to a disk that can be read: a file or a URL, of any format that [`lazuli_disks::format`] knows by its
+//! content.
 //!
-//! The file may come from a stranger: qcow2 is converted by a confined qemu-img, and only if it names no other file.
+//! The file may come from a stranger: it is read in place, never converted, and no file that it names is opened.
 
 use super::report::Report;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use aws_lc_rs::digest::{self, SHA256};
 use futures::StreamExt as _;
-use lazuli_disks::{DiskSource, RawFile, vhd};
+use lazuli_disks::{DiskSource, Format, format};
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use tempfile::TempPath;
 
-/// A qcow2 that claims to be larger is not converted.
-const MAX_VIRTUAL: u64 = 4 << 40;
-/// Address space of qemu-img.
-const MAX_MEMORY: u64 = 4 << 30;
-
-/// What a file's content says it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    FixedVhd,
-    Raw,
-    Qcow2 { virtual_size: u64 },
+/// An open image.
+pub struct Source {
+    pub format: Format,
+    pub disk: Arc<dyn DiskSource>,
 }
 
 /// A disk with the temporary file that holds it, if one does.
-struct Held<T> {
-    disk: T,
+struct Held {
+    disk: Box<dyn DiskSource>,
     _file: Option<TempPath>,
 }
 
-impl<T: DiskSource> DiskSource for Held<T> {
+impl DiskSource for Held {
     fn size(&self) -> u64 {
         self.disk.size()
     }
@@ -49,13 +40,8 @@ impl<T: DiskSource> DiskSource for Held<T> {
     }
 }
 
-/// `dir`: where temporary files may be as large as the image.
-pub async fn prepare(
-    from: &str,
-    sha256: Option<&str>,
-    dir: &Path,
-    report: &Report,
-) -> anyhow::Result<Arc<dyn DiskSource>> {
+/// `dir`: where a download may be as large as the image.
+pub async fn prepare(from: &str, sha256: Option<&str>, dir: &Path, report: &Report) -> anyhow::Result<Source> {
     let wanted = sha256.map(checksum).transpose()?;
     let is_url = ["http://", "https://"].iter().any(|s| from.get(..s.len()).is_some_and(|f| f.eq_ignore_ascii_case(s)));
     let (path, held) = if is_url {
@@ -71,16 +57,13 @@ pub async fn prepare(
         }
         (path, None)
     };
-    let format = detect(&path).with_context(|| format!("cannot use {from}"))?;
-    let at = || format!("cannot use {from}");
-    Ok(match format {
-        Format::FixedVhd => Arc::new(Held { disk: vhd::open_fixed(&path).with_context(at)?, _file: held }),
-        Format::Raw => Arc::new(Held { disk: RawFile::open(&path).with_context(at)?, _file: held }),
-        Format::Qcow2 { virtual_size } => {
-            let raw = convert(&path, virtual_size, dir, report).await.with_context(at)?;
-            Arc::new(Held { disk: RawFile::open(&raw)?, _file: Some(raw) })
-        }
-    })
+    open(&path, held).with_context(|| format!("cannot use {from}"))
+}
+
+/// The image in a file.
+pub fn open(path: &Path, held: Option<TempPath>) -> anyhow::Result<Source> {
+    let image = format::open(path)?;
+    Ok(Source { format: image.format, disk: Arc::new(Held { disk: image.disk, _file: held }) })
 }
 
 fn checksum(text: &str) -> anyhow::Result<String> {
@@ -90,7 +73,7 @@ fn checksum(text: &str) -> anyhow::Result<String> {
 }
 
 fn compare(found: &str, wanted: &str) -> anyhow::Result<()> {
-    ensure!(found == wanted, "the file's SHA-256 is {found}, not {wanted}: nothing was published");
+    ensure!(found == wanted, "the file's SHA-256 is {found}, not {wanted}: nothing was done with it");
     Ok(())
 }
 
@@ -131,144 +114,19 @@ async fn fetch(url: &str, wanted: &str, dir: &Path, report: &Report) -> anyhow::
     Ok(path)
 }
 
-/// Formats that are told by how they begin, and what to do about them.
-const OTHERS: [(&[u8], &str); 9] = [
-    (b"vhdxfile", "a VHDX: convert it first (qemu-img convert -f vhdx -O qcow2)"),
-    (b"KDMV", "a VMDK: convert it first (qemu-img convert -f vmdk -O qcow2)"),
-    (b"# Disk DescriptorFile", "a VMDK descriptor: convert it first (qemu-img convert -f vmdk -O qcow2)"),
-    (b"\x1f\x8b", "compressed with gzip: unpack it first"),
-    (b"\xfd7zXZ\0", "compressed with xz: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),
-    (b"BZh", "compressed with bzip2: unpack it first"),
-    (b"PK\x03\x04", "a ZIP archive: unpack it first"),
-    (b"conectix", "a dynamic VHD: convert it first (qemu-img convert -f vpc -O vpc -o subformat=fixed,force_size=on)"),
-];
-
-fn detect(path: &Path) -> anyhow::Result<Format> {
-    let mut file = File::open(path)?;
-    let len = file.seek(SeekFrom::End(0))?;
-    ensure!(len > 0, "it is empty");
-    let mut head = vec![0; usize::try_from(len.min(512))?];
-    file.read_exact_at(&mut head, 0)?;
-    if head.starts_with(b"QFI\xfb") {
-        return qcow2(&head);
-    }
-    if let Some((_, what)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
-        bail!("it is {what}");
-    }
-    let mut cookie = [0; 8];
-    if let Some(footer) = len.checked_sub(vhd::FOOTER_LEN) {
-        file.read_exact_at(&mut cookie, footer)?;
-    }
-    if cookie == vhd::COOKIE {
-        return Ok(Format::FixedVhd);
-    }
-    ensure!(len.is_multiple_of(512), "it is no VHD and no qcow2, and its {len} bytes are no whole number of sectors");
-    Ok(Format::Raw)
-}
-
-/// A qcow2 must hold all of its disk: one that names a backing or data file would make qemu-img read other files.
-fn qcow2(head: &[u8]) -> anyhow::Result<Format> {
-    const EXTERNAL_DATA: u64 = 1 << 2;
-    ensure!(head.len() >= 104, "it is a damaged qcow2: its header is cut short");
-    let u32_at = |at: usize| head[at..at + 4].iter().fold(0_u32, |n, b| (n << 8) | u32::from(*b));
-    let u64_at = |at: usize| head[at..at + 8].iter().fold(0_u64, |n, b| (n << 8) | u64::from(*b));
-    let version = u32_at(4);
-    ensure!(matches!(version, 2 | 3), "it is a qcow2 of version {version}, which is not known");
-    ensure!(u64_at(8) == 0, "it is a qcow2 with a backing file: flatten it first (qemu-img convert -O qcow2)");
-    ensure!(u32_at(32) == 0, "it is an encrypted qcow2: decrypt it first");
-    let external = version == 3 && u64_at(72) & EXTERNAL_DATA != 0;
-    ensure!(!external, "it is a qcow2 with an external data file: flatten it first (qemu-img convert -O qcow2)");
-    let virtual_size = u64_at(24);
-    ensure!(
-        virtual_size > 0 && virtual_size <= MAX_VIRTUAL && virtual_size.is_multiple_of(512),
-        "it is a qcow2 of {virtual_size} bytes, which is no size of a disk"
-    );
-    Ok(Format::Qcow2 { virtual_size })
-}
-
-/// qemu-img with bounds on memory, files and file size, without our environment, on a file that names no other.
-async fn convert(path: &Path, virtual_size: u64, dir: &Path, report: &Report) -> anyhow::Result<TempPath> {
-    let raw = tempfile::NamedTempFile::new_in(dir)?.into_temp_path();
-    let input = path.canonicalize()?;
-    report.bytes("convert", 0, virtual_size);
-    let mut command = tokio::process::Command::new("prlimit");
-    command
-        .arg(format!("--as={MAX_MEMORY}"))
-        .arg(format!("--fsize={virtual_size}"))
-        .args(["--nofile=64", "--core=0", "--", "qemu-img", "convert", "-q", "-f", "qcow2", "-O", "raw", "--"])
-        .arg(&input)
-        .arg(&*raw)
-        .current_dir(dir)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let needed = "cannot run qemu-img; install qemu-utils and util-linux (see scripts/setup), or convert the image to a raw disk";
-    let output = command.output().await.context(needed)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "qemu-img could not convert it: {}", said.trim());
-    report.bytes("convert", virtual_size, virtual_size);
-    Ok(raw)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn written(bytes: &[u8]) -> TempPath {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(bytes).unwrap();
-        file.into_temp_path()
-    }
-
-    fn header(version: u8, backing: u64, features: u64) -> Vec<u8> {
-        let mut head = vec![0; 512];
-        head[..4].copy_from_slice(b"QFI\xfb");
-        head[7] = version;
-        head[8..16].copy_from_slice(&backing.to_be_bytes());
-        head[24..32].copy_from_slice(&(1_u64 << 20).to_be_bytes());
-        head[72..80].copy_from_slice(&features.to_be_bytes());
-        head
-    }
-
-    #[test]
-    fn content_tells_what_a_file_is() {
-        assert_eq!(detect(&written(&[7; 1024])).unwrap(), Format::Raw);
-        assert_eq!(detect(&written(&header(3, 0, 0))).unwrap(), Format::Qcow2 { virtual_size: 1 << 20 });
-        let mut fixed = vec![0; 1 << 20];
-        fixed.extend(vhd::Footer::fixed(1 << 20, uuid::Uuid::nil(), 0).to_bytes());
-        assert_eq!(detect(&written(&fixed)).unwrap(), Format::FixedVhd);
-        let why = |bytes: &[u8]| detect(&written(bytes)).unwrap_err().to_string();
-        for (magic, what) in OTHERS {
-            let mut bytes = magic.to_vec();
-            bytes.resize(1024, 0);
-            assert_eq!(why(&bytes), format!("it is {what}"));
-        }
-        assert!(why(&[1; 1000]).contains("no whole number of sectors"));
-        assert!(why(&[]).contains("empty"));
-    }
-
-    /// A qcow2 of a stranger must not make the server's machine read files that it names.
-    #[test]
-    fn a_qcow2_that_names_files_is_refused() {
-        let why = |head: Vec<u8>| detect(&written(&head)).unwrap_err().to_string();
-        assert!(why(header(3, 4096, 0)).contains("backing file"));
-        assert!(why(header(3, 0, 4)).contains("external data file"));
-        assert!(why(header(9, 0, 0)).contains("version 9"));
-        assert!(why(b"QFI\xfb".to_vec()).contains("cut short"));
-    }
-
     #[tokio::test]
     async fn a_wrong_checksum_ends_it() {
-        let file = written(&[7; 1024]);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[7; 1024]).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let from = file.to_str().unwrap();
+        let from = file.path().to_str().unwrap();
         let report = Report::new();
-        let right = hash(&file).unwrap();
-        assert_eq!(prepare(from, Some(&right.to_uppercase()), dir.path(), &report).await.unwrap().size(), 1024);
+        let right = hash(file.path()).unwrap();
+        assert_eq!(prepare(from, Some(&right.to_uppercase()), dir.path(), &report).await.unwrap().disk.size(), 1024);
         let error = prepare(from, Some(&"0".repeat(64)), dir.path(), &report).await.err().unwrap();
         assert!(error.to_string().contains(&right), "{error}");
         assert!(prepare(from, Some("abc"), dir.path(), &report).await.is_err());

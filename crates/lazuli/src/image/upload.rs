@@ -1,13 +1,13 @@
 //! A disk's bytes into a managed disk, over its SAS: page writes of at most 4 MiB, holes and zero pages left out, a few at once.
 
+use super::OsType;
 use super::client::Client;
 use super::report::Report;
-use super::{OsType, Publish};
 use anyhow::{Context, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lazuli_disks::DiskSource;
 use lazuli_disks::vhd::{FOOTER_LEN, Footer, SIZE_UNIT};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,20 +21,40 @@ const SMALLEST: u64 = 20 << 20;
 const VERSION: &str = "2021-12-02";
 const SAS_SECONDS: u32 = 24 * 3600;
 
+/// The managed disk that an upload makes.
+pub struct NewDisk<'a> {
+    pub location: &'a str,
+    /// `None`: a data disk.
+    pub os_type: Option<OsType>,
+    pub generation: Option<&'a str>,
+}
+
+impl NewDisk<'_> {
+    /// `size`: of the file that comes, with its footer.
+    fn body(&self, size: u64) -> Value {
+        let mut properties = json!({"creationData": {"createOption": "Upload", "uploadSizeBytes": size}});
+        if let Some(os_type) = self.os_type {
+            properties["osType"] = json!(os_type.name());
+        }
+        if let Some(generation) = self.generation {
+            properties["hyperVGeneration"] = json!(generation);
+        }
+        json!({"location": self.location, "properties": properties})
+    }
+}
+
 pub async fn upload(
     client: &Client,
     disk_id: &str,
-    location: &str,
-    wanted: &Publish,
+    new: &NewDisk<'_>,
     disk: &Arc<dyn DiskSource>,
     report: &Report,
 ) -> anyhow::Result<()> {
     let size = disk.size().next_multiple_of(SIZE_UNIT).max(SMALLEST);
-    let os_type = if wanted.os_type == OsType::Windows { "Windows" } else { "Linux" };
-    let body = json!({"location": location, "properties": {
-        "osType": os_type, "hyperVGeneration": wanted.generation,
-        "creationData": {"createOption": "Upload", "uploadSizeBytes": size + FOOTER_LEN}}});
-    client.put(disk_id, &body, |_| {}).await.context("cannot make a managed disk for the upload")?;
+    client
+        .put(disk_id, &new.body(size + FOOTER_LEN), |_| {})
+        .await
+        .context("cannot make a managed disk for the upload")?;
     let access = json!({"access": "Write", "durationInSeconds": SAS_SECONDS});
     let granted = client.post(&format!("{disk_id}/beginGetAccess"), &access).await?;
     let sas = granted["accessSAS"].as_str().context("the server gave no SAS for the upload")?;
