@@ -70,8 +70,8 @@ fn described(resource: &Planned, body: &Value) -> Value {
 /// What else is in the group: left alone, or in complete mode removed.
 async fn others(cx: Context<'_>, id: &ResourceId, input: &Input, plan: &Plan) -> Result<Vec<Value>, ArmError> {
     let keep: HashSet<String> = plan.resources.iter().filter(|r| r.condition).map(|r| top_level(&r.id)).collect();
-    let mut scope = id.clone();
-    scope.segments.clear();
+    let subscription = ResourceId::subscription(&id.subscription);
+    let scope = id.resource_group.as_deref().map_or(subscription, |group| ResourceId::group(&id.subscription, group));
     let query = ResourceQuery { under: Some(scope.key()), ..ResourceQuery::default() };
     let kind = if input.complete { "Delete" } else { "Ignore" };
     let mut changes = Vec::new();
