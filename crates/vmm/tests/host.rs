@@ -327,3 +327,62 @@ async fn a_path_too_long_for_sockets_is_refused_at_once() {
     let error = Host::run(config, CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().contains("choose a data folder with a shorter path"), "{error}");
 }
+
+/// Copies of disks are of a running machine, are read at once, and never outlive the host that made them.
+#[tokio::test(flavor = "multi_thread")]
+async fn captures_are_handed_over_and_never_left_behind() {
+    let fixture = Fixture::new(Behaviour::default());
+    let host = fixture.host().await;
+    let spec = fixture.machine(4);
+    host.client.define_and_start(&spec).await.unwrap();
+    let captured = host.client.capture(spec.id, &[None]).await.unwrap();
+    let disk = lazuli_disks::Qcow2::open(&captured.files[0]).unwrap();
+    assert_eq!(lazuli_disks::ChangedSource::size(&disk), 1 << 20);
+    host.client.discard(spec.id, captured.id).await.unwrap();
+    host.client.discard(spec.id, captured.id).await.unwrap();
+    assert!(!captured.files[0].exists());
+    assert_eq!(code(host.client.capture(spec.id, &[Some(3)]).await), HostErrorCode::Invalid);
+
+    let left = host.client.capture(spec.id, &[None]).await.unwrap();
+    host.stop().await;
+    assert!(left.files[0].exists());
+    let host = fixture.host().await;
+    assert!(!left.files[0].exists(), "the next host removes it");
+    host.client.power_off(spec.id, true).await.unwrap();
+    assert_eq!(code(host.client.capture(spec.id, &[None]).await), HostErrorCode::Conflict);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_redefined_as_far_as_its_power_allows() {
+    let fixture = Fixture::new(Behaviour::default());
+    let host = fixture.host().await;
+    let mut spec = fixture.machine(4);
+    host.client.define_and_start(&spec).await.unwrap();
+    let more = DiskSpec { lun: Some(5), overlay: fixture.dir.path().join("disks/more.qcow2"), ..spec.os_disk.clone() };
+    spec.data_disks = vec![more.clone()];
+    host.client.redefine(&spec).await.unwrap();
+    host.client.redefine(&spec).await.unwrap();
+    assert_eq!(fixture.fake.disks(spec.id), ["lun5", "os"]);
+    let bigger = VmSpec { cpus: 4, ..spec.clone() };
+    assert_eq!(code(host.client.redefine(&bigger).await), HostErrorCode::Conflict);
+    let other = DiskSpec { overlay: fixture.dir.path().join("disks/other.qcow2"), ..more.clone() };
+    let replaced = VmSpec { data_disks: vec![other], ..spec.clone() };
+    assert_eq!(code(host.client.redefine(&replaced).await), HostErrorCode::Conflict);
+    // A disk of another machine, here or there.
+    let mut second = fixture.machine(5);
+    host.client.define_and_start(&second).await.unwrap();
+    second.data_disks = vec![more];
+    assert_eq!(code(host.client.redefine(&second).await), HostErrorCode::Conflict);
+    spec.data_disks.clear();
+    host.client.redefine(&spec).await.unwrap();
+    assert_eq!(fixture.fake.disks(spec.id), ["os"]);
+    host.client.redefine(&second).await.unwrap();
+    assert_eq!(fixture.fake.disks(second.id), ["lun5", "os"]);
+
+    host.client.power_off(spec.id, false).await.unwrap();
+    spec.cpus = 4;
+    host.client.redefine(&spec).await.unwrap();
+    assert_eq!(host.client.start(spec.id).await.unwrap().power, PowerState::Running);
+    host.stop().await;
+}

@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use lazuli_disks::{ChangedSource, Qcow2};
 use lazuli_vmm::host::{Host, HostClient, HostConfig};
 use lazuli_vmm::hypervisor::{Qemu, QemuConfig};
-use lazuli_vmm::spec::{Generation, PowerState, VmSpec};
+use lazuli_vmm::qmp::Qmp;
+use lazuli_vmm::spec::{DiskSpec, Generation, PowerState, VmSpec};
+use serde_json::json;
 use support::{Files, TestHost, conformance, is_ready, machine, short_dir, status_is, tiny_guest, until, with_ssh};
 use tokio_util::sync::CancellationToken;
 
@@ -208,6 +211,84 @@ async fn vm_that_hangs_can_still_be_deleted() {
     let found = Command::new("pgrep").args(["-f", &format!("uuid {}", spec.id)]).status().expect("pgrep");
     assert!(!found.success(), "it is gone");
     host.stop().await;
+}
+
+/// Disks come and go under a running guest, LUNs as asked for; what all of them hold at one instant is captured while it
+/// writes; a host that dies in the middle of it leaves nothing in QEMU and nothing on disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_disks_come_go_and_are_captured_while_it_runs() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let dir = short_dir();
+    let host_dir = dir.path().join("host");
+    let keys = keys(dir.path());
+    let address = public_address(5);
+    let mut spec = machine(dir.path(), &tiny_guest(), 8);
+    with_ssh(&mut spec, address, &keys.public);
+    let (host, client) = HostProcess::start(&host_dir).await;
+    client.define_and_start(&spec).await.expect("it starts");
+    status_is(&client, spec.id, "it is ready", is_ready).await;
+    let disk = |lun: u8| DiskSpec {
+        lun: Some(lun),
+        overlay: dir.path().join(format!("disks/data{lun}.qcow2")),
+        size_bytes: 64 << 20,
+        base: None,
+        read_only: false,
+    };
+    spec.data_disks = vec![disk(5), disk(9)];
+    client.redefine(&spec).await.expect("disks are attached");
+    let luns = "ls -d /sys/block/sd*/device/scsi_device/* | sed 's/.*://' | sort -n | xargs";
+    assert_eq!(ssh_in_the_end(address, &keys, luns).await, "5 9");
+    // The same number on both, one after the other, again and again: a copy of one instant has them at most one apart.
+    let writer = "for d in /sys/block/sd*; do case $(ls $d/device/scsi_device) in *:5) a=/dev/${d##*/};; *:9) b=/dev/${d##*/};; esac; done; \
+        sudo sh -c \"(n=0; while [ ! -e /tmp/stop ]; do n=\\$((n+1)); \
+        for x in $a $b; do printf '%08d' \\$n | dd of=\\$x conv=notrunc,fsync bs=8 2>/dev/null; done; echo \\$n > /tmp/n; done) >/dev/null 2>&1 </dev/null &\"";
+    ssh_in_the_end(address, &keys, writer).await;
+    until("it has written", async || {
+        let n = tokio::task::block_in_place(|| ssh(address, &keys, "cat /tmp/n")).ok()?;
+        n.parse::<u64>().ok().filter(|n| *n >= 3)
+    })
+    .await;
+    let number = |file: &Path| {
+        let mut bytes = [0; 8];
+        ChangedSource::read_at(&Qcow2::open(file).expect("a copy"), 0, &mut bytes).expect("its first sector");
+        std::str::from_utf8(&bytes).expect("digits").parse::<u64>().expect("a number")
+    };
+    for _ in 0..5 {
+        let captured = client.capture(spec.id, &[None, Some(5), Some(9)]).await.expect("it is captured");
+        let (first, second) = (number(&captured.files[1]), number(&captured.files[2]));
+        assert!(first == second || first == second + 1, "{first} {second}");
+        client.discard(spec.id, captured.id).await.expect("it is discarded");
+    }
+
+    // A host dies with a capture under way: as slow as can be, begun by hand in its words.
+    let captured = client.capture(spec.id, &[Some(5)]).await.expect("it is captured");
+    host.kill();
+    let monitor = lazuli_vmm::hypervisor::VmFiles::new(&host_dir, spec.id).monitor();
+    begin_slow_capture(&monitor, &captured.files[0]).await;
+    let (host, client) = HostProcess::start(&host_dir).await;
+    assert!(!captured.files[0].exists(), "nothing is left on disk");
+    let again = client.capture(spec.id, &[Some(5)]).await.expect("nothing is left in QEMU");
+    client.discard(spec.id, again.id).await.expect("it is discarded");
+
+    ssh_in_the_end(address, &keys, "touch /tmp/stop").await;
+    spec.data_disks.remove(0);
+    client.redefine(&spec).await.expect("a disk is detached");
+    assert_eq!(ssh_in_the_end(address, &keys, luns).await, "9");
+    let last = ssh_in_the_end(address, &keys, "cat /tmp/n").await;
+    assert!(last.parse::<u64>().expect("a number") >= 3, "the guest wrote on");
+    client.delete(spec.id, &[]).await.expect("it is deleted");
+    host.kill();
+}
+
+/// What a host does at the beginning of a capture, at one byte a second.
+async fn begin_slow_capture(monitor: &Path, target: &Path) {
+    let (qmp, _events) = Qmp::connect(monitor).await.expect("QEMU answers");
+    let file = json!({"driver": "file", "filename": target});
+    let node = json!({"node-name": "capture-lun5", "driver": "qcow2", "file": file, "backing": null});
+    qmp.execute("blockdev-add", node).await.expect("a node");
+    let job = json!({"job-id": "capture-lun5", "device": "lun5", "target": "capture-lun5", "sync": "top",
+        "auto-dismiss": false, "speed": 1});
+    qmp.execute("blockdev-backup", job).await.expect("a job");
 }
 
 /// A whole Debian with the unmodified agents; `LAZULI_GUEST_DEBIAN` is what `scripts/guest/debian` makes.

@@ -10,7 +10,10 @@
 //! | `GET /vms/{id}/changes?since=N&timeout_ms=T` | | `VmStatus` once its counter is not N, or as it is after T |
 //! | `GET /vms/{id}/console?max=N` | | the last N bytes of the serial console, as they are |
 //! | `POST /vms/{id}/start`, `/power-off?skip_shutdown=B`, `/restart` | | `VmStatus` |
+//! | `PUT /vms/{id}/definition` | `VmSpec` | `VmStatus`: redefined |
 //! | `PUT /vms/{id}/network` | list of `NicSpec` | `VmStatus` |
+//! | `POST /vms/{id}/captures` | [`CaptureRequest`] | [`Captured`]: copies of a running machine's disks as of one instant |
+//! | `DELETE /vms/{id}/captures/{capture}` | | 204: the copies are removed |
 //! | `DELETE /vms/{id}` | [`DeleteRequest`] | 204 |
 //!
 //! A failure is [`ErrorBody`] with a 4xx or 5xx status.
@@ -18,6 +21,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// What kind of failure the host reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,8 @@ pub enum HostErrorCode {
     Conflict,
     /// This host has not enough free memory (the engine says `AllocationFailed`).
     NotEnoughMemory,
+    /// There is no room for copies of the disks.
+    Full,
     /// A disk, its base image or the host's own folder cannot be used.
     Storage,
     /// A network cannot be set up, e.g. a public address is in use.
@@ -46,7 +52,7 @@ impl HostErrorCode {
             Self::NotFound => http::StatusCode::NOT_FOUND,
             Self::Invalid => http::StatusCode::BAD_REQUEST,
             Self::Conflict => http::StatusCode::CONFLICT,
-            Self::NotEnoughMemory => http::StatusCode::INSUFFICIENT_STORAGE,
+            Self::NotEnoughMemory | Self::Full => http::StatusCode::INSUFFICIENT_STORAGE,
             Self::Storage | Self::Network | Self::Hypervisor | Self::Internal => {
                 http::StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -64,6 +70,21 @@ pub(crate) struct ErrorBody {
 pub(crate) struct DeleteRequest {
     /// Overlays to remove with the machine; each must be one of its disks.
     pub remove: Vec<PathBuf>,
+}
+
+/// Which disks to capture, by LUN; `None` is the OS disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CaptureRequest {
+    pub luns: Vec<Option<u8>>,
+}
+
+/// Copies of a machine's disks, all of one instant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    pub id: Uuid,
+    /// In the order of the request: qcow2 files with what was written over each disk's base. They are removed a minute
+    /// after they were made, or when the engine says so: whoever has opened them by then keeps them.
+    pub files: Vec<PathBuf>,
 }
 
 /// Who answers on the socket.

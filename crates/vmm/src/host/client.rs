@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
-use super::api::{DeleteRequest, ErrorBody, HostErrorCode, HostInfo};
+use super::api::{CaptureRequest, Captured, DeleteRequest, ErrorBody, HostErrorCode, HostInfo};
 use crate::spec::{NicSpec, VmSpec, VmStatus};
 
 /// Talks to the host process. Cheap to clone; holds no connection, so that it outlives the host.
@@ -94,6 +94,12 @@ impl HostClient {
         self.json(Method::POST, &format!("/vms/{id}/restart"), None::<&()>).await
     }
 
+    /// Changes a defined machine: everything while it is off, its data disks, tags and user data while it runs. The
+    /// operating system's disk stays what it is, and how far provisioning has come. `Conflict` otherwise.
+    pub async fn redefine(&self, spec: &VmSpec) -> Result<VmStatus, ClientError> {
+        self.json(Method::PUT, &format!("/vms/{}/definition", spec.id), Some(spec)).await
+    }
+
     /// Stops the machine by force and forgets it. Of its disks only the overlays in `remove` are deleted, and only if
     /// they belong to it. A machine that is not there counts as deleted.
     pub async fn delete(&self, id: Uuid, remove: &[PathBuf]) -> Result<(), ClientError> {
@@ -118,6 +124,19 @@ impl HostClient {
     /// The interfaces themselves (ids, networks, addresses) must stay.
     pub async fn update_network(&self, id: Uuid, nics: &[NicSpec]) -> Result<VmStatus, ClientError> {
         self.json(Method::PUT, &format!("/vms/{id}/network"), Some(nics)).await
+    }
+
+    /// Copies disks of a running machine (by LUN, `None` is the OS disk) as they all are at one instant; the guest runs on.
+    /// Open the files at once, then [`discard`](Self::discard) the capture. `Conflict` if the machine does not run, `Full`
+    /// without the room for it.
+    pub async fn capture(&self, id: Uuid, luns: &[Option<u8>]) -> Result<Captured, ClientError> {
+        let request = CaptureRequest { luns: luns.to_vec() };
+        self.json(Method::POST, &format!("/vms/{id}/captures"), Some(&request)).await
+    }
+
+    /// Removes the files of a capture. One that is not there counts as removed.
+    pub async fn discard(&self, id: Uuid, capture: Uuid) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &format!("/vms/{id}/captures/{capture}"), None::<&()>).await.map(drop)
     }
 
     /// Waits until the machine's counter is not `since` and returns its status then; after `timeout` returns it as it

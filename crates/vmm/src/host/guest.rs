@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::exports::Exports;
+use super::api::Captured;
+use super::exports::{BaseExport, Exports};
 use super::store::{self, Record};
-use super::{Env, HostError};
-use crate::hypervisor::{Exit, HypervisorError, Launch, MachineEvent, Running};
+use super::{Env, HostError, capture};
+use crate::hypervisor::{Exit, HypervisorError, Launch, Machine, MachineEvent, Running};
 use crate::overlay;
 use crate::provisioning::{Fabric, Reports, ovf};
-use crate::spec::{NicSpec, PowerState, ProvisioningState, VmStatus};
+use crate::spec::{DiskSpec, NicSpec, PowerState, ProvisioningState, VmSpec, VmStatus};
 
 /// The power button is pressed again after this long: a guest that is still booting does not see it.
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
@@ -24,13 +26,19 @@ const ADOPT_AGAIN: Duration = Duration::from_secs(15);
 const TRIM_LOGS: Duration = Duration::from_secs(30);
 
 /// What can be asked of a machine.
-#[derive(Debug)]
 pub enum Order {
     Start,
-    PowerOff { skip_shutdown: bool },
+    PowerOff {
+        skip_shutdown: bool,
+    },
     Restart,
     UpdateNetwork(Vec<NicSpec>),
-    Delete { remove: Vec<PathBuf> },
+    Redefine(Box<VmSpec>),
+    /// The running machine itself, for what takes long and is nothing to wait for.
+    Lend(oneshot::Sender<Arc<dyn Machine>>),
+    Delete {
+        remove: Vec<PathBuf>,
+    },
 }
 
 type Reply = oneshot::Sender<Result<(), HostError>>;
@@ -44,6 +52,8 @@ pub struct Guest {
 struct Shared {
     record: Arc<Record>,
     exports: Mutex<Exports>,
+    /// One capture at a time.
+    capturing: tokio::sync::Mutex<()>,
     /// Cancelled to cut a graceful power-off short; renewed after every order.
     force: Mutex<CancellationToken>,
 }
@@ -72,6 +82,7 @@ impl Guest {
         let fabric = fabric(&record);
         let launch = launch(&record, &fabric, false);
         let found = env.hypervisor.adopt(&launch).await;
+        capture::discard_all(&record.files).await?;
         let lost = found.is_err();
         let (running, power, error) = match found {
             Ok(Some(running)) => (Some(running), PowerState::Running, None),
@@ -89,7 +100,12 @@ impl Guest {
     fn spawn(env: Arc<Env>, record: Arc<Record>, exports: Exports, running: Option<Running>, lost: bool) -> Self {
         let (orders, inbox) = mpsc::channel(16);
         let fabric = fabric(&record);
-        let shared = Arc::new(Shared { record, exports: Mutex::new(exports), force: Mutex::default() });
+        let shared = Arc::new(Shared {
+            record,
+            exports: Mutex::new(exports),
+            capturing: tokio::sync::Mutex::default(),
+            force: Mutex::default(),
+        });
         let actor = Actor { env, shared: Arc::clone(&shared), fabric, running, lost };
         tokio::spawn(actor.run(inbox));
         Self { shared, orders }
@@ -102,6 +118,24 @@ impl Guest {
     pub fn status(&self) -> VmStatus {
         let reads = self.shared.exports.lock().unwrap_or_else(PoisonError::into_inner).reads();
         self.shared.record.status(reads)
+    }
+
+    /// Copies of these disks, as they all are at one instant, while the machine runs on. Other orders are carried out
+    /// meanwhile.
+    pub async fn capture(&self, luns: &[Option<u8>]) -> Result<Captured, HostError> {
+        let _alone = self.shared.capturing.lock().await;
+        let machine = self.machine().await?;
+        capture::capture(&*machine, &self.record().spec(), &self.record().files, luns).await
+    }
+
+    async fn machine(&self) -> Result<Arc<dyn Machine>, HostError> {
+        let (lend, machine) = oneshot::channel();
+        self.order(Order::Lend(lend)).await?;
+        machine.await.map_err(|_| HostError::NotFound)
+    }
+
+    pub async fn discard(&self, capture: Uuid) -> Result<(), HostError> {
+        capture::discard(&self.record().files, capture).await
     }
 
     /// Returns when the order has been carried out, after those given before.
@@ -189,6 +223,15 @@ impl Actor {
                 self.start().await
             }
             Order::UpdateNetwork(nics) => self.update_network(nics).await,
+            Order::Redefine(spec) => self.redefine(*spec).await,
+            Order::Lend(borrower) => {
+                let Some(running) = &self.running else {
+                    return Err(HostError::Conflict("the machine does not run".into()));
+                };
+                // Whoever asked may have gone away.
+                let _ = borrower.send(Arc::clone(&running.machine));
+                Ok(())
+            }
             Order::Delete { remove } => self.delete(remove).await,
         }
     }
@@ -388,6 +431,50 @@ impl Actor {
         Ok(())
     }
 
+    /// Disks that come are ready and attached before the definition says that they are all; disks that go are told to go
+    /// before it forgets them: after a crash the same order finishes what was begun.
+    async fn redefine(&mut self, wanted: VmSpec) -> Result<(), HostError> {
+        let record = Arc::clone(self.record());
+        let old = record.spec();
+        let spec = match self.running {
+            Some(_) => changed_while_running(&old, wanted)?,
+            None if wanted.os_disk.overlay != old.os_disk.overlay => {
+                return Err(HostError::Conflict("the disk of the operating system cannot be replaced".into()));
+            }
+            None => VmSpec { provisioning: old.provisioning.clone(), ..wanted },
+        };
+        spec.check()?;
+        for disk in spec.disks() {
+            let missing = !self.shared.exports.lock().unwrap_or_else(PoisonError::into_inner).has(disk);
+            if missing {
+                let export = BaseExport::open(disk, &record.files, &*self.env.base_images).await?;
+                self.shared.exports.lock().unwrap_or_else(PoisonError::into_inner).add(disk, export);
+            }
+        }
+        if let Some(running) = &self.running {
+            let machine = Arc::clone(&running.machine);
+            let stays = |disk: &DiskSpec| spec.data_disks.iter().any(|d| d.lun == disk.lun);
+            let union: Vec<DiskSpec> =
+                old.data_disks.iter().filter(|d| !stays(d)).chain(&spec.data_disks).cloned().collect();
+            let between = VmSpec { data_disks: union, ..spec.clone() };
+            between.check()?;
+            for disk in spec.data_disks.iter().filter(|d| !old.data_disks.iter().any(|o| o.lun == d.lun)) {
+                overlay::create(disk, &record.files.base(&disk.label())).await?;
+            }
+            record.set_spec(between).map_err(HostError::store)?;
+            for disk in &spec.data_disks {
+                machine.attach(&record.files, disk).await?;
+            }
+            for disk in old.data_disks.iter().filter(|d| !stays(d)) {
+                machine.detach(&disk.label()).await?;
+            }
+        }
+        self.shared.exports.lock().unwrap_or_else(PoisonError::into_inner).keep(&spec);
+        record.set_spec(spec).map_err(HostError::store)?;
+        self.fabric.set_spec(record.spec());
+        Ok(())
+    }
+
     async fn delete(&mut self, remove: Vec<PathBuf>) -> Result<(), HostError> {
         let record = Arc::clone(self.record());
         let spec = record.spec();
@@ -410,6 +497,29 @@ impl Actor {
         let done = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other);
         done.and_then(|result| result).map_err(HostError::store)
     }
+}
+
+/// A running machine as it would be with what may change of it; its interfaces have an order of their own.
+fn changed_while_running(old: &VmSpec, wanted: VmSpec) -> Result<VmSpec, HostError> {
+    let spec = VmSpec {
+        data_disks: wanted.data_disks.clone(),
+        tags: wanted.tags.clone(),
+        user_data: wanted.user_data.clone(),
+        vm_size: wanted.vm_size.clone(),
+        ..old.clone()
+    };
+    let refuse = |what: &str| Err(HostError::Conflict(format!("{what} cannot be changed while the machine runs")));
+    if (wanted.cpus, wanted.memory_mib) != (old.cpus, old.memory_mib) {
+        return refuse("processors and memory");
+    }
+    if wanted.os_disk.overlay != old.os_disk.overlay {
+        return refuse("the disk of the operating system");
+    }
+    let replaced = |d: &DiskSpec| old.data_disks.iter().any(|o| o.lun == d.lun && o.overlay != d.overlay);
+    if spec.data_disks.iter().any(replaced) {
+        return refuse("the disk at a LUN, but by detaching it first,");
+    }
+    Ok(spec)
 }
 
 /// What was to be removed may be gone already.

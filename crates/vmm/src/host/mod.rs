@@ -8,6 +8,7 @@
 //! not observe.
 
 mod api;
+mod capture;
 mod client;
 mod exports;
 mod guest;
@@ -36,7 +37,7 @@ use guest::{Guest, Order};
 use networks::Networks;
 use store::Record;
 
-pub use api::{HostErrorCode, HostInfo};
+pub use api::{Captured, HostErrorCode, HostInfo};
 pub use client::{ClientError, HostClient};
 
 /// The kernel's limit for a unix socket's path, without the final zero.
@@ -97,6 +98,8 @@ pub enum HostError {
     Media(#[from] lazuli_disks::media::MediaError),
     #[error("the host's folder cannot be used")]
     Store(#[source] io::Error),
+    #[error("there is no room for copies of the machine's disks: {needed} bytes are needed, {free} are free")]
+    Full { needed: u64, free: u64 },
     /// Another host process owns the folder.
     #[error("a host process is already running for {}", .0.display())]
     AlreadyRunning(PathBuf),
@@ -117,6 +120,7 @@ impl HostError {
             Self::Conflict(_) => HostErrorCode::Conflict,
             Self::Hypervisor(HypervisorError::NotEnoughMemory { .. }) => HostErrorCode::NotEnoughMemory,
             Self::Hypervisor(_) => HostErrorCode::Hypervisor,
+            Self::Full { .. } => HostErrorCode::Full,
             Self::Network(_) => HostErrorCode::Network,
             Self::Export(_) | Self::Overlay(_) | Self::Media(_) | Self::Store(_) => HostErrorCode::Storage,
             Self::AlreadyRunning(_) | Self::PathTooLong(_) => HostErrorCode::Internal,
@@ -247,6 +251,20 @@ impl Host {
                 Err(e)
             }
         }
+    }
+
+    async fn redefine(&self, id: Uuid, spec: VmSpec) -> Result<Arc<Guest>, HostError> {
+        spec.check()?;
+        let guest = self.guest(id).await?;
+        if spec.id != id {
+            return Err(HostError::Invalid("the definition is of another machine".into()));
+        }
+        let _alone = self.defining.lock().await;
+        for other in self.list().await.iter().filter(|g| g.record().id != id) {
+            check_apart(&spec, &other.record().spec())?;
+        }
+        guest.order(Order::Redefine(Box::new(spec))).await?;
+        Ok(guest)
     }
 
     async fn delete(&self, id: Uuid, remove: Vec<PathBuf>) -> Result<(), HostError> {

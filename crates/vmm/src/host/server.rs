@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use uuid::Uuid;
 
-use super::api::{DeleteRequest, ErrorBody, HostInfo};
+use super::api::{CaptureRequest, DeleteRequest, ErrorBody, HostInfo};
 use super::guest::{Guest, Order};
 use super::{Host, HostError, store, with_causes};
 use crate::provisioning::parse_query;
@@ -145,6 +145,18 @@ async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
         (&Method::POST, ["vms", vm, "power-off"]) => {
             let order = Order::PowerOff { skip_shutdown: call.flag("skip_shutdown") };
             ordered(&*host.guest(id(vm)?).await?, order).await
+        }
+        (&Method::PUT, ["vms", vm, "definition"]) => {
+            let spec: VmSpec = call.body()?;
+            json(&host.redefine(id(vm)?, spec).await?.status())
+        }
+        (&Method::POST, ["vms", vm, "captures"]) => {
+            let CaptureRequest { luns } = call.body()?;
+            json(&host.guest(id(vm)?).await?.capture(&luns).await?)
+        }
+        (&Method::DELETE, ["vms", vm, "captures", capture]) => {
+            host.guest(id(vm)?).await?.discard(id(capture)?).await?;
+            Ok(reply(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
         }
         (&Method::PUT, ["vms", vm, "network"]) => {
             let nics: Vec<NicSpec> = call.body()?;

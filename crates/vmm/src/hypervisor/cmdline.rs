@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::Launch;
+use super::{Launch, VmFiles};
 use crate::accel::Accelerator;
 use crate::spec::{DiskSpec, Generation, VmSpec};
 
@@ -152,17 +152,11 @@ fn disks(line: &mut Line, launch: &Launch) {
     let spec = &launch.spec;
     disk_node(line, launch, &spec.os_disk);
     line.json("-device", json!({ "driver": "virtio-blk-pci", "drive": "os", "bootindex": 1 }));
-    if !spec.data_disks.is_empty() {
-        line.json("-device", json!({ "driver": "virtio-scsi-pci", "id": "data" }));
-    }
+    // Always there: disks can be attached while the machine runs.
+    line.json("-device", json!({ "driver": "virtio-scsi-pci", "id": "data" }));
     for disk in &spec.data_disks {
         disk_node(line, launch, disk);
-        line.json(
-            "-device",
-            json!({
-                "driver": "scsi-hd", "bus": "data.0", "scsi-id": 0, "lun": disk.lun, "drive": disk.label(),
-            }),
-        );
+        line.json("-device", data_device(disk));
     }
     if launch.provisioning_disc {
         line.json(
@@ -178,30 +172,53 @@ fn disks(line: &mut Line, launch: &Launch) {
 }
 
 fn disk_node(line: &mut Line, launch: &Launch, disk: &DiskSpec) {
-    let label = disk.label();
-    let base = format!("{label}-base");
-    if disk.base.is_some() {
-        line.json(
-            "-blockdev",
-            json!({
-                "node-name": base, "driver": "nbd", "read-only": true,
-                "server": { "type": "unix", "path": text(&launch.files.base(&label)) },
-                "reconnect-delay": NBD_RECONNECT_SECONDS,
-            }),
-        );
+    for node in disk_nodes(&launch.files, disk) {
+        line.json("-blockdev", node);
     }
-    line.json("-blockdev", json!({
+}
+
+/// Name of the node of a disk's base.
+pub(super) fn base_node(label: &str) -> String {
+    format!("{label}-base")
+}
+
+/// The nodes of a disk, for the command line or `blockdev-add`; the one that a device takes is the last.
+pub(super) fn disk_nodes(files: &VmFiles, disk: &DiskSpec) -> Vec<Value> {
+    let label = disk.label();
+    let base = base_node(&label);
+    let mut nodes = Vec::new();
+    if disk.base.is_some() {
+        nodes.push(json!({
+            "node-name": base, "driver": "nbd", "read-only": true,
+            "server": { "type": "unix", "path": text(&files.base(&label)) },
+            "reconnect-delay": NBD_RECONNECT_SECONDS,
+        }));
+    }
+    nodes.push(json!({
         "node-name": label, "driver": "qcow2", "read-only": disk.read_only, "discard": "unmap",
         "file": { "driver": "file", "filename": text(&disk.overlay), "read-only": disk.read_only, "discard": "unmap" },
         // Named here and never taken from the file, which the guest cannot write but a bug might.
         "backing": disk.base.as_ref().map(|_| base),
     }));
+    nodes
+}
+
+/// Id of a data disk's device.
+pub(super) fn device_id(label: &str) -> String {
+    format!("disk-{label}")
+}
+
+/// The device of a data disk, for the command line or `device_add`.
+pub(super) fn data_device(disk: &DiskSpec) -> Value {
+    let label = disk.label();
+    json!({
+        "driver": "scsi-hd", "id": device_id(&label), "bus": "data.0", "scsi-id": 0, "lun": disk.lun, "drive": label,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hypervisor::VmFiles;
     use crate::provisioning::tests::example;
     use crate::provisioning::wire_server::News;
     use crate::provisioning::{Fabric, Reports};

@@ -4,7 +4,7 @@
 //!
 //! Machines live in the [`Fake`], not in the host that started them: a second host with a clone of it adopts them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write as _;
 use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running};
+use super::{DiskCopy, Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running, VmFiles};
 use crate::net::WIRE_SERVER;
 use crate::provisioning::{Fabric, HTTP_PORT};
+use crate::spec::DiskSpec;
 
 /// What a fake guest does when it is switched on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,8 @@ struct State {
 
 struct Guest {
     memory_mib: u64,
+    /// Labels of its disks.
+    disks: BTreeSet<String>,
     obeys_power_button: bool,
     /// Towards whoever started or adopted it last.
     events: mpsc::UnboundedSender<MachineEvent>,
@@ -124,6 +127,11 @@ impl Fake {
         self.inner.end(id, Exit::Died { detail: "the fake machine was told to crash".into() });
     }
 
+    /// The disks that a running machine has: `lun5`, `os`.
+    pub fn disks(&self, id: Uuid) -> Vec<String> {
+        self.inner.state().machines.get(&id).map_or_else(Vec::new, |g| g.disks.iter().cloned().collect())
+    }
+
     pub fn is_running(&self, id: Uuid) -> bool {
         self.inner.state().machines.contains_key(&id)
     }
@@ -169,7 +177,8 @@ impl Hypervisor for Fake {
             {
                 return Err(HypervisorError::NotEnoughMemory { needed_mib, free_mib });
             }
-            let guest = Guest { memory_mib: needed_mib, obeys_power_button: true, events, off: off.clone() };
+            let disks = launch.spec.disks().map(DiskSpec::label).collect();
+            let guest = Guest { memory_mib: needed_mib, disks, obeys_power_button: true, events, off: off.clone() };
             state.machines.insert(id, guest);
             behaviour
         };
@@ -213,6 +222,37 @@ impl Machine for FakeMachine {
         let obeys = self.inner.state().machines.get(&self.id).is_some_and(|g| g.obeys_power_button);
         if obeys {
             self.inner.end(self.id, Exit::PoweredOff);
+        }
+        Ok(())
+    }
+
+    async fn attach(&self, _files: &VmFiles, disk: &DiskSpec) -> Result<(), HypervisorError> {
+        if !disk.overlay.exists() {
+            return Err(HypervisorError::Start(format!("{} is not there", disk.overlay.display())));
+        }
+        let mut state = self.inner.state();
+        if let Some(guest) = state.machines.get_mut(&self.id) {
+            guest.disks.insert(disk.label());
+        }
+        Ok(())
+    }
+
+    async fn detach(&self, label: &str) -> Result<(), HypervisorError> {
+        if let Some(guest) = self.inner.state().machines.get_mut(&self.id) {
+            guest.disks.remove(label);
+        }
+        Ok(())
+    }
+
+    async fn capture(&self, copies: &[DiskCopy]) -> Result<(), HypervisorError> {
+        // Nobody writes while this is held.
+        let state = self.inner.state();
+        if !state.machines.contains_key(&self.id) {
+            return Err(HypervisorError::Capture("the fake machine is gone".into()));
+        }
+        for copy in copies {
+            std::fs::copy(&copy.overlay, &copy.target)
+                .map_err(|source| HypervisorError::Io { what: "cannot copy a disk".into(), source })?;
         }
         Ok(())
     }

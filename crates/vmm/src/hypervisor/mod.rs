@@ -4,8 +4,10 @@
 //! provisioning or whether a machine ought to run. A running machine belongs to no process of ours: it lives on when
 //! the host dies and is found again by [`Hypervisor::adopt`].
 
+mod capture;
 mod cmdline;
 mod fake;
+mod hotplug;
 mod process;
 mod qemu;
 
@@ -18,7 +20,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::provisioning::Fabric;
-use crate::spec::VmSpec;
+use crate::spec::{DiskSpec, VmSpec};
 
 pub use fake::{Behaviour, Fake};
 pub use qemu::{Qemu, QemuConfig};
@@ -32,6 +34,7 @@ pub use qemu::{Qemu, QemuConfig};
 ///              efivars.fd         firmware variables (Gen2)
 ///              serial.log         serial console
 ///              qemu.log           QEMU's own messages since its last start
+///              captures/<id>/     copies of its disks, until the engine has opened them
 /// DIR/run/<16 hex digits>/...     sockets, in a short path: the kernel takes 107 bytes
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +63,10 @@ impl VmFiles {
 
     pub fn hypervisor_log(&self) -> PathBuf {
         self.dir.join("qemu.log")
+    }
+
+    pub fn captures(&self) -> PathBuf {
+        self.dir.join("captures")
     }
 
     pub fn monitor(&self) -> PathBuf {
@@ -101,6 +108,9 @@ pub enum HypervisorError {
     Missing { what: String, advice: String },
     #[error("the machine did not start: {0}")]
     Start(String),
+    /// The guest is as it was.
+    #[error("the machine's disks could not be captured: {0}")]
+    Capture(String),
     #[error("{what}")]
     Io {
         what: String,
@@ -136,11 +146,32 @@ pub enum MachineEvent {
     Exited(Exit),
 }
 
+/// A copy of one disk of a running machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskCopy {
+    /// [`DiskSpec::label`](crate::spec::DiskSpec::label) of the disk.
+    pub label: String,
+    /// The disk's own file.
+    pub overlay: PathBuf,
+    /// A file that is not there yet: it becomes a qcow2 file with the clusters that the disk's own file has.
+    pub target: PathBuf,
+}
+
 /// A machine that runs. Dropping it leaves it running.
 #[async_trait]
 pub trait Machine: Send + Sync {
     /// Asks the guest to switch itself off (ACPI); it may take its time or never do it.
     async fn press_power_button(&self) -> Result<(), HypervisorError>;
+
+    /// Attaches a data disk, whose file and base are ready, at its LUN. One that is attached stays so.
+    async fn attach(&self, files: &VmFiles, disk: &DiskSpec) -> Result<(), HypervisorError>;
+
+    /// Detaches the data disk of this label. One that is not attached stays so.
+    async fn detach(&self, label: &str) -> Result<(), HypervisorError>;
+
+    /// Copies these disks as they all are at one instant, while the guest runs on. After an error the copies are worth
+    /// nothing; the guest is as it was in any case.
+    async fn capture(&self, copies: &[DiskCopy]) -> Result<(), HypervisorError>;
 
     /// Ends it at once. [`MachineEvent::Exited`] follows. Of a machine that is gone already: nothing.
     async fn kill(&self) -> Result<(), HypervisorError>;

@@ -22,10 +22,11 @@ use uuid::Uuid;
 
 use super::cmdline::{self, Firmware};
 use super::process::Process;
-use super::{Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running};
+use super::{DiskCopy, Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running, VmFiles};
+use super::{capture, hotplug};
 use crate::accel::{self, Accelerator, Decision};
 use crate::qmp::{Event, Qmp, QmpError};
-use crate::spec::Generation;
+use crate::spec::{DiskSpec, Generation};
 
 /// How long QEMU may take from its start to the first answer of its monitor.
 const START_TIME: Duration = Duration::from_secs(90);
@@ -214,6 +215,10 @@ impl Hypervisor for Qemu {
         let status = qmp.execute("query-status", Value::Null).await?;
         let pid = qmp.peer_pid().ok_or_else(|| HypervisorError::Start("its process is not known".into()))?;
         let process = Process::open(pid).map_err(|e| io_error("cannot watch the machine's process", e))?;
+        // An earlier host may have been capturing its disks when it died.
+        if let Err(e) = capture::clean_up(&qmp).await {
+            tracing::error!(vm.id = %launch.spec.id, error = %e, "what an earlier capture left cannot be removed");
+        }
         let powered_off = status["status"] == "shutdown";
         let stalled = status["status"] == "io-error";
         let process = Arc::new(process);
@@ -298,6 +303,18 @@ impl Machine for QemuMachine {
     async fn press_power_button(&self) -> Result<(), HypervisorError> {
         self.qmp.execute("system_powerdown", Value::Null).await?;
         Ok(())
+    }
+
+    async fn attach(&self, files: &VmFiles, disk: &DiskSpec) -> Result<(), HypervisorError> {
+        hotplug::attach(&self.qmp, files, disk).await
+    }
+
+    async fn detach(&self, label: &str) -> Result<(), HypervisorError> {
+        hotplug::detach(&self.qmp, label).await
+    }
+
+    async fn capture(&self, copies: &[DiskCopy]) -> Result<(), HypervisorError> {
+        capture::capture(&self.qmp, copies).await
     }
 
     async fn kill(&self) -> Result<(), HypervisorError> {
