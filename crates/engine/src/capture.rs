@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! accept of a copy, image, export:  machine off? ─> the disk's row gets a reader (expecting the row as it was seen)
+//! accept of a copy or image:        machine runs? ─> the same; the operation reads copies as of one instant ([`open_all`])
 //! accept of a start, restart:       the machine's disks are rewritten (expecting them as they were seen), machine `Updating`
 //! start, deletion of the disk:      wait until the disk has no reader any more
 //! the reader's operation ends:      it counts no more, however it ended
 //! ```
 //! Both accepts write the same row, so one of them sees the other: an overlay is never read while QEMU may write it. A
 //! reader is the key of the resource whose operation reads; it counts only while that resource has a running operation, so a
-//! crash leaves no lock behind.
+//! crash leaves no lock behind. Of a running machine nothing is read but copies that its host makes (GS-14).
 
 use crate::operation::{OpContext, OpError};
+use crate::operations::virtual_machine::{host_error, on_host};
 use crate::provider::Context;
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{DiskInternal, internal, to_internal};
@@ -21,15 +23,16 @@ use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_disks::changes::{Resized, Unchanged};
 use lazuli_disks::{ChangedSource, Qcow2, Qcow2Error};
 use lazuli_meta::model::{Change, Expect, OperationQuery, OperationState, Resource};
-use lazuli_vmm::host::HostErrorCode;
+use lazuli_vmm::host::{Captured, HostErrorCode};
 use lazuli_vmm::spec::PowerState;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -41,12 +44,26 @@ pub(crate) struct Overlay {
     pub disk: String,
     /// Names the file ([`DiskInternal::overlay_path`]).
     pub unique_id: String,
-    /// The disk's row when its machine was seen to be off.
+    /// Its machine ran when it was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
+    /// The disk's row when its machine was looked at.
     #[serde(skip)]
     row: Option<Resource>,
 }
 
 impl Eq for Overlay {}
+
+/// A disk within a running machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Live {
+    pub vm_id: Uuid,
+    /// Name of the machine.
+    pub machine: String,
+    /// `None`: the OS disk.
+    pub lun: Option<u8>,
+}
 
 impl Overlay {
     /// The overlay of a written disk whose machine, if it has one, is off.
@@ -60,14 +77,38 @@ impl Overlay {
     ) -> Result<Option<Self>, ArmError> {
         // The row came first: a start that is accepted after this look rewrites it.
         check_machine_off(cx, row).await?;
-        let overlay = || Self { disk: row.key.clone(), unique_id: disk.unique_id.clone(), row: Some(row.clone()) };
-        Ok(disk.written.then(overlay))
+        Ok(disk.written.then(|| Self::new(row, disk)))
+    }
+
+    /// The overlay of a written disk, whether its machine is off or runs.
+    ///
+    /// # Errors
+    /// 409 while its machine is being changed, or has crashed; 503 if the host process does not tell.
+    pub(crate) async fn at_any_time(
+        cx: Context<'_>,
+        row: &Resource,
+        disk: &DiskInternal,
+    ) -> Result<Option<Self>, ArmError> {
+        if !disk.written {
+            return Ok(None);
+        }
+        let mut overlay = Self::new(row, disk);
+        let Some(machine) = machine_of(cx, row).await? else { return Ok(Some(overlay)) };
+        match power(cx.engine, &machine).await? {
+            Power::Off => {}
+            Power::Running => overlay.live = Some(Live::of(&machine, &row.key)?),
+            Power::Unknown => return Err(unreadable(row, &machine)),
+        }
+        Ok(Some(overlay))
+    }
+
+    fn new(row: &Resource, disk: &DiskInternal) -> Self {
+        Self { disk: row.key.clone(), unique_id: disk.unique_id.clone(), live: None, row: Some(row.clone()) }
     }
 
     /// The overlay of a disk that its own operation reads; the disk's row has it as a reader already.
     pub(crate) fn own(row: &Resource, disk: &DiskInternal) -> Option<Self> {
-        let overlay = || Self { disk: row.key.clone(), unique_id: disk.unique_id.clone(), row: None };
-        disk.written.then(overlay)
+        disk.written.then(|| Self { row: None, ..Self::new(row, disk) })
     }
 
     /// Keeps writers away until `owner`'s operation has read the overlay or ended.
@@ -80,9 +121,12 @@ impl Overlay {
     ///
     /// # Errors
     /// 409 if a machine has the file open after all; 500 if it cannot be understood.
-    pub(crate) async fn open(&self, cx: &OpContext, size_bytes: u64) -> Result<Arc<dyn ChangedSource>, ArmError> {
+    async fn open(&self, cx: &OpContext, size_bytes: u64) -> Result<Arc<dyn ChangedSource>, ArmError> {
         let disk = DiskInternal { unique_id: self.unique_id.clone(), ..DiskInternal::default() };
-        let path = disk.overlay_path(cx.engine.config());
+        self.open_file(disk.overlay_path(cx.engine.config()), size_bytes).await
+    }
+
+    async fn open_file(&self, path: PathBuf, size_bytes: u64) -> Result<Arc<dyn ChangedSource>, ArmError> {
         let name = self.disk.rsplit('/').next().unwrap_or_default().to_owned();
         let opened = tokio::task::spawn_blocking(move || open_unused(&path)).await.map_err(ArmError::internal)?;
         match opened {
@@ -115,6 +159,84 @@ impl Overlay {
         })
         .await
     }
+}
+
+impl Live {
+    fn of(machine: &Resource, disk: &str) -> Result<Self, ArmError> {
+        let state: MachineInternal = internal(machine)?;
+        let lun = state.data_disks.iter().find(|(_, key)| key == disk).map(|(lun, _)| *lun);
+        Ok(Self { vm_id: state.vm_id, machine: machine.name.clone(), lun })
+    }
+}
+
+/// The changes of several disks. Those of one running machine show one and the same instant (GS-14); the copies that they
+/// are read from are gone when nobody has them open any more. A machine that is off by now is read as it is: whoever starts
+/// it waits for the readers of its disks.
+///
+/// # Errors
+/// As [`Overlay::open`]; 507 without room for the copies; 503 if the host process does not answer.
+pub(crate) async fn open_all(
+    cx: &OpContext,
+    disks: &[(&Overlay, u64)],
+) -> Result<Vec<Arc<dyn ChangedSource>>, OpError> {
+    let mut machines: Vec<&Live> = Vec::new();
+    for live in disks.iter().filter_map(|(overlay, _)| overlay.live.as_ref()) {
+        if machines.iter().all(|m| m.vm_id != live.vm_id) {
+            machines.push(live);
+        }
+    }
+    let mut opened: Vec<Option<Arc<dyn ChangedSource>>> = disks.iter().map(|_| None).collect();
+    for machine in machines {
+        let of_it = |overlay: &Overlay| overlay.live.as_ref().is_some_and(|l| l.vm_id == machine.vm_id);
+        let wanted: Vec<usize> = (0..disks.len()).filter(|at| of_it(disks[*at].0)).collect();
+        let luns: Vec<Option<u8>> = wanted.iter().filter_map(|at| disks[*at].0.live.as_ref().map(|l| l.lun)).collect();
+        let Some(captured) = capture(cx, machine, &luns).await? else { continue };
+        for (at, file) in wanted.into_iter().zip(&captured.files) {
+            let (overlay, size_bytes) = disks[at];
+            opened[at] = Some(overlay.open_file(file.clone(), size_bytes).await?);
+        }
+        // A failure leaves the files for a minute, nothing more.
+        if let Err(error) = cx.engine.host().discard(machine.vm_id, captured.id).await {
+            tracing::warn!(machine = machine.machine, %error, "copies of disks are not removed at once");
+        }
+    }
+    let mut all = Vec::new();
+    for ((overlay, size_bytes), opened) in disks.iter().zip(opened) {
+        all.push(match opened {
+            Some(opened) => opened,
+            None => overlay.open(cx, *size_bytes).await?,
+        });
+    }
+    Ok(all)
+}
+
+/// `None`: the machine does not run any more.
+async fn capture(cx: &OpContext, machine: &Live, luns: &[Option<u8>]) -> Result<Option<Captured>, OpError> {
+    let host = cx.engine.host();
+    let error = match on_host(cx, &machine.machine, || host.capture(machine.vm_id, luns)).await? {
+        Ok(captured) => return Ok(Some(captured)),
+        Err(error) => error,
+    };
+    match host.status(machine.vm_id).await {
+        Ok(status) if status.power == PowerState::Stopped => return Ok(None),
+        Err(e) if e.code() == Some(HostErrorCode::NotFound) => return Ok(None),
+        _ => {}
+    }
+    Err(match error.code() {
+        Some(HostErrorCode::Full) => OpError::Failed(
+            ArmError::new(
+                507,
+                "StorageFull",
+                format!(
+                    "The disks of running VM '{}' cannot be captured: {error}. Free some space, or deallocate the VM, then \
+                     retry.",
+                    machine.machine
+                ),
+            )
+            .caused_by(error),
+        ),
+        _ => host_error(error, &machine.machine),
+    })
 }
 
 fn damaged(disk: &str) -> ArmError {
@@ -168,32 +290,46 @@ pub(crate) fn add_reader(row: &mut Resource, owner: &str) {
 /// # Errors
 /// 409 `OperationNotAllowed`; 503 if the host process does not tell.
 pub(crate) async fn check_machine_off(cx: Context<'_>, disk: &Resource) -> Result<(), ArmError> {
-    let Some(owner) = disk.body["managedBy"].as_str() else { return Ok(()) };
-    let row = cx.engine.db().resource(&owner.to_ascii_lowercase()).await.map_err(db_error)?;
-    let Some(machine) = row else { return Ok(()) };
-    let refuse = |why: String| Err(ArmError::conflict("OperationNotAllowed", why).target(disk.id.clone()));
-    if is_busy(&machine) || machine.provisioning_state == "Deleting" {
-        return refuse(format!(
-            "Disk '{}' cannot be read while an operation on its VM '{}' is in progress. Wait until it ends, then retry.",
-            disk.name, machine.name
-        ));
+    match machine_of(cx, disk).await? {
+        Some(machine) if power(cx.engine, &machine).await? != Power::Off => Err(unreadable(disk, &machine)),
+        _ => Ok(()),
     }
-    if is_off(cx.engine, &machine).await? {
-        return Ok(());
-    }
-    refuse(format!(
-        "Disk '{}' cannot be read while it is attached to running VM '{}': this server reads a disk only while nobody writes \
-         it. Deallocate the VM, then retry.",
-        disk.name, machine.name
-    ))
 }
 
-/// A machine that is to be a source must have been made, be off, and nothing be under way with it.
+fn unreadable(disk: &Resource, machine: &Resource) -> ArmError {
+    ArmError::conflict(
+        "OperationNotAllowed",
+        format!(
+            "Disk '{}' cannot be used so while it is attached to running VM '{}'. Deallocate the VM, then retry.",
+            disk.name, machine.name
+        ),
+    )
+    .target(disk.id.clone())
+}
+
+/// The machine that a disk is attached to. Nothing may be under way with it.
+async fn machine_of(cx: Context<'_>, disk: &Resource) -> Result<Option<Resource>, ArmError> {
+    let Some(owner) = disk.body["managedBy"].as_str() else { return Ok(None) };
+    let machine = cx.engine.db().resource(&owner.to_ascii_lowercase()).await.map_err(db_error)?;
+    match machine {
+        Some(machine) if is_busy(&machine) || machine.provisioning_state == "Deleting" => Err(ArmError::conflict(
+            "OperationNotAllowed",
+            format!(
+                "Disk '{}' cannot be read while an operation on its VM '{}' is in progress. Wait until it ends, then retry.",
+                disk.name, machine.name
+            ),
+        )
+        .target(disk.id.clone())),
+        machine => Ok(machine),
+    }
+}
+
+/// A machine that is to be a source must have been made, and nothing be under way with it. Whether it runs is asked of each
+/// of its disks ([`Overlay::at_any_time`]).
 ///
 /// # Errors
-/// 409 `OperationNotAllowed`; 503 if the host process does not tell.
-#[allow(dead_code, reason = "as sources::SourceMachine")]
-pub(crate) async fn check_whole(cx: Context<'_>, machine: &Resource, state: &MachineInternal) -> Result<(), ArmError> {
+/// 409 `OperationNotAllowed`.
+pub(crate) fn check_whole(machine: &Resource, state: &MachineInternal) -> Result<(), ArmError> {
     let refuse = |why: String| Err(ArmError::conflict("OperationNotAllowed", why).target(machine.id.clone()));
     let name = &machine.name;
     if is_busy(machine) || machine.provisioning_state == "Deleting" {
@@ -208,28 +344,32 @@ pub(crate) async fn check_whole(cx: Context<'_>, machine: &Resource, state: &Mac
             machine.provisioning_state
         ));
     }
-    if is_off(cx.engine, machine).await? {
-        return Ok(());
-    }
-    refuse(format!(
-        "VM '{name}' cannot be read while it is running: this server reads disks only while nobody writes them. Deallocate the \
-         VM, then retry."
-    ))
+    Ok(())
 }
 
-/// Whether no processor of the machine runs. One that crashed counts as running until it is deallocated: its process may
-/// only be out of sight.
-///
+/// What a machine's processors do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Power {
+    Off,
+    Running,
+    /// On its way up or down, or crashed: its process may only be out of sight.
+    Unknown,
+}
+
 /// # Errors
 /// 503 if the host process does not tell.
-pub(crate) async fn is_off(engine: &Engine, machine: &Resource) -> Result<bool, ArmError> {
+pub(crate) async fn power(engine: &Engine, machine: &Resource) -> Result<Power, ArmError> {
     let state: MachineInternal = internal(machine)?;
     if state.deallocated {
-        return Ok(true);
+        return Ok(Power::Off);
     }
     match engine.host().status(state.vm_id).await {
-        Ok(status) => Ok(status.power == PowerState::Stopped),
-        Err(e) if e.code() == Some(HostErrorCode::NotFound) => Ok(true),
+        Ok(status) => Ok(match status.power {
+            PowerState::Stopped => Power::Off,
+            PowerState::Running => Power::Running,
+            PowerState::Starting | PowerState::Stopping | PowerState::Crashed => Power::Unknown,
+        }),
+        Err(e) if e.code() == Some(HostErrorCode::NotFound) => Ok(Power::Off),
         Err(e) => Err(ArmError::new(
             503,
             "HostUnavailable",
@@ -241,6 +381,14 @@ pub(crate) async fn is_off(engine: &Engine, machine: &Resource) -> Result<bool, 
         )
         .caused_by(e)),
     }
+}
+
+/// Whether no processor of the machine runs.
+///
+/// # Errors
+/// 503 if the host process does not tell.
+pub(crate) async fn is_off(engine: &Engine, machine: &Resource) -> Result<bool, ArmError> {
+    Ok(power(engine, machine).await? == Power::Off)
 }
 
 /// Rewrites the machine's disks as they are, so that whoever has just found the machine off is told to look again. To be

@@ -4,12 +4,12 @@
 //! are kept from the sweep by a guard ([`crate::regions::ContentGuard`]) until that reference is committed.
 
 use crate::Engine;
+use crate::capture::open_all;
 use crate::operation::{OpContext, OpError};
 use crate::sources::FoundDisk;
 use crate::stored::Stored;
 use lazuli_arm::ArmError;
 use lazuli_chunks::{ChunkError, Collected, ManifestId, Progress};
-use lazuli_disks::ChangedSource;
 use lazuli_disks::changes::Unchanged;
 use lazuli_meta::model::{Change, ContentRef};
 use std::future::Future;
@@ -101,43 +101,79 @@ pub(crate) async fn settle_found(
     region: &str,
     found: &FoundDisk,
 ) -> Result<Stored, OpError> {
-    if let Some(base) = found.base.as_ref().filter(|_| found.is_settled()) {
-        return Ok(base.clone());
-    }
-    let stored = settle(cx, step, owner, region, found).await?;
-    if let Some(overlay) = &found.overlay {
-        overlay.release(cx).await?;
-    }
-    Ok(stored)
+    let mut stored = settle_all(cx, owner, region, &[(step.to_owned(), found)]).await?;
+    stored.pop().ok_or_else(|| OpError::Failed(ArmError::internal("one disk was settled as none")))
 }
 
-async fn settle(cx: &OpContext, step: &str, owner: &str, region: &str, found: &FoundDisk) -> Result<Stored, OpError> {
-    let FoundDisk { base, size_bytes, overlay, .. } = found;
-    // Held until the step has committed the reference.
+/// As [`settle_found`] for all disks of a resource, each with the name of its step. The disks of running machines are one
+/// step together: whatever interrupts it, they are taken as of one instant (GS-14).
+pub(crate) async fn settle_all(
+    cx: &OpContext,
+    owner: &str,
+    region: &str,
+    disks: &[(String, &FoundDisk)],
+) -> Result<Vec<Stored>, OpError> {
+    let is_live = |found: &FoundDisk| found.overlay.as_ref().is_some_and(|o| o.live.is_some());
+    let live: Vec<&FoundDisk> = disks.iter().map(|(_, found)| *found).filter(|found| is_live(found)).collect();
+    let mut of_running = match live.is_empty() {
+        true => vec![],
+        false => settle(cx, "settle disks of running machines", owner, region, &live).await?,
+    }
+    .into_iter();
+    let mut all = Vec::new();
+    for (step, found) in disks {
+        let stored = match &found.base {
+            Some(base) if found.is_settled() => Some(base.clone()),
+            _ if is_live(found) => of_running.next(),
+            _ => settle(cx, step, owner, region, &[found]).await?.pop(),
+        };
+        all.push(stored.ok_or_else(|| OpError::Failed(ArmError::internal("a disk was not settled")))?);
+        if let Some(overlay) = &found.overlay {
+            overlay.release(cx).await?;
+        }
+    }
+    Ok(all)
+}
+
+/// One step: all of these disks, or none.
+async fn settle(
+    cx: &OpContext,
+    step: &str,
+    owner: &str,
+    region: &str,
+    disks: &[&FoundDisk],
+) -> Result<Vec<Stored>, OpError> {
+    // Held until the step has committed the references.
     let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
     cx.step_with(step, async {
-        let failed = |e| store_op_error(cx, e, region);
-        let changes: Arc<dyn ChangedSource> = match overlay {
-            Some(overlay) => overlay.open(cx, *size_bytes).await?,
-            None => Arc::new(Unchanged(*size_bytes)),
-        };
-        let under = base.as_ref().map(|b| manifest_id(&b.manifest)).transpose()?;
-        let progress = Progress::new();
-        let ingest = guard.region.ingest_over(under, changes, &progress, &cx.stop);
-        let ingested = watched(cx, &progress, "reading the disk", ingest).await.map_err(failed)?;
-        if overlay.is_some() {
-            tracing::info!(
-                owner,
-                size_bytes,
-                changed_bytes = progress.total(),
-                new_bytes = ingested.new_bytes,
-                stored_bytes = ingested.stored_bytes,
-                "a disk's changes were captured"
-            );
+        let overlays: Vec<_> = disks.iter().filter_map(|f| f.overlay.as_ref().map(|o| (o, f.size_bytes))).collect();
+        let mut opened = open_all(cx, &overlays).await?.into_iter();
+        let mut settled = Vec::new();
+        let mut references = Vec::new();
+        for FoundDisk { base, size_bytes, overlay, .. } in disks {
+            let changes =
+                overlay.as_ref().and_then(|_| opened.next()).unwrap_or_else(|| Arc::new(Unchanged(*size_bytes)));
+            let under = base.as_ref().map(|b| manifest_id(&b.manifest)).transpose()?;
+            let progress = Progress::new();
+            let ingest = guard.region.ingest_over(under, changes, &progress, &cx.stop);
+            let ingested = watched(cx, &progress, "reading the disk", ingest).await;
+            let ingested = ingested.map_err(|e| store_op_error(cx, e, region))?;
+            if let Some(overlay) = overlay {
+                tracing::info!(
+                    owner,
+                    size_bytes,
+                    running = overlay.live.is_some(),
+                    changed_bytes = progress.total(),
+                    new_bytes = ingested.new_bytes,
+                    stored_bytes = ingested.stored_bytes,
+                    "a disk's changes were captured"
+                );
+            }
+            let stored = Stored { manifest: ingested.manifest.to_string(), size_bytes: *size_bytes };
+            references.push(Change::PutContentRef(reference(owner, region, &stored.manifest)));
+            settled.push(stored);
         }
-        let stored = Stored { manifest: ingested.manifest.to_string(), size_bytes: *size_bytes };
-        let changes = vec![Change::PutContentRef(reference(owner, region, &stored.manifest))];
-        Ok((stored, changes))
+        Ok((settled, references))
     })
     .await
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! provider, while it decides:   disk_or_snapshot(cx, id, location) ─> SourceDisk ─ references() ─> committed with the row
 //!                               virtual_machine(cx, id, location)  ─> SourceMachine with a SourceDisk for each of its disks
-//! operation:                    settle_found(cx, step, owner, region, found) ─> Stored, of exactly `size_bytes`
+//! operation:                    settle_all(cx, owner, region, disks) ─> Stored, each of exactly `size_bytes`
 //! ```
 //! A provider never reads bytes; it finds out where they are, checks that the caller may have them, and references them in the
 //! transaction of its own row, so that nothing can be deleted or collected between the decision and the work.
@@ -98,12 +98,12 @@ pub(crate) async fn copy_source(cx: Context<'_>, id: &ResourceId, location: &str
 
 async fn found(cx: Context<'_>, row: Resource) -> Result<SourceDisk, ArmError> {
     let disk: DiskInternal = internal(&row)?;
-    let overlay = Overlay::at_rest(cx, &row, &disk).await?;
+    let overlay = Overlay::at_any_time(cx, &row, &disk).await?;
     let found = FoundDisk { base: disk.base, holder: Some(row.key.clone()), size_bytes: disk.size_bytes, overlay };
     Ok(SourceDisk { found, row })
 }
 
-/// A virtual machine that is off, with its disks.
+/// A virtual machine with its disks. One that runs is never generalized.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceMachine {
     /// `Change::RequireResource` on its key belongs to whatever is made of it, as do the references of each disk.
@@ -120,11 +120,11 @@ pub(crate) struct SourceMachine {
     pub data: Vec<(u32, String, SourceDisk)>,
 }
 
-/// The machine of this id: the caller may read it, it is in `location`, it has been created and is off (IV-3, MI-3, GS-13,
+/// The machine of this id: the caller may read it, it is in `location`, it has been created, and is off or runs (IV-3, MI-3, GS-13,
 /// GS-14).
 ///
 /// # Errors
-/// As [`disk_or_snapshot`]; 409 `OperationNotAllowed` while it runs or is being changed.
+/// As [`disk_or_snapshot`]; 409 `OperationNotAllowed` while it is being changed.
 pub(crate) async fn virtual_machine(
     cx: Context<'_>,
     id: &ResourceId,
@@ -137,7 +137,7 @@ pub(crate) async fn virtual_machine(
     let row = row.filter(|r| r.kind.eq_ignore_ascii_case(virtual_machine::KIND) && r.location == location);
     let row = row.ok_or_else(not_found)?;
     let state: MachineInternal = internal(&row)?;
-    check_whole(cx, &row, &state).await?;
+    check_whole(&row, &state)?;
     let profile = &row.body["properties"]["storageProfile"];
     let text = |v: &Value, default: &str| v.as_str().unwrap_or(default).to_owned();
     let disk = async |key: &str| {

@@ -4,9 +4,10 @@
 //! finds them.
 
 use super::image_version::{Caching, after_earlier, change_state, disks, replicate, settle_failed, settle_row};
-use crate::content::{release_others, settle_found};
+use crate::content::{release_others, settle_all};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::image_version::VersionSource;
+use crate::stored::Stored;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 
@@ -22,16 +23,15 @@ impl Operation for ImageVersionCreate {
         let source: VersionSource = cx.params()?;
         after_earlier(cx).await?;
         let row = cx.resource().await?;
-        let os = settle_found(cx, "settle", &row.key, &row.location, &source.os.disk).await?;
-        let mut data = BTreeMap::new();
-        for (lun, part) in &source.data {
-            let step = format!("settle lun {lun}");
-            data.insert(*lun, settle_found(cx, &step, &row.key, &row.location, &part.disk).await?);
-        }
+        let mut sources = vec![("settle".to_owned(), &source.os.disk)];
+        sources.extend(source.data.iter().map(|(lun, part)| (format!("settle lun {lun}"), &part.disk)));
+        let mut settled = settle_all(cx, &row.key, &row.location, &sources).await?.into_iter();
+        let os = settled.next();
+        let data: BTreeMap<u32, Stored> = source.data.keys().copied().zip(settled).collect();
         // Together: a version that has its OS disk has them all.
         cx.update_resource(|row| {
             change_state(row, |s| {
-                s.os_disk = Some(os.clone());
+                s.os_disk.clone_from(&os);
                 s.data_disks.clone_from(&data);
             });
         })

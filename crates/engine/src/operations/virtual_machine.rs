@@ -46,7 +46,7 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
         resource_group: id.resource_group.clone().unwrap_or_default(),
         location: row.location.clone(),
         vm_size: vm_size.to_owned(),
-        zone: String::new(),
+        zone: row.body["zones"][0].as_str().unwrap_or_default().to_owned(),
         tags: tags_of(&row.body),
         image: ImageReference {
             id: image("id"),
@@ -173,7 +173,7 @@ async fn public_of(engine: &Engine, key: &str, nic: &Resource, subnet: &Resource
 
 /// Asks the host, and again for [`crate::EngineConfig::host_time`] while no host process answers: one that is being replaced
 /// is back in a moment. The outer error ends the operation, the inner one is the host's own.
-pub(super) async fn on_host<T, F>(
+pub(crate) async fn on_host<T, F>(
     cx: &OpContext,
     name: &str,
     ask: impl Fn() -> F,
@@ -199,7 +199,7 @@ where
 }
 
 /// The host's answer in Azure's words.
-pub(super) fn host_error(error: ClientError, name: &str) -> OpError {
+pub(crate) fn host_error(error: ClientError, name: &str) -> OpError {
     let said = error.to_string();
     let arm = match error.code() {
         Some(HostErrorCode::NotEnoughMemory) => ArmError::conflict(

@@ -118,7 +118,7 @@ impl Gathered<'_> {
         Ok(parts)
     }
 
-    /// MI-3: the machine is off and generalized; its disks are read when the image is made.
+    /// MI-3: the machine is generalized, and with that off; its disks are read when the image is made.
     async fn of_machine(&mut self, body: &mut Value, id: &ResourceId) -> Result<Parts, ArmError> {
         self.check_subscription(id)?;
         let machine = sources::virtual_machine(self.cx, id, &self.location).await?;

@@ -77,12 +77,6 @@ const WRITES: [&str; 3] = ["write -z 0 64k", "write -P 0xab 1M 64k", "write -P 0
 async fn what_a_guest_wrote_becomes_a_version_and_only_that_is_stored() {
     let site = Site::start().await;
     site.create(|_| {}).await.unwrap();
-    let error = site.versioned("disks/os1", "2.0.0").await.unwrap_err();
-    assert_eq!(error.code, "OperationNotAllowed");
-    assert!(error.message.contains("running VM 'vm1'") && error.message.contains("Deallocate"), "{error}");
-    let error = virtual_machine(site.cx(), &site.server.id(VM), "eastus").await.unwrap_err();
-    assert_eq!((error.status, error.code.as_str()), (409, "OperationNotAllowed"));
-
     site.power("deallocate").await.unwrap();
     site.write("disks/os1", &WRITES).await;
     let before = site.server.stored_bytes("eastus").await;
@@ -116,6 +110,59 @@ async fn what_a_guest_wrote_becomes_a_version_and_only_that_is_stored() {
     site.server.delete(VM).await.unwrap();
     assert!(site.versioned("disks/os1", "4.0.0").await.unwrap() == changed);
     site.server.delete("disks/os1").await.unwrap();
+}
+
+/// GS-14: the source runs on; what is taken is of one instant, and nothing of the taking is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_machine_is_a_source_of_what_is_specialized() {
+    let site = Site::start().await;
+    let server = &site.server;
+    let blank = json!({"lun": 4, "createOption": "Empty", "diskSizeGB": 1, "name": "data4"});
+    site.create(|b| b["properties"]["storageProfile"]["dataDisks"] = json!([blank])).await.unwrap();
+    // The fake guest holds no locks: qemu-io plays what it writes.
+    site.write("disks/os1", &WRITES).await;
+    site.write("disks/data4", &["write -P 0x11 1M 64k"]).await;
+    site.specialized().await;
+    let body = json!({"location": "eastus", "properties": {
+        "storageProfile": {"source": {"virtualMachineId": server.id(VM).to_string()}}}});
+    server.put("galleries/g/images/s/versions/2.0.0", body.clone()).await.unwrap();
+    let state = server.internal("galleries/g/images/s/versions/2.0.0").await;
+    let manifest = |disk: &Value| disk["manifest"].as_str().unwrap().to_owned();
+    assert!(server.stored("eastus", &manifest(&state["osDisk"])).await == expected());
+    let data = server.stored("eastus", &manifest(&state["dataDisks"]["4"])).await;
+    assert!(data[1 << 20..][..CLUSTER].iter().all(|b| *b == 0x11) && data[..1 << 20].iter().all(|b| *b == 0));
+
+    // A snapshot and a copy of an attached disk are the same.
+    for (kind, name) in [("snapshots", "snap"), ("disks", "copy")] {
+        let tail = format!("{kind}/{name}");
+        let create = json!({"createOption": "Copy", "sourceResourceId": server.id("disks/os1").to_string()});
+        server.put(&tail, json!({"location": "eastus", "properties": {"creationData": create}})).await.unwrap();
+        let base = server.internal(&tail).await["base"].clone();
+        assert!(server.stored("eastus", &manifest(&base)).await == expected(), "{tail}");
+    }
+    let id = site.vm_id().await;
+    assert!(site.fake.is_running(id));
+    let captures = server.dir.path().join("host/vms").join(id.to_string()).join("captures");
+    assert_eq!(std::fs::read_dir(&captures).unwrap().count(), 0, "the copies are gone");
+    for disk in ["disks/os1", "disks/data4"] {
+        assert_eq!(server.internal(disk).await["readers"], json!([]), "{disk} was read");
+    }
+
+    // What is generalized cannot come from what runs.
+    let error = server.put("galleries/g/images/i/versions/2.0.0", body).await.unwrap_err();
+    assert_eq!(error.status, 400, "{error}");
+    let image = json!({"location": "eastus", "properties": {"hyperVGeneration": "V2",
+        "sourceVirtualMachine": {"id": server.id(VM).to_string()}}});
+    let error = server.put("images/img", image).await.unwrap_err();
+    assert_eq!(
+        (error.code.as_str(), error.message.as_str()),
+        ("OperationNotAllowed", "The operation 'Create Image' requires the Virtual Machine 'vm1' to be Generalized.")
+    );
+    // A crashed machine may only be out of sight.
+    site.fake.crash(id);
+    until("it is seen", async || site.codes().await.contains(&"PowerState/stopped".to_owned())).await;
+    let error = site.versioned("disks/os1", "3.0.0").await.unwrap_err();
+    assert!(error.message.contains("Deallocate the VM"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
