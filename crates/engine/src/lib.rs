@@ -23,6 +23,7 @@ mod read;
 mod reconcilers;
 pub mod regions;
 mod secrets;
+mod sizes;
 mod sources;
 pub mod storage;
 mod storage_account;

@@ -109,6 +109,9 @@ impl Engine {
     /// # Errors
     /// 404 for a missing parent or an unknown type.
     pub async fn list(&self, call: &Call, parent: &ResourceId, collection: &ResourceType) -> Result<Listing, ArmError> {
+        if let Some(listing) = self.sizes_list(call, parent, collection).await? {
+            return Ok(listing);
+        }
         if let Some(listing) = self.catalogue_list(call, parent, collection).await? {
             return Ok(listing);
         }

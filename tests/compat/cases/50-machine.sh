@@ -43,6 +43,24 @@ gives 'ssh to it' compat-vm on_it hostname
 works 'the mark of this machine' on_it 'echo kept > mark; sync'
 gives 'list machines' vm az vm list -g machines --query '[].name' -o tsv
 
+gives 'the sizes to choose from' 1 az vm list-sizes -l eastus --query "[?name=='Standard_B1s'].numberOfCores | [0]" -o tsv
+gives 'and what they can do' Standard_B1s az vm list-skus -l eastus --size Standard_B1s --query '[0].name' -o tsv
+works 'attach a new disk while it runs' az vm disk attach -g machines --vm-name vm --new --name extra --size-gb 1 --lun 4 --sku Standard_LRS
+at_lun() { on_it "ls -d /sys/block/sd*/device/scsi_device/*:$1 2>/dev/null | wc -l"; }
+gives 'the guest has it at its LUN' 1 at_lun 4
+works 'a snapshot of the disk of a running machine' az snapshot create -g machines -n running -l eastus \
+  --source "$(az vm show -g machines -n vm --query storageProfile.osDisk.managedDisk.id -o tsv)"
+works 'detach it' az vm disk detach -g machines --vm-name vm -n extra
+gives 'the guest has it no more' 0 at_lun 4
+works 'delete the disk' az disk delete -g machines -n extra --yes
+works 'another size' az vm resize -g machines -n vm --size Standard_B1s
+gives 'it has it' Standard_B1s az vm show -g machines -n vm --query hardwareProfile.vmSize -o tsv
+holds 'ssh answers after the restart' until_true 120 on_it true
+works 'redeploy it' az vm redeploy -g machines -n vm
+holds 'ssh answers after that' until_true 120 on_it true
+works 'reapply it' az vm reapply -g machines -n vm
+refuses 'an OS disk that is kept cannot be reimaged' 'OperationNotAllowed' az vm reimage -g machines -n vm
+
 works 'stop it' az vm stop -g machines -n vm
 gives 'it is stopped' PowerState/stopped power
 works 'start it' az vm start -g machines -n vm

@@ -1,6 +1,6 @@
 //! `Microsoft.Compute/virtualMachines`: what a machine's PUT may say, and the catalogue of sizes.
 
-use super::{Context, Fields, Head, unchanged};
+use super::{Context, Fields, Head, not_offered, unchanged};
 use crate::{ArmError, ResourceId};
 use base64_check::is_base64;
 use serde_json::{Map, Value, json};
@@ -55,6 +55,7 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
     let root = Fields::root(ROOT, new)?;
     let head = Head::read(id, &root, None, ctx)?;
     let properties = root.object("properties")?;
+    check_offered(&root, &properties)?;
     let mut body = Map::new();
     body.insert("hardwareProfile".into(), json!({"vmSize": vm_size(&properties)?}));
     body.insert("storageProfile".into(), storage(id, &properties.object("storageProfile")?, ctx)?);
@@ -62,29 +63,95 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
         body.insert("osProfile".into(), profile);
     }
     body.insert("networkProfile".into(), network(&properties.object("networkProfile")?)?);
-    if let Some(data) = properties.str("userData")? {
-        if !is_base64(&data) {
-            return Err(ArmError::invalid_parameter("userData", "User data should be in Base64 encoded format."));
-        }
-        body.insert("userData".into(), data.into());
+    keep(&properties, &mut body)?;
+    let mut middle: Vec<(&str, Value)> = plan(&root)?.map(|p| ("plan", p)).into_iter().collect();
+    if let Some(zones) = root.strings("zones")?.filter(|z| !z.is_empty()) {
+        middle.push(("zones", json!(zones)));
     }
-    for kept in ["diagnosticsProfile", "securityProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"]
-    {
-        if let Some(value) = properties.get(kept) {
-            body.insert(kept.into(), value.clone());
-        }
-    }
-    Ok(head.body(plan(&root)?.map(|p| ("plan", p)).into_iter().collect(), body))
+    Ok(head.body(middle, body))
 }
 
-/// Checks a PUT or merged PATCH on an existing machine: tags may change; the rest must be what it was.
+/// Checks a PUT or merged PATCH on an existing machine: size, data disks, tags, delete options, caching, user data and what is
+/// only kept may change; the rest must be what it was. Data disks are shown as they are to be: those that stay with their
+/// `managedDisk.id`, new ones as in [`create`]; what is missing is to be detached.
 ///
 /// # Errors
-/// `PropertyChangeNotAllowed`.
+/// `PropertyChangeNotAllowed`; as [`create`] for what is new.
 pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> Result<Value, ArmError> {
     let root = Fields::root(ROOT, new)?;
     let head = Head::read(id, &root, Some(old), ctx)?;
     let properties = root.object("properties")?;
+    let before = &old["properties"];
+    check_offered(&root, &properties)?;
+    check_fixed(&root, &properties, old)?;
+    let mut body = before.as_object().cloned().unwrap_or_default();
+    if !properties.object("hardwareProfile")?.is_empty() {
+        body.insert("hardwareProfile".into(), json!({"vmSize": vm_size(&properties)?}));
+    }
+    let storage = properties.object("storageProfile")?;
+    let mut shown = before["storageProfile"].clone();
+    let os = storage.object("osDisk")?;
+    if let Some(option) = os.one_of("deleteOption", &["Delete", "Detach"])? {
+        shown["osDisk"]["deleteOption"] = option.into();
+    }
+    if let Some(caching) = os.one_of("caching", &["None", "ReadOnly", "ReadWrite"])? {
+        shown["osDisk"]["caching"] = caching.into();
+    }
+    if storage.get("dataDisks").is_some() {
+        shown["dataDisks"] = changed_data_disks(id, &storage, &before["storageProfile"]["dataDisks"], ctx)?;
+    }
+    body.insert("storageProfile".into(), shown);
+    if let Some(given) = properties.object("networkProfile")?.objects("networkInterfaces")? {
+        let entries = body.get_mut("networkProfile").and_then(|p| p["networkInterfaces"].as_array_mut());
+        for (shown, given) in entries.into_iter().flatten().zip(given) {
+            if let Some(option) = given.object("properties")?.one_of("deleteOption", &["Delete", "Detach"])? {
+                shown["properties"]["deleteOption"] = option.into();
+            }
+        }
+    }
+    keep(&properties, &mut body)?;
+    let mut middle: Vec<(&str, Value)> = old.get("plan").cloned().map(|p| ("plan", p)).into_iter().collect();
+    middle.extend(old.get("zones").cloned().map(|z| ("zones", z)));
+    Ok(head.body(middle, body))
+}
+
+/// What Azure has and this server does not do is refused rather than lost.
+fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmError> {
+    let given = |fields: &Fields<'_>, name: &str| {
+        let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(Map::is_empty);
+        fields.get(name).is_some_and(|v| !v.is_null() && !empty(v))
+    };
+    let identity = root.object("identity")?.str("type")?;
+    if identity.is_some_and(|t| !t.eq_ignore_ascii_case("None")) {
+        return Err(not_offered("identity", "virtual machines have no managed identities here yet"));
+    }
+    let storage = properties.object("storageProfile")?;
+    let os = storage.object("osDisk")?;
+    let refused: [(&Fields<'_>, &str, &str); 13] = [
+        (root, "extendedLocation", "there are no edge zones"),
+        (properties, "availabilitySet", "there are no availability sets"),
+        (properties, "virtualMachineScaleSet", "there are no scale sets yet"),
+        (properties, "proximityPlacementGroup", "there are no placement groups"),
+        (properties, "host", "there are no dedicated hosts"),
+        (properties, "hostGroup", "there are no dedicated hosts"),
+        (properties, "capacityReservation", "capacity cannot be reserved"),
+        (properties, "applicationProfile", "VM applications are not installed yet"),
+        (&os, "vhd", "every disk is a managed disk"),
+        (&os, "image", "every disk is a managed disk"),
+        (&os, "diffDiskSettings", "there are no ephemeral disks"),
+        (&os, "encryptionSettings", "guests are not encrypted from outside"),
+        (&os, "writeAcceleratorEnabled", "there is no write accelerator"),
+    ];
+    for (fields, name, why) in refused {
+        if given(fields, name) && fields.get(name) != Some(&Value::Bool(false)) {
+            return Err(not_offered(&fields.path(name), why));
+        }
+    }
+    Ok(())
+}
+
+/// What a machine keeps for life.
+fn check_fixed(root: &Fields<'_>, properties: &Fields<'_>, old: &Value) -> Result<(), ArmError> {
     let before = &old["properties"];
     let same = |path: &[&str]| -> Result<(), ArmError> {
         let mut fields = properties.clone();
@@ -96,13 +163,15 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
         let last = path[path.len() - 1];
         unchanged(&format!("{ROOT}.properties.{}", path.join(".")), fields.get(last), stored.get(last))
     };
-    same(&["hardwareProfile", "vmSize"])?;
     for name in ["id", "publisher", "offer", "sku", "version"] {
         same(&["storageProfile", "imageReference", name])?;
     }
     unchanged(&format!("{ROOT}.plan"), root.get("plan"), old.get("plan"))?;
+    unchanged(&format!("{ROOT}.zones"), root.get("zones"), old.get("zones"))?;
     same(&["storageProfile", "osDisk", "name"])?;
     same(&["storageProfile", "osDisk", "createOption"])?;
+    same(&["storageProfile", "osDisk", "managedDisk", "id"])?;
+    same(&["storageProfile", "osDisk", "diskSizeGB"])?;
     same(&["osProfile", "computerName"])?;
     same(&["osProfile", "adminUsername"])?;
     if let Some(given) = properties.object("networkProfile")?.objects("networkInterfaces")? {
@@ -115,8 +184,79 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
             Some(&stored.into()),
         )?;
     }
-    let plan = old.get("plan").cloned().map(|p| ("plan", p));
-    Ok(head.body(plan.into_iter().collect(), before.as_object().cloned().unwrap_or_default()))
+    Ok(())
+}
+
+/// What is shown as it was sent, and decides nothing here.
+fn keep(properties: &Fields<'_>, body: &mut Map<String, Value>) -> Result<(), ArmError> {
+    if let Some(data) = properties.str("userData")? {
+        if !is_base64(&data) {
+            return Err(ArmError::invalid_parameter("userData", "User data should be in Base64 encoded format."));
+        }
+        body.insert("userData".into(), data.into());
+    }
+    for kept in ["diagnosticsProfile", "securityProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"]
+    {
+        if let Some(value) = properties.get(kept) {
+            body.insert(kept.into(), value.clone());
+        }
+    }
+    Ok(())
+}
+
+/// A disk is known by its id, or by its name where the entry has no id.
+fn changed_data_disks(
+    id: &ResourceId,
+    profile: &Fields<'_>,
+    old: &Value,
+    ctx: &Context<'_>,
+) -> Result<Value, ArmError> {
+    let old = old.as_array().map_or(&[][..], Vec::as_slice);
+    let mut shown: Vec<Value> = Vec::new();
+    for (index, disk) in profile.objects("dataDisks")?.unwrap_or_default().into_iter().enumerate() {
+        let disk_id = disk.object("managedDisk")?.str("id")?;
+        let name = disk.str("name")?;
+        let is_it = |o: &&Value| match (&disk_id, &name) {
+            (Some(id), _) => o["managedDisk"]["id"].as_str().is_some_and(|i| i.eq_ignore_ascii_case(id)),
+            (None, Some(name)) => o["name"].as_str().is_some_and(|n| n.eq_ignore_ascii_case(name)),
+            (None, None) => false,
+        };
+        let stays = old.iter().find(is_it);
+        if disk.bool("toBeDetached")?.unwrap_or(false) {
+            continue;
+        }
+        let lun = disk.int_within("lun", 0, 63)?.ok_or_else(|| disk.missing("lun"))?;
+        if shown.iter().any(|s| s["lun"] == lun) {
+            return Err(lun_in_use(lun));
+        }
+        let Some(stays) = stays else {
+            if disk.one_of("createOption", &["Attach", "Empty", "FromImage"])? == Some("FromImage") {
+                return Err(ArmError::invalid_parameter(
+                    "dataDisks.createOption",
+                    "A data disk can be created from an image only together with its VM.",
+                ));
+            }
+            shown.push(data_disk(id, &disk, lun, index, ctx)?);
+            continue;
+        };
+        unchanged(&format!("{ROOT}.properties.storageProfile.dataDisks.lun"), Some(&lun.into()), stays.get("lun"))?;
+        let mut entry = stays.clone();
+        if let Some(caching) = disk.one_of("caching", &["None", "ReadOnly", "ReadWrite"])? {
+            entry["caching"] = caching.into();
+        }
+        if let Some(option) = disk.one_of("deleteOption", &["Delete", "Detach"])? {
+            entry["deleteOption"] = option.into();
+        }
+        shown.push(entry);
+    }
+    Ok(shown.into())
+}
+
+fn lun_in_use(lun: i64) -> ArmError {
+    ArmError::invalid_parameter(
+        "dataDisks.lun",
+        format!("A disk at LUN {lun} already exists. Specify a different LUN for each data disk."),
+    )
 }
 
 fn check_name(name: &str) -> Result<(), ArmError> {
@@ -258,10 +398,7 @@ fn data_disks(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Resul
     for (index, disk) in profile.objects("dataDisks")?.unwrap_or_default().into_iter().enumerate() {
         let lun = disk.int_within("lun", 0, 63)?.ok_or_else(|| disk.missing("lun"))?;
         if !luns.insert(lun) {
-            return Err(ArmError::invalid_parameter(
-                "dataDisks.lun",
-                format!("A disk at LUN {lun} already exists. Specify a different LUN for each data disk."),
-            ));
+            return Err(lun_in_use(lun));
         }
         shown.push(data_disk(id, &disk, lun, index, ctx)?);
     }
@@ -432,6 +569,9 @@ fn network(profile: &Fields<'_>) -> Result<Value, ArmError> {
     }
     Ok(json!({"networkInterfaces": shown}))
 }
+
+#[cfg(test)]
+mod tests;
 
 mod base64_check {
     /// Standard alphabet, padded, at most 87,380 characters: Azure's bound.

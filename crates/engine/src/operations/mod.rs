@@ -21,6 +21,7 @@ pub(crate) mod virtual_machine;
 mod virtual_machine_create;
 mod virtual_machine_delete;
 mod virtual_machine_power;
+pub(crate) mod virtual_machine_update;
 
 use crate::operation::Operation;
 use std::sync::Arc;
@@ -58,5 +59,8 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(VirtualMachinePower(Action::PowerOff)),
         Arc::new(VirtualMachinePower(Action::Restart)),
         Arc::new(VirtualMachinePower(Action::Deallocate)),
+        Arc::new(VirtualMachinePower(Action::Redeploy)),
+        Arc::new(VirtualMachinePower(Action::Reapply)),
+        Arc::new(virtual_machine_update::VirtualMachineUpdate),
     ]
 }

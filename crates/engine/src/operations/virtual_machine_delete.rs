@@ -43,6 +43,7 @@ fn parts(row: &Resource, state: &MachineInternal) -> Vec<(String, bool)> {
         let mut disks = profile["dataDisks"].as_array().into_iter().flatten();
         parts.push((key.clone(), disks.any(|d| d["lun"] == *lun && d["deleteOption"] == "Delete")));
     }
+    parts.extend(state.leaving.iter().map(|key| (key.clone(), false)));
     for key in &state.nics {
         let mut nics = row.body["properties"]["networkProfile"]["networkInterfaces"].as_array().into_iter().flatten();
         let same = |n: &Value| n["id"].as_str().is_some_and(|id| id.eq_ignore_ascii_case(key));
@@ -52,7 +53,7 @@ fn parts(row: &Resource, state: &MachineInternal) -> Vec<(String, bool)> {
 }
 
 /// Unties a part from the machine; whoever has taken it since keeps it.
-fn release(row: &mut Resource, machine: &str) -> bool {
+pub(super) fn release(row: &mut Resource, machine: &str) -> bool {
     if row.kind == "microsoft.compute/disks" {
         if !is_machine(row.body["managedBy"].as_str(), machine) {
             return false;

@@ -1,4 +1,4 @@
-//! Start, power off, restart, deallocate.
+//! Start, power off, restart, deallocate, redeploy, reapply.
 
 use super::virtual_machine::{host_error, on_host, spec_of};
 use super::virtual_machine_create::{bring_up, mark_created};
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_meta::model::Resource;
 use lazuli_vmm::host::{ClientError, HostErrorCode};
-use lazuli_vmm::spec::VmSpec;
+use lazuli_vmm::spec::{PowerState, VmSpec};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -18,6 +18,10 @@ pub(crate) enum Action {
     PowerOff,
     Restart,
     Deallocate,
+    /// Off, forgotten by its host, and on again: as if it had moved to another host. One that is off stays so.
+    Redeploy,
+    /// The host is told once more what the machine is.
+    Reapply,
 }
 
 pub(crate) struct VirtualMachinePower(pub Action);
@@ -30,6 +34,8 @@ impl Operation for VirtualMachinePower {
             Action::PowerOff => "virtual_machine.power_off",
             Action::Restart => "virtual_machine.restart",
             Action::Deallocate => "virtual_machine.deallocate",
+            Action::Redeploy => "virtual_machine.redeploy",
+            Action::Reapply => "virtual_machine.reapply",
         }
     }
 
@@ -42,14 +48,14 @@ impl Operation for VirtualMachinePower {
             set_disks(cx, &state, DiskState::Attached).await?;
             return Ok(Outcome::update(mark_created));
         }
-        if matches!(self.0, Action::Start | Action::Restart) {
+        if matches!(self.0, Action::Start | Action::Restart | Action::Redeploy) {
             wait_for_readers(cx, state.disks()).await?;
         }
         self.ask_host(cx, &row, &state).await?.map_err(|e| host_error(e, &row.name))?;
         let deallocated = match self.0 {
             Action::Deallocate => true,
             Action::Start | Action::Restart => false,
-            Action::PowerOff => state.deallocated,
+            Action::PowerOff | Action::Redeploy | Action::Reapply => state.deallocated,
         };
         set_disks(cx, &state, if deallocated { DiskState::Reserved } else { DiskState::Attached }).await?;
         Ok(Outcome::update(move |row| {
@@ -76,6 +82,12 @@ impl VirtualMachinePower {
                 let spec: VmSpec = cx.step("define", async { spec_of(cx, row).await }).await?;
                 on_host(cx, &row.name, || host.define_and_start(&spec)).await?.map(drop)
             }
+            Action::Redeploy | Action::Reapply if state.deallocated => Ok(()),
+            Action::Redeploy => self.redeploy(cx, row, state).await?,
+            Action::Reapply => {
+                let spec: VmSpec = cx.step("define", async { spec_of(cx, row).await }).await?;
+                on_host(cx, &row.name, || host.redefine(&spec)).await?.map(drop)
+            }
             Action::Start => on_host(cx, &row.name, || host.start(id)).await?.map(drop),
             Action::Restart => on_host(cx, &row.name, || host.restart(id)).await?.map(drop),
             Action::PowerOff if state.deallocated => Ok(()),
@@ -92,8 +104,36 @@ impl VirtualMachinePower {
     }
 }
 
+impl VirtualMachinePower {
+    async fn redeploy(
+        &self,
+        cx: &OpContext,
+        row: &Resource,
+        state: &MachineInternal,
+    ) -> Result<Result<(), ClientError>, OpError> {
+        let (host, id) = (cx.engine.host(), state.vm_id);
+        // As it was when this began, whatever an earlier attempt did.
+        let look = async {
+            let status = on_host(cx, &row.name, || host.status(id)).await?.map_err(|e| host_error(e, &row.name))?;
+            Ok::<_, OpError>(status.power != PowerState::Stopped)
+        };
+        if !cx.step("look", look).await? {
+            return Ok(Ok(()));
+        }
+        let spec: VmSpec = cx.step("define", async { spec_of(cx, row).await }).await?;
+        match on_host(cx, &row.name, || host.power_off(id, false)).await? {
+            Err(e) if e.code() != Some(HostErrorCode::NotFound) => return Ok(Err(e)),
+            _ => {}
+        }
+        if let Err(e) = on_host(cx, &row.name, || host.delete(id, &[])).await? {
+            return Ok(Err(e));
+        }
+        Ok(on_host(cx, &row.name, || host.define_and_start(&spec)).await?.map(drop))
+    }
+}
+
 /// Shows the machine's disks in another state.
-async fn set_disks(cx: &OpContext, state: &MachineInternal, to: DiskState) -> Result<(), OpError> {
+pub(super) async fn set_disks(cx: &OpContext, state: &MachineInternal, to: DiskState) -> Result<(), OpError> {
     for key in state.disks() {
         cx.update_other(key, |row| {
             let other = disk::state(&row.body) != Some(to);

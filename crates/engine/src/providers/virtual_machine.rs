@@ -6,6 +6,7 @@
 mod data_disks;
 mod image;
 mod instance_view;
+mod update;
 
 use super::arm_context;
 use super::managed_image::check_security_type;
@@ -20,7 +21,7 @@ pub(crate) use image::resolve_image;
 use image::{ImageKind, ImageSource};
 use image::{check_plan, resolve_reference};
 use lazuli_arm::bodies::disk::{self, DiskState};
-use lazuli_arm::bodies::virtual_machine as body;
+use lazuli_arm::bodies::{Fields, virtual_machine as body};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Expect, Resource};
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ pub(crate) struct MachineInternal {
     pub os_disk: String,
     /// Keys of the data disks with their LUNs.
     pub data_disks: Vec<(u8, String)>,
+    /// Keys of data disks that are being detached (`virtual_machine.update`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<String>,
     /// Keys of the interfaces, the primary one first.
     pub nics: Vec<String>,
     /// A generalized image is provisioned on its first boot; anything else is only switched on (GS-3, GS-8).
@@ -92,12 +96,7 @@ impl Provider for VirtualMachine {
     ) -> Result<Plan, ArmError> {
         let arm = arm_context(cx);
         if let Some(old) = old {
-            let body = body::update(id, &new, &old.body, &arm)?;
-            let state: MachineInternal = internal(old)?;
-            // What never came to run is tried again: its PUT must not end well otherwise.
-            let start = (!state.created).then(|| Start { kind: CREATE, params: json!({}) });
-            let changes = if start.is_some() { outrun_readers(cx.engine, &state).await? } else { vec![] };
-            return Ok(Plan { body, internal: old.internal.clone(), start, changes });
+            return update::plan(cx, id, &new, old).await;
         }
         let mut body = body::create(id, &new, &arm)?;
         let mut plan = Builder { cx, id, changes: vec![] };
@@ -127,6 +126,7 @@ impl Provider for VirtualMachine {
             generation,
             os_disk,
             data_disks,
+            leaving: vec![],
             nics,
             provision: image.as_ref().is_some_and(|i| i.generalized),
             admin_password: secret(&mut body, "adminPassword"),
@@ -168,6 +168,9 @@ impl Provider for VirtualMachine {
     }
 
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
+        if name.eq_ignore_ascii_case("vmSizes") {
+            return Ok(Some(json!({"value": crate::sizes::vm_sizes()})));
+        }
         if !name.eq_ignore_ascii_case("instanceView") {
             return Ok(None);
         }
@@ -175,19 +178,17 @@ impl Provider for VirtualMachine {
         Ok(Some(instance_view::of(cx.engine, row, &state).await))
     }
 
-    async fn action(
-        &self,
-        cx: Context<'_>,
-        row: &Resource,
-        action: &str,
-        _body: Value,
-    ) -> Result<ActionPlan, ArmError> {
+    async fn action(&self, cx: Context<'_>, row: &Resource, action: &str, body: Value) -> Result<ActionPlan, ArmError> {
         let kind = match action.to_ascii_lowercase().as_str() {
             "start" => "virtual_machine.start",
             "poweroff" => "virtual_machine.power_off",
             "restart" => "virtual_machine.restart",
             "deallocate" => "virtual_machine.deallocate",
+            "redeploy" => "virtual_machine.redeploy",
+            "reapply" => "virtual_machine.reapply",
             "generalize" => return generalize(cx, row).await,
+            "capture" => return Err(capture(row, &body)?),
+            "reimage" => return Err(reimage(row)),
             _ => return Err(unknown_action(&row.id, action)),
         };
         let skip = cx.call.query.get("skipshutdown").is_some_and(|v| v.eq_ignore_ascii_case("true"));
@@ -195,7 +196,7 @@ impl Provider for VirtualMachine {
         busy.provisioning_state = "Updating".into();
         let start = Start { kind, params: json!({"skipShutdown": skip}) };
         let mut changes = vec![];
-        if matches!(kind, "virtual_machine.start" | "virtual_machine.restart") {
+        if matches!(kind, "virtual_machine.start" | "virtual_machine.restart" | "virtual_machine.redeploy") {
             let state: MachineInternal = internal(row)?;
             if state.generalized {
                 let action = action.to_ascii_lowercase();
@@ -233,6 +234,28 @@ fn show_disks(profile: &mut Value, cx: Context<'_>, deallocated: bool) {
 /// Azure's text (wire.md §5).
 fn not_allowed(action: &str, name: &str, why: &str) -> ArmError {
     ArmError::conflict("OperationNotAllowed", format!("Operation '{action}' is not allowed on VM '{name}' {why}."))
+}
+
+/// Copies VHDs beside those of the machine's own: only for blob based disks, which no machine has here (wire.md §5).
+fn capture(row: &Resource, body: &Value) -> Result<ArmError, ArmError> {
+    let given = Fields::root("parameters", body)?;
+    for name in ["vhdPrefix", "destinationContainerName"] {
+        given.required_str(name)?;
+    }
+    given.bool("overwriteVhds")?.ok_or_else(|| given.missing("overwriteVhds"))?;
+    let state: MachineInternal = internal(row)?;
+    if !state.generalized {
+        return Ok(not_allowed("capture", &row.name, "since the VM is not generalized"));
+    }
+    Ok(ArmError::conflict(
+        "OperationNotAllowed",
+        "The capture action is only supported on a Virtual Machine with blob based disks. Please use the 'Image' resource APIs \
+         to create a managed Image from this virtual machine.",
+    ))
+}
+
+fn reimage(row: &Resource) -> ArmError {
+    not_allowed("reimage", &row.name, "since its OS disk is not an ephemeral disk")
 }
 
 /// The guest was deprovisioned (GS-12): from now on the machine is a source of generalized images and never starts again.

@@ -12,6 +12,7 @@ mod grants;
 mod groups;
 mod images;
 mod lists;
+mod machine_updates;
 mod machines;
 mod networks;
 mod platform;

@@ -283,6 +283,7 @@ async fn open(server: &Server, name: &str) -> Option<Vec<u16>> {
         generation: "V2".into(),
         os_disk: String::new(),
         data_disks: vec![],
+        leaving: vec![],
         nics: vec![row.key.clone()],
         provision: false,
         admin_password: None,

@@ -90,7 +90,7 @@ impl Builder<'_> {
         Ok(entries)
     }
 
-    async fn attached(&mut self, entry: &mut Value, body: &Value) -> Result<String, ArmError> {
+    pub(super) async fn attached(&mut self, entry: &mut Value, body: &Value) -> Result<String, ArmError> {
         let id = entry["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
         // Asked for before: the second of two would be told that the first one's machine owns it.
         if self
@@ -108,7 +108,7 @@ impl Builder<'_> {
         Ok(row.key)
     }
 
-    async fn blank(&mut self, entry: &mut Value, body: &Value) -> Result<String, ArmError> {
+    pub(super) async fn blank(&mut self, entry: &mut Value, body: &Value) -> Result<String, ArmError> {
         let gib = entry["diskSizeGB"].as_u64().unwrap_or_default();
         self.made(entry, body, json!({"createOption": "Empty"}), None, gib << 30).await
     }

@@ -1,0 +1,135 @@
+use super::super::testing::{context, id, version};
+use super::*;
+
+const GROUP: &str = "/subscriptions/0000/resourceGroups/rg1/providers";
+
+fn made(body: Value) -> Result<Value, ArmError> {
+    let api = version("2024-11-01");
+    create(&id("virtualMachines/vm1"), &body, &context(&api))
+}
+
+fn changed(old: &Value, body: Value) -> Result<Value, ArmError> {
+    let api = version("2024-11-01");
+    update(&id("virtualMachines/vm1"), &body, old, &context(&api))
+}
+
+/// As `az vm create` writes it into its template, nulls and letter cases included; `storage` and `os` as it fills them in.
+fn of_az(storage: Value, os: Option<Value>) -> Value {
+    let nic =
+        json!({"id": format!("{GROUP}/Microsoft.Network/networkInterfaces/n1"), "properties": {"deleteOption": null}});
+    let mut body = json!({"apiVersion": "2026-04-01", "type": "Microsoft.Compute/virtualMachines", "name": "vm1",
+        "location": "eastus", "tags": {}, "dependsOn": ["Microsoft.Network/networkInterfaces/n1"],
+        "properties": {"hardwareProfile": {"vmSize": "Standard_DS1_v2"}, "networkProfile": {"networkInterfaces": [nic]},
+            "storageProfile": storage}});
+    if let Some(os) = os {
+        body["properties"]["osProfile"] = os;
+    }
+    body
+}
+
+fn from_image() -> Value {
+    json!({"osDisk": {"createOption": "fromImage", "name": null, "caching": "ReadWrite",
+            "managedDisk": {"storageAccountType": null}},
+        "imageReference": {"id": format!("{GROUP}/Microsoft.Compute/galleries/g/images/d/versions/1.0.0")},
+        "dataDisks": [{"lun": 0, "managedDisk": {"storageAccountType": null}, "createOption": "empty", "diskSizeGB": 2}]})
+}
+
+fn user() -> Value {
+    json!({"computerName": "vm1", "adminUsername": "azureuser", "linuxConfiguration": {
+        "disablePasswordAuthentication": true,
+        "ssh": {"publicKeys": [{"keyData": "ssh-rsa AAAA root@vm\n", "path": "/home/azureuser/.ssh/authorized_keys"}]}}})
+}
+
+#[test]
+fn what_az_sends_is_taken() {
+    let mut zonal = of_az(from_image(), Some(user()));
+    zonal["zones"] = json!(["1"]);
+    let body = made(zonal).unwrap();
+    assert_eq!(body["zones"], json!(["1"]));
+    let disks = &body["properties"]["storageProfile"];
+    assert_eq!(
+        (&disks["osDisk"]["createOption"], &disks["osDisk"]["deleteOption"]),
+        (&json!("FromImage"), &json!("Detach"))
+    );
+    assert_eq!((&disks["dataDisks"][0]["createOption"], &disks["dataDisks"][0]["lun"]), (&json!("Empty"), &json!(0)));
+    assert!(disks["osDisk"]["name"].as_str().unwrap().starts_with("vm1_OsDisk_1_"));
+
+    let disk = json!({"osDisk": {"createOption": "attach", "osType": "linux",
+        "managedDisk": {"id": format!("{GROUP}/Microsoft.Compute/disks/d1")}}});
+    let attached = made(of_az(disk, None)).unwrap();
+    assert_eq!(attached["properties"]["storageProfile"]["osDisk"]["osType"], "Linux");
+    assert!(attached["properties"].get("osProfile").is_none());
+
+    // Packer 1.6.6.
+    let mut packer = of_az(from_image(), Some(user()));
+    packer["properties"]["diagnosticsProfile"] = json!({"bootDiagnostics": {"enabled": false}});
+    assert_eq!(made(packer).unwrap()["properties"]["diagnosticsProfile"]["bootDiagnostics"]["enabled"], false);
+}
+
+#[test]
+fn what_is_not_offered_is_refused_by_name() {
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut body = of_az(from_image(), Some(user()));
+        change(&mut body);
+        let error = made(body).unwrap_err();
+        (error.code, error.target.unwrap_or_default())
+    };
+    let cases: [(&str, &dyn Fn(&mut Value)); 4] = [
+        ("identity", &|b| b["identity"] = json!({"type": "SystemAssigned"})),
+        ("properties.availabilitySet", &|b| b["properties"]["availabilitySet"] = json!({"id": "/x"})),
+        ("osDisk.diffDiskSettings", &|b| {
+            b["properties"]["storageProfile"]["osDisk"]["diffDiskSettings"] = json!({"option": "Local"});
+        }),
+        ("osDisk.vhd", &|b| b["properties"]["storageProfile"]["osDisk"]["vhd"] = json!({"uri": "https://a/b/c"})),
+    ];
+    for (name, change) in cases {
+        let (code, target) = refused(change);
+        assert_eq!(code, "OperationNotSupported", "{name}");
+        assert!(target.ends_with(name), "{name}: {target}");
+    }
+    // Asked for nothing.
+    let mut body = of_az(from_image(), Some(user()));
+    body["identity"] = json!({"type": "None"});
+    body["properties"]["applicationProfile"] = json!({});
+    body["properties"]["storageProfile"]["osDisk"]["writeAcceleratorEnabled"] = json!(false);
+    made(body).unwrap();
+}
+
+#[test]
+fn an_update_changes_what_may_change() {
+    let mut old = made(of_az(from_image(), Some(user()))).unwrap();
+    let disk = format!("{GROUP}/Microsoft.Compute/disks/blank");
+    old["properties"]["storageProfile"]["dataDisks"][0]["managedDisk"]["id"] = json!(disk);
+    assert_eq!(changed(&old, old.clone()).unwrap(), old, "its own body changes nothing");
+
+    let mut new = old.clone();
+    new["tags"] = json!({"a": "b"});
+    new["properties"]["hardwareProfile"]["vmSize"] = json!("standard_b2s");
+    new["properties"]["storageProfile"]["osDisk"]["deleteOption"] = json!("Delete");
+    new["properties"]["networkProfile"]["networkInterfaces"][0]["properties"] = json!({"deleteOption": "Delete"});
+    let more = json!({"lun": 3, "createOption": "attach", "managedDisk": {"id": format!("{GROUP}/Microsoft.Compute/disks/more")}});
+    new["properties"]["storageProfile"]["dataDisks"] = json!([{"lun": "0", "createOption": "empty", "managedDisk": {"id": disk.to_uppercase()}, "caching": "readonly"}, more]);
+    let body = changed(&old, new).unwrap();
+    assert_eq!(body["tags"]["a"], "b");
+    let properties = &body["properties"];
+    assert_eq!(properties["hardwareProfile"]["vmSize"], "Standard_B2s");
+    assert_eq!(properties["storageProfile"]["osDisk"]["deleteOption"], "Delete");
+    assert_eq!(properties["networkProfile"]["networkInterfaces"][0]["properties"]["deleteOption"], "Delete");
+    let disks = properties["storageProfile"]["dataDisks"].as_array().unwrap();
+    assert_eq!((&disks[0]["managedDisk"]["id"], &disks[0]["caching"]), (&json!(disk), &json!("ReadOnly")));
+    assert_eq!((&disks[1]["lun"], &disks[1]["createOption"]), (&json!(3), &json!("Attach")));
+
+    for (path, value) in [
+        ("/properties/osProfile/computerName", json!("other")),
+        ("/properties/storageProfile/osDisk/name", json!("other")),
+        ("/properties/storageProfile/osDisk/diskSizeGB", json!(64)),
+        ("/properties/storageProfile/dataDisks/0/lun", json!(1)),
+    ] {
+        let mut new = old.clone();
+        match new.pointer_mut(path) {
+            Some(place) => *place = value,
+            None => new["properties"]["storageProfile"]["osDisk"]["diskSizeGB"] = value,
+        }
+        assert_eq!(changed(&old, new).unwrap_err().code, "PropertyChangeNotAllowed", "{path}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Makes a machine what its changed body says: disks are attached and detached while it runs (LUNs stay), another size takes a
+//! restart.
+//!
+//! ```text
+//! wait for readers of what goes ─> host: redefined (size: off, redefined, on) ─> disks that go are let go
+//!                                         └─ failure ─> host, row and disks as they were before
+//! ```
+
+use super::virtual_machine::{host_error, on_host, spec_of};
+use super::virtual_machine_delete::release;
+use super::virtual_machine_power::set_disks;
+use crate::capture::wait_for_readers;
+use crate::operation::{OpContext, OpError, Operation, Outcome};
+use crate::providers::virtual_machine::MachineInternal;
+use crate::stored::{internal, to_internal};
+use async_trait::async_trait;
+use lazuli_arm::bodies::disk::DiskState;
+use lazuli_meta::model::Resource;
+use lazuli_vmm::host::HostErrorCode;
+use lazuli_vmm::spec::{PowerState, VmSpec};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Parameters: the machine before the change.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Before {
+    pub body: Value,
+    pub data_disks: Vec<(u8, String)>,
+    /// Its size changes.
+    pub resize: bool,
+}
+
+pub(crate) struct VirtualMachineUpdate;
+
+#[async_trait]
+impl Operation for VirtualMachineUpdate {
+    fn kind(&self) -> &'static str {
+        "virtual_machine.update"
+    }
+
+    async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        let before: Before = cx.params()?;
+        let row = cx.resource().await?;
+        let state: MachineInternal = internal(&row)?;
+        wait_for_readers(cx, &state.leaving).await?;
+        if before.resize {
+            wait_for_readers(cx, state.disks()).await?;
+        }
+        let spec: VmSpec = cx.step("define", async { spec_of(cx, &row).await }).await?;
+        change_host(cx, &row, &state, &spec, before.resize).await?;
+        for key in &state.leaving {
+            cx.update_other(key, |part| release(part, &row.id)).await?;
+        }
+        set_disks(cx, &state, if state.deallocated { DiskState::Reserved } else { DiskState::Attached }).await?;
+        Ok(Outcome::update(|row| change(row, |state| state.leaving.clear())))
+    }
+
+    /// The host first: what is let go must not be in use.
+    async fn undo(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        let before: Before = cx.params()?;
+        let row = cx.resource().await?;
+        let state: MachineInternal = internal(&row)?;
+        let mut old = row.clone();
+        restore(&mut old, &before);
+        let spec = spec_of(cx, &old).await?;
+        if let Err(error) = change_host(cx, &old, &state, &spec, before.resize).await {
+            // The machine is `Failed`; the next PUT or reapply makes it what its row says.
+            tracing::warn!(machine = row.id, ?error, "a machine could not be changed back");
+        }
+        let came = state.data_disks.iter().filter(|disk| !before.data_disks.contains(disk));
+        for (_, key) in came {
+            cx.update_other(key, |part| release(part, &row.id)).await?;
+        }
+        Ok(Outcome::update(move |row| restore(row, &before)))
+    }
+}
+
+fn change(row: &mut Resource, change: impl FnOnce(&mut MachineInternal)) {
+    if let Ok(mut state) = internal::<MachineInternal>(row) {
+        change(&mut state);
+        row.internal = to_internal(&state);
+    }
+}
+
+fn restore(row: &mut Resource, before: &Before) {
+    for name in ["storageProfile", "hardwareProfile"] {
+        row.body["properties"][name] = before.body["properties"][name].clone();
+    }
+    change(row, |state| {
+        state.data_disks.clone_from(&before.data_disks);
+        state.leaving.retain(|key| !before.data_disks.iter().any(|(_, k)| k == key));
+    });
+}
+
+/// A host that holds nothing of the machine is told with its next start.
+async fn change_host(
+    cx: &OpContext,
+    row: &Resource,
+    state: &MachineInternal,
+    spec: &VmSpec,
+    resize: bool,
+) -> Result<(), OpError> {
+    let (host, id, name) = (cx.engine.host(), state.vm_id, row.name.as_str());
+    if state.deallocated {
+        return Ok(());
+    }
+    // As it was when this began, whatever an earlier attempt did.
+    let was_on: Option<bool> = cx
+        .step("look", async {
+            match on_host(cx, name, || host.status(id)).await? {
+                Ok(status) => Ok(Some(status.power != PowerState::Stopped)),
+                Err(e) if e.code() == Some(HostErrorCode::NotFound) => Ok(None),
+                Err(e) => Err(host_error(e, name)),
+            }
+        })
+        .await?;
+    let Some(was_on) = was_on else { return Ok(()) };
+    if resize && was_on {
+        on_host(cx, name, || host.power_off(id, false)).await?.map_err(|e| host_error(e, name))?;
+    }
+    on_host(cx, name, || host.redefine(spec)).await?.map_err(|e| host_error(e, name))?;
+    if resize && was_on {
+        on_host(cx, name, || host.start(id)).await?.map_err(|e| host_error(e, name))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! A PUT or PATCH on a machine that exists: data disks come and go, its size changes; `virtual_machine.update` carries it out.
+//!
+//! A disk that comes is claimed with the PUT (MD-6); one that goes is let go when the guest has let go of it.
+
+use super::{Builder, CREATE, MachineInternal};
+use crate::capture::outrun_readers;
+use crate::operations::virtual_machine_update::Before;
+use crate::provider::{Context, Plan, Start};
+use crate::providers::arm_context;
+use crate::stored::{internal, to_internal};
+use lazuli_arm::bodies::virtual_machine as body;
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::Resource;
+use serde_json::{Value, json};
+
+pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Resource) -> Result<Plan, ArmError> {
+    let mut body = body::update(id, new, &old.body, &arm_context(cx))?;
+    let state: MachineInternal = internal(old)?;
+    let disks = |body: &Value| body["properties"]["storageProfile"]["dataDisks"].clone();
+    let size = |body: &Value| body["properties"]["hardwareProfile"]["vmSize"].clone();
+    if !state.created {
+        if disks(&body) != disks(&old.body) {
+            return Err(ArmError::conflict(
+                "OperationNotAllowed",
+                format!("The data disks of VM '{}' cannot be changed before its creation has succeeded.", old.name),
+            ));
+        }
+        // What never came to run is tried again: its PUT must not end well otherwise.
+        let changes = outrun_readers(cx.engine, &state).await?;
+        let start = Some(Start { kind: CREATE, params: json!({}) });
+        return Ok(Plan { body, internal: old.internal.clone(), start, changes });
+    }
+    let resize = size(&body) != size(&old.body);
+    if disks(&body) == disks(&old.body) && !resize && old.provisioning_state == "Succeeded" {
+        return Ok(Plan { body, internal: old.internal.clone(), start: None, changes: vec![] });
+    }
+    let before = Before { body: old.body.clone(), data_disks: state.data_disks.clone(), resize };
+    let mut plan = Builder { cx, id, changes: vec![] };
+    let mut next = MachineInternal { data_disks: plan.changed_data_disks(&mut body, &state).await?, ..state.clone() };
+    let stays = |key: &String| next.data_disks.iter().any(|(_, k)| k == key);
+    let going: Vec<String> = state.data_disks.iter().map(|(_, key)| key).filter(|key| !stays(key)).cloned().collect();
+    next.leaving.extend(going);
+    let params = serde_json::to_value(before).map_err(ArmError::internal)?;
+    let start = Some(Start { kind: "virtual_machine.update", params });
+    let mut changes = plan.changes;
+    if resize {
+        changes.extend(outrun_readers(cx.engine, &state).await?);
+    }
+    Ok(Plan { body, internal: to_internal(&next), start, changes })
+}
+
+impl Builder<'_> {
+    /// LUNs and keys of the data disks that a changed body asks for; those that come are claimed or made.
+    async fn changed_data_disks(
+        &mut self,
+        body: &mut Value,
+        state: &MachineInternal,
+    ) -> Result<Vec<(u8, String)>, ArmError> {
+        let entries = body["properties"]["storageProfile"]["dataDisks"].as_array().cloned().unwrap_or_default();
+        let mut keys = Vec::new();
+        let mut shown = Vec::new();
+        for mut entry in entries {
+            let lun = entry["lun"].as_u64().and_then(|l| u8::try_from(l).ok()).unwrap_or_default();
+            let key = entry["managedDisk"]["id"].as_str().map(str::to_ascii_lowercase);
+            let key = match key.filter(|k| state.data_disks.iter().any(|(_, own)| own == k)) {
+                Some(own) => own,
+                None if entry["createOption"] == "Attach" => self.attached(&mut entry, body).await?,
+                None => self.blank(&mut entry, body).await?,
+            };
+            shown.push(entry);
+            keys.push((lun, key));
+        }
+        body["properties"]["storageProfile"]["dataDisks"] = shown.into();
+        Ok(keys)
+    }
+}
