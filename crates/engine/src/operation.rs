@@ -336,9 +336,10 @@ async fn run_or_resume_undo(code: &dyn Operation, cx: &OpContext) -> Result<Outc
     }
     match code.run(cx).await {
         Err(OpError::Failed(error)) => {
-            let changes =
-                vec![Change::PutStep { operation: cx.op.id.clone(), step: FAILED.into(), output: error.to_value() }];
-            cx.commit(changes).await?;
+            let output = error.to_value();
+            let step = Change::PutStep { operation: cx.op.id.clone(), step: FAILED.into(), output: output.clone() };
+            cx.commit(vec![step]).await?;
+            cx.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((FAILED.into(), output));
             Err(OpError::Failed(error))
         }
         other => other,

@@ -121,7 +121,10 @@ fn covers(before: &Value, after: &Value) -> bool {
         (Value::Null, Value::Array(b)) => b.is_empty(),
         (Value::Null, Value::Object(b)) => b.values().all(|v| covers(&Value::Null, v)),
         // Numbers and booleans may come as text.
-        (Value::String(text), simple) | (simple, Value::String(text)) => simple.to_string() == *text,
+        (Value::String(text), simple) | (simple, Value::String(text)) => {
+            let said = simple.to_string();
+            said == *text
+        }
         (a, b) => a == b,
     }
 }

@@ -120,6 +120,10 @@ impl Provider for Deployment {
         true
     }
 
+    fn is_tracked(&self) -> bool {
+        false
+    }
+
     fn writable_while_running(&self) -> bool {
         true
     }

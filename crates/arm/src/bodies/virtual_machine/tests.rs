@@ -68,13 +68,14 @@ fn what_az_sends_is_taken() {
 
 #[test]
 fn what_is_not_offered_is_refused_by_name() {
-    let refused = |change: &dyn Fn(&mut Value)| {
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let refused = |change: Change<'_>| {
         let mut body = of_az(from_image(), Some(user()));
         change(&mut body);
         let error = made(body).unwrap_err();
         (error.code, error.target.unwrap_or_default())
     };
-    let cases: [(&str, &dyn Fn(&mut Value)); 4] = [
+    let cases: [(&str, Change<'_>); 4] = [
         ("identity", &|b| b["identity"] = json!({"type": "SystemAssigned"})),
         ("properties.availabilitySet", &|b| b["properties"]["availabilitySet"] = json!({"id": "/x"})),
         ("osDisk.diffDiskSettings", &|b| {
