@@ -1,7 +1,8 @@
-//! JSON as Azure's front door reads it: a byte-order mark, comments and trailing commas do no harm (mission CL-5, T5).
+//! JSON as Azure's front door reads it: a byte-order mark, comments, trailing commas and names without quotes do no harm
+//! (mission CL-5, T5; az sends `template:` so, before a template file's own text).
 //!
-//! The text is blanked in place (same length, so that positions in errors are those of the client's own text) and then
-//! read by a strict parser.
+//! The text is blanked in place (same length, so that positions in errors are those of the client's own text, but behind a
+//! name that was given its quotes) and then read by a strict parser.
 
 use crate::ArmError;
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use serde_json::Value;
 pub fn parse(body: &[u8]) -> Result<Option<Value>, ArmError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text = std::str::from_utf8(body).map_err(|e| invalid("The content is not valid UTF-8.").caused_by(e))?;
-    let strict = blank_leniencies(text);
+    let strict = quote_names(blank_leniencies(text));
     if strict.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
@@ -88,6 +89,39 @@ fn blank_leniencies(text: &str) -> Vec<u8> {
     out
 }
 
+/// Gives quotes to the names of an object's fields that have none.
+fn quote_names(text: Vec<u8>) -> Vec<u8> {
+    let is_letter = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$');
+    let mut out = Vec::with_capacity(text.len());
+    // The last byte that was no white space, strings counted as their opening quote.
+    let mut before = 0;
+    let mut i = 0;
+    while i < text.len() {
+        let mut end = i + 1;
+        if text[i] == b'"' {
+            end = end_of_string(&text, i);
+        } else if is_letter(&text[i]) {
+            end = i + text[i..].iter().take_while(|b| is_letter(b)).count();
+            let is_name = matches!(before, b'{' | b',')
+                && !text[i].is_ascii_digit()
+                && text[end..].iter().find(|b| !b.is_ascii_whitespace()) == Some(&b':');
+            if is_name {
+                out.push(b'"');
+                out.extend_from_slice(&text[i..end]);
+                out.push(b'"');
+                (before, i) = (b'"', end);
+                continue;
+            }
+        }
+        if !text[i].is_ascii_whitespace() {
+            before = text[i];
+        }
+        out.extend_from_slice(&text[i..end]);
+        i = end;
+    }
+    out
+}
+
 /// Index behind the closing quote (or the end of the text).
 fn end_of_string(text: &[u8], start: usize) -> usize {
     let mut i = start + 1;
@@ -147,6 +181,11 @@ mod tests {
             ok(r#"{"a": "x, ]", "b": "\",}", "u": "http://h/*"}"#),
             json!({"a": "x, ]", "b": "\",}", "u": "http://h/*"})
         );
+        // As az puts a template file's text into its request.
+        assert_eq!(
+            ok(r#"{"a": {"b": 1, template:{"c": [true, "x: {y: 1"]}, $d_2 /* e: */ : 2}}"#),
+            json!({"a": {"b": 1, "template": {"c": [true, "x: {y: 1"]}, "$d_2": 2}})
+        );
         for empty in ["", "  \r\n", "null", "\u{feff}", "// nothing"] {
             assert_eq!(parse(empty.as_bytes()).unwrap(), None, "{empty:?}");
         }
@@ -164,8 +203,22 @@ mod tests {
 
     #[test]
     fn refuses_what_is_broken() {
-        let broken =
-            ["{", "{\"a\"}", "{,}", "[,]", "[1,,]", "{\"a\":,}", "{\"a\":1}x", "{'a':1}", "{\"a\":1 /* }", "\u{1}"];
+        let broken = [
+            "{",
+            "{\"a\"}",
+            "{,}",
+            "[,]",
+            "[1,,]",
+            "{\"a\":,}",
+            "{\"a\":1}x",
+            "{'a':1}",
+            "{\"a\":1 /* }",
+            "\u{1}",
+            "{a b:1}",
+            "{\"a\": b:1}",
+            "{1a:1}",
+            "[a:1]",
+        ];
         for text in broken {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
