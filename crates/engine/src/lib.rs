@@ -4,6 +4,7 @@
 //! rules, never HTTP. A write is decided by a provider (pure as far as it can be) and committed by `write.rs` as one
 //! transaction: the row, its operation, its audit record.
 
+mod activity_log;
 mod authorization;
 pub mod base_images;
 pub mod blobs;
@@ -33,7 +34,7 @@ mod tests;
 mod usage;
 mod write;
 
-pub use identity::{Bootstrap, SignInError};
+pub use identity::{Bootstrap, NewClient, OperatorError, SignInError};
 pub use lazuli_meta::model::{Subscription, Tenant};
 pub use secrets::OpenError;
 pub use storage_account::{AccountKey, NetworkRules, StorageAccount};
@@ -97,6 +98,7 @@ struct Inner {
     host: HostClient,
     providers: HashMap<String, Arc<dyn Provider>>,
     operations: HashMap<&'static str, Arc<dyn Operation>>,
+    access: Arc<authorization::access::KeptAccess>,
     /// Counts writes to network resources.
     network_changes: tokio::sync::watch::Sender<u64>,
 }
@@ -111,7 +113,8 @@ impl Engine {
         let secrets = secrets::Secrets::open(&config.data_dir, &db).await?;
         secrets.seal_old(&db).await?;
         let regions = Arc::new(Regions::new(config.data_dir.join("regions")));
-        let blobs = blobs::Blobs::new(db.clone(), regions.clone());
+        let access = Arc::new(authorization::access::KeptAccess::new(db.clone()));
+        let blobs = blobs::Blobs::with_access(db.clone(), regions.clone(), access.clone());
         let storage = storage::Storage::new(db.clone(), regions.clone(), config.data_dir.join("staging"));
         let host = HostClient::new(config.data_dir.join("host").join("host.sock"));
         let providers = providers::all().into_iter().map(|p| (p.resource_type().to_ascii_lowercase(), p)).collect();
@@ -126,6 +129,7 @@ impl Engine {
             host,
             providers,
             operations,
+            access,
             network_changes: tokio::sync::watch::Sender::new(0),
         })))
     }
