@@ -2,6 +2,7 @@
 //!
 //! One file a subcommand. What a user sees on stdout is part of the product (scripts read it); logs go to stderr.
 
+mod admin;
 mod bench;
 mod config;
 mod credentials;
@@ -41,6 +42,8 @@ enum Command {
     Stop(stop::Args),
     /// Prints shell lines that point az, SDKs and azcopy at a server: eval "$(lazuli env)".
     Env(env::Args),
+    /// Tenants, subscriptions, clients and their secrets: what only the server's operator may do.
+    Admin(admin::Args),
     /// Images in and out of a server, and its catalogue of platform images.
     Image(image::Args),
     /// Shows what the content stores hold, region by region.
@@ -75,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Serve(args) => serve::run(args).await,
             Command::Host(args) => host::run(args).await,
             Command::Stop(args) => stop::run(args).await,
+            Command::Admin(args) => admin::run(args).await,
             Command::Image(args) => image::run(args).await,
             Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
