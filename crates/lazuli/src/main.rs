@@ -9,10 +9,12 @@ mod credentials;
 mod data_dir;
 mod env;
 mod files;
+mod gc;
 mod host;
 mod image;
 mod keeper;
 mod logging;
+mod scrub;
 mod serve;
 mod signals;
 mod stop;
@@ -48,6 +50,10 @@ enum Command {
     Image(image::Args),
     /// Shows what the content stores hold, region by region.
     Usage(usage::Args),
+    /// Reads everything in the content stores, names what is damaged, and on request repairs it.
+    Scrub(scrub::Args),
+    /// Frees what no disk needs any more, or tells what it would free.
+    Gc(gc::Args),
     /// Measures the content store alone, without a server.
     Bench(bench::Args),
 }
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
         tracing::debug!("a TLS provider was installed already");
     }
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("lazuli: {}", one_line(&error));
             ExitCode::FAILURE
@@ -68,13 +74,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Env(args) = command {
-        return env::run(&args);
+        return env::run(&args).map(|()| ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        match command {
+        let done = match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Host(args) => host::run(args).await,
             Command::Stop(args) => stop::run(args).await,
@@ -82,8 +88,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Image(args) => image::run(args).await,
             Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
+            Command::Gc(args) => gc::run(args).await,
+            Command::Scrub(args) => return scrub::run(args).await,
             Command::Env(_) => Ok(()),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     });
     // Blocking work that nobody waits for any more must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));

@@ -201,3 +201,33 @@ async fn the_operator_makes_tenants_and_rotates_secrets() {
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(text(&out.stderr).lines().count(), 1);
 }
+
+#[tokio::test]
+async fn a_scrub_looks_beside_a_server_repairs_alone_and_says_so_by_its_status() {
+    let server = TestServer::start_with(&["--no-host"]).await.unwrap();
+    let dir = server.dir();
+    let path = dir.to_str().unwrap().to_owned();
+    let scrub = |more: &[&str]| lazuli(&[&["scrub", "--data-dir", &path], more].concat());
+    let seen = scrub(&["--json"]);
+    assert_eq!((seen.status.code(), text(&seen.stdout).trim()), (Some(0), "[]"));
+    let refused = scrub(&["--repair"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("without --repair"), "{}", text(&refused.stderr));
+    let preview = lazuli(&["gc", "--preview", "--data-dir", &path]);
+    assert!(preview.status.success());
+    assert_eq!(lazuli(&["gc", "--data-dir", &path]).status.code(), Some(1));
+
+    // A store with a pack of junk that the index names as its own.
+    let folder = dir.join("regions/eastus");
+    let region = lazuli_chunks::RegionConfig::local("eastus", &folder, lazuli_chunks::Cache::new(0)).unwrap();
+    let region = lazuli_chunks::Region::open(region).await.unwrap();
+    drop(region);
+    assert_eq!(scrub(&[]).status.code(), Some(0));
+    std::fs::write(folder.join("index/index.log"), "junk in place of an index").unwrap();
+    let wrong = scrub(&[]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
+    let said = text(&wrong.stdout);
+    assert!(said.contains("eastus: NOT SOUND") && said.contains("index index.log: damaged"), "{said}");
+    let unknown = scrub(&["--region", "westus"]);
+    assert!(text(&unknown.stderr).contains("known are: eastus"), "{}", text(&unknown.stderr));
+}
