@@ -5,7 +5,6 @@
 
 mod answer;
 mod catalogue;
-mod extension;
 pub(crate) mod lro;
 mod operations;
 mod writes;
@@ -30,9 +29,6 @@ pub(crate) struct Arm<'a> {
 /// Answers an authenticated management request.
 pub(crate) async fn handle(app: &App, context: &Context, caller: Caller, body: &[u8]) -> Result<Reply, ArmError> {
     let arm = Arm { app, context, call: call(context, caller)?, body };
-    if let Some(reply) = extension::handle(&arm).await? {
-        return Ok(reply);
-    }
     if let Some(reply) = catalogue::handle(&arm).await? {
         return Ok(reply);
     }

@@ -51,14 +51,7 @@ impl Fake {
 }
 
 fn caller() -> Caller {
-    Caller {
-        tenant: TENANT.into(),
-        principal: OBJECT.into(),
-        app_id: CLIENT.into(),
-        display_name: "owner".into(),
-        auxiliary: vec![],
-        acting: None,
-    }
+    Caller { tenant: TENANT.into(), principal: OBJECT.into(), app_id: CLIENT.into(), display_name: "owner".into() }
 }
 
 fn absent(id: &ResourceId) -> ArmError {
