@@ -1,4 +1,4 @@
-//! Secrets that the database keeps (keys of storage accounts), sealed with a key that is not in it: whoever has a copy of the
+//! Secrets that the database keeps (keys of storage accounts, what deployments were given), sealed with a key that is not in it: whoever has a copy of the
 //! database alone has none of them.
 //!
 //! ```text
@@ -89,9 +89,14 @@ impl Secrets {
 
     /// What was sealed. A text that is not sealed was stored before secrets were, and is the secret itself.
     pub fn open_text(&self, context: &str, stored: &str) -> Result<String, ArmError> {
-        let Some(text) = stored.strip_prefix(PREFIX) else { return Ok(stored.to_owned()) };
+        if stored.starts_with(PREFIX) { self.unseal(context, stored) } else { Ok(stored.to_owned()) }
+    }
+
+    /// What was sealed. Any other text is an error.
+    pub fn unseal(&self, context: &str, sealed: &str) -> Result<String, ArmError> {
         let damaged =
             || ArmError::internal(format!("the secret of {context} is damaged, or was sealed for another place"));
+        let text = sealed.strip_prefix(PREFIX).ok_or_else(damaged)?;
         let mut bytes = BASE64_STANDARD.decode(text).map_err(|_| damaged())?;
         if bytes.len() < NONCE_LEN {
             return Err(damaged());
@@ -227,6 +232,9 @@ mod tests {
             assert!(secrets.open_text("/a#key1", &stored).is_err(), "{stored}");
         }
         assert_eq!(secrets.open_text("/a#key1", "of before").unwrap(), "of before");
+        assert!(secrets.unseal("/a#key1", "of before").is_err());
+        assert_eq!(secrets.unseal("/a#key1", &sealed).unwrap(), "secret");
+        assert_ne!(secrets.seal("/a#key1", "secret").unwrap(), sealed);
     }
 
     #[tokio::test]

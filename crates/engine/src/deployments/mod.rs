@@ -12,7 +12,6 @@ mod facts;
 mod preflight;
 pub(crate) mod records;
 mod run;
-mod seal;
 mod view;
 mod what_if;
 
@@ -68,6 +67,11 @@ pub(crate) struct Who {
 #[serde(rename_all = "camelCase")]
 struct Internal {
     sealed: String,
+}
+
+/// Where the input is sealed for: the row with this key, and no other.
+fn place(key: &str) -> String {
+    format!("{key}#input")
 }
 
 impl Who {
@@ -150,7 +154,16 @@ impl Input {
     /// What a row was given.
     pub fn of(engine: &Engine, row: &Resource) -> Result<Self, ArmError> {
         let internal: Internal = crate::stored::internal(row)?;
-        seal::open(&engine.config().data_dir, &row.key, &internal.sealed)
+        let unreadable = |cause: ArmError| {
+            ArmError::new(
+                500,
+                "InternalServerError",
+                "What the deployment was given cannot be read any more. Deploy again.",
+            )
+            .caused_by(cause)
+        };
+        let input = engine.secrets().unseal(&place(&row.key), &internal.sealed).map_err(unreadable)?;
+        serde_json::from_str(&input).map_err(ArmError::internal)
     }
 
     pub fn plan(&self, id: &ResourceId) -> Result<Plan, ArmError> {
@@ -159,7 +172,8 @@ impl Input {
 
     /// As it is kept in the row.
     pub fn internal(&self, engine: &Engine, key: &str) -> Result<Value, ArmError> {
-        Ok(crate::stored::to_internal(&Internal { sealed: seal::seal(&engine.config().data_dir, key, self)? }))
+        let input = serde_json::to_string(self).map_err(ArmError::internal)?;
+        Ok(crate::stored::to_internal(&Internal { sealed: engine.secrets().seal(&place(key), &input)? }))
     }
 
     /// Without what nobody needs any more.

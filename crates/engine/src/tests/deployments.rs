@@ -3,6 +3,7 @@
 use super::Server;
 use super::site::{PASSWORD, Site, VERSION};
 use crate::call::{ActionReply, Deleted};
+use crate::deployments::Input;
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_authz::rbac::{CONTRIBUTOR, READER};
 use lazuli_meta::model::{OperationState, Principal, RoleAssignment};
@@ -382,6 +383,11 @@ async fn stuck(server: &Server) -> String {
 async fn it_goes_on_after_a_restart() {
     let server = Server::start_without_worker().await;
     let operation = stuck(&server).await;
+    // What it was given opens for its own row alone.
+    let mut row = server.engine.db().resource(&id(&server, "s").key()).await.unwrap().unwrap();
+    assert!(Input::of(&server.engine, &row).is_ok());
+    row.key.push('x');
+    assert_eq!(Input::of(&server.engine, &row).err().map(|error| error.status), Some(500));
     // Accepted, and sealed on disk: another process takes it from there.
     let server = server.restart().await;
     server.end(&operation).await.unwrap();
