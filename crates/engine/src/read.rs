@@ -1,7 +1,7 @@
 //! GET, lists and operation status.
 
 use crate::call::{Call, Listing, OperationView};
-use crate::provider::Context;
+use crate::provider::{Context, Provider};
 use crate::write::not_found;
 use crate::{Engine, db_error, now_ms, time_text};
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
@@ -41,7 +41,7 @@ impl Engine {
                 None => Err(self.explain_absent(provider.as_ref(), id).await?),
             };
         }
-        let row = self.readable_row(call, id, provider.resource_type()).await?;
+        let row = self.readable_row(call, id, provider.as_ref()).await?;
         Ok((provider.show(cx, &row).await?, provider.etag(&row)))
     }
 
@@ -55,7 +55,7 @@ impl Engine {
             return Ok(None);
         }
         let provider = self.provider_of(id)?;
-        let row = self.readable_row(call, id, provider.resource_type()).await?;
+        let row = self.readable_row(call, id, provider.as_ref()).await?;
         if name.eq_ignore_ascii_case("usage") {
             return crate::usage::of(self, &row).await.map(Some);
         }
@@ -67,10 +67,10 @@ impl Engine {
         &self,
         call: &Call,
         id: &ResourceId,
-        resource_type: &str,
+        provider: &dyn Provider,
     ) -> Result<Resource, ArmError> {
         self.require_subscription(&call.caller, &id.subscription).await?;
-        self.authorize(&call.caller, &id.key(), &format!("{resource_type}/read")).await?;
+        self.authorize(&call.caller, &id.key(), &format!("{}/read", provider.resource_type())).await?;
         match self.db().resource(&id.key()).await.map_err(db_error)? {
             Some(row) => Ok(row),
             None => {
@@ -82,26 +82,26 @@ impl Engine {
                         return Err(ArmError::group_not_found(group.name()));
                     }
                 }
-                Err(self.absent(resource_type, id).await?)
+                Err(self.absent(provider, id).await?)
             }
         }
     }
 
     /// Azure's front looks for the outermost resource first, and says so if that is what is missing (recorded: subnets of a
     /// network that is not there). The network service has words of its own for what is missing inside of it (recorded code).
-    async fn absent(&self, resource_type: &str, id: &ResourceId) -> Result<ArmError, ArmError> {
+    async fn absent(&self, provider: &dyn Provider, id: &ResourceId) -> Result<ArmError, ArmError> {
         if id.segments.len() > 1 {
             let mut root = id.clone();
             root.segments.truncate(1);
             if self.db().resource(&root.key()).await.map_err(db_error)?.is_none() {
-                let outermost = resource_type.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
+                let outermost = provider.resource_type().splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
                 return Ok(not_found(&outermost, &root));
             }
             if id.namespace.eq_ignore_ascii_case("Microsoft.Network") {
                 return Ok(ArmError::new(404, "NotFound", format!("Resource {id} not found.")));
             }
         }
-        Ok(not_found(resource_type, id))
+        Ok(provider.absent(id))
     }
 
     /// All resources of a type below a subscription, a group or a parent; `Microsoft.Resources/resources` lists every type.

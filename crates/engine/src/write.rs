@@ -81,7 +81,7 @@ impl Engine {
             (Verb::Patch(body), Some(old)) => provider.patch(cx, id, body.clone(), old).await?,
             (Verb::Patch(body), None) => match provider.patch_absent(cx, id, body).await? {
                 Some(plan) => plan,
-                None => return Err(not_found(provider.resource_type(), id)),
+                None => return Err(provider.absent(id)),
             },
         };
         let created = old.is_none();
@@ -340,7 +340,7 @@ impl Engine {
         }
         for attempt in 0..ATTEMPTS {
             let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
-                return Err(not_found(provider.resource_type(), id));
+                return Err(provider.absent(id));
             };
             self.check_writable(provider.as_ref(), &old).await?;
             let cx = Context { engine: self, call, now_ms: now_ms() };
@@ -570,9 +570,6 @@ fn audit(call: &Call, key: &str, subscription: &str, action: &str) -> Change {
 pub(crate) fn not_found(resource_type: &str, id: &ResourceId) -> ArmError {
     if id.is_group() {
         return ArmError::group_not_found(id.name());
-    }
-    if resource_type == crate::deployments::KIND {
-        return ArmError::new(404, "DeploymentNotFound", format!("Deployment '{}' could not be found.", id.name()));
     }
     let path = canonical(id, resource_type);
     let below = path.rsplit_once("/providers/").map_or(path.as_str(), |(_, below)| below);

@@ -154,7 +154,7 @@ impl Engine {
     pub(crate) async fn deployment_operation(&self, call: &Call, id: &ResourceId) -> Result<Option<Value>, ArmError> {
         let is = id.resource_type().key() == format!("{}/operations", KIND.to_ascii_lowercase());
         let Some(deployment) = id.parent().filter(|_| is) else { return Ok(None) };
-        let row = self.readable_row(call, &deployment, KIND).await?;
+        let row = self.readable_row(call, &deployment, self.provider_of(&deployment)?.as_ref()).await?;
         let found = operations(self, &row)
             .await?
             .into_iter()

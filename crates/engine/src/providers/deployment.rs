@@ -116,6 +116,10 @@ impl Provider for Deployment {
         Ok(Some(ActionReply::Done(Some(answer))))
     }
 
+    fn absent(&self, id: &ResourceId) -> ArmError {
+        ArmError::new(404, "DeploymentNotFound", format!("Deployment '{}' could not be found.", id.name()))
+    }
+
     fn lists_own_scope(&self) -> bool {
         true
     }
