@@ -118,8 +118,12 @@ impl OpContext {
         let value = serde_json::to_value(&output).map_err(ArmError::internal)?;
         changes.push(Change::PutStep { operation: self.op.id.clone(), step: name.to_owned(), output: value.clone() });
         self.commit(changes).await?;
-        self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((name.to_owned(), value));
+        self.remember(name, value);
         Ok(output)
+    }
+
+    fn remember(&self, name: &str, output: Value) {
+        self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((name.to_owned(), output));
     }
 
     /// Stored output of a step, if it ended.
@@ -327,9 +331,11 @@ async fn wait_for_others(cx: &OpContext) -> Result<(), OpError> {
     }
 }
 
+/// The step that holds an operation's failure while it is undone.
+pub(crate) const FAILED: &str = "(failed)";
+
 /// A failure is remembered before it is undone, so that a crash during undo does not run the operation forward again.
 async fn run_or_resume_undo(code: &dyn Operation, cx: &OpContext) -> Result<Outcome, OpError> {
-    const FAILED: &str = "(failed)";
     if let Some(error) = cx.done_step(FAILED) {
         let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
         return Err(OpError::Failed(ArmError::new(409, text("code"), text("message"))));
@@ -339,7 +345,7 @@ async fn run_or_resume_undo(code: &dyn Operation, cx: &OpContext) -> Result<Outc
             let output = error.to_value();
             let step = Change::PutStep { operation: cx.op.id.clone(), step: FAILED.into(), output: output.clone() };
             cx.commit(vec![step]).await?;
-            cx.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((FAILED.into(), output));
+            cx.remember(FAILED, output);
             Err(OpError::Failed(error))
         }
         other => other,

@@ -14,7 +14,7 @@ use super::records::{Ended, OUTPUTS, Refused, Started, end_step, start_step};
 use super::{Input, KIND, view};
 use crate::call::{Call, Deleted};
 use crate::db_error;
-use crate::operation::{OpContext, OpError, Outcome};
+use crate::operation::{FAILED, OpContext, OpError, Outcome};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use lazuli_arm::{ArmError, ResourceId};
@@ -75,7 +75,7 @@ pub(crate) async fn run(cx: &OpContext) -> Result<Outcome, OpError> {
 /// deployments within it are asked to stop.
 pub(crate) async fn undo(cx: &OpContext) -> Result<Outcome, OpError> {
     let row = cx.resource().await?;
-    let error = cx.done_step("(failed)");
+    let error = cx.done_step(FAILED);
     if let Ok(input) = Input::of(&cx.engine, &row)
         && let Ok(plan) = input.plan(&row.id.parse().map_err(ArmError::internal)?)
     {
