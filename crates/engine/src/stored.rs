@@ -128,6 +128,14 @@ pub fn to_internal<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
+/// Changes the engine's own words about a resource. A row that something else wrote stays as it is.
+pub fn change_internal<T: Serialize + serde::de::DeserializeOwned>(row: &mut Resource, change: impl FnOnce(&mut T)) {
+    if let Ok(mut state) = internal::<T>(row) {
+        change(&mut state);
+        row.internal = to_internal(&state);
+    }
+}
+
 impl DiskInternal {
     /// The qcow2 file of what guests wrote.
     pub fn overlay_path(&self, config: &EngineConfig) -> PathBuf {

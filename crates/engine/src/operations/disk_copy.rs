@@ -9,7 +9,7 @@
 use crate::content::{manifest_id, reference, settle_found, store_op_error, watched};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::sources::FoundDisk;
-use crate::stored::{DiskInternal, Stored, internal, to_internal};
+use crate::stored::{DiskInternal, Stored, change_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk::{set_completion_percent, set_copy_error};
 use lazuli_chunks::Progress;
@@ -45,11 +45,10 @@ impl Operation for DiskCopy {
             None => None,
         };
         Ok(Outcome::update(move |row| {
-            if let Ok(mut state) = internal::<DiskInternal>(row) {
+            change_internal(row, |state: &mut DiskInternal| {
                 state.base = Some(base.clone());
                 state.guest_state.clone_from(&guest_state);
-                row.internal = to_internal(&state);
-            }
+            });
             set_completion_percent(&mut row.body, 100.0);
         }))
     }

@@ -3,7 +3,7 @@
 use crate::content::settle_found;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::sources::FoundDisk;
-use crate::stored::{DiskInternal, internal, to_internal};
+use crate::stored::{DiskInternal, change_internal};
 use async_trait::async_trait;
 
 /// `disk.create`, `snapshot.create`. Parameters: a [`FoundDisk`] of the resource's own region.
@@ -20,11 +20,10 @@ impl Operation for DiskCreate {
         let row = cx.resource().await?;
         let stored = settle_found(cx, "settle", &row.key, &row.location, &found).await?;
         Ok(Outcome::update(move |row| {
-            if let Ok(mut state) = internal::<DiskInternal>(row) {
+            change_internal(row, |state: &mut DiskInternal| {
                 state.base = Some(stored.clone());
                 state.incomplete = false;
-                row.internal = to_internal(&state);
-            }
+            });
         }))
     }
 }

@@ -9,7 +9,7 @@ use super::disk_begin_access::{file_error, still_usable};
 use crate::content::{reference, store_op_error, watched};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::disk::EndAccess;
-use crate::stored::{DiskInternal, Stored, internal, to_internal};
+use crate::stored::{DiskInternal, Stored, change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
 use lazuli_arm::bodies::disk::{DiskState, idle_state, set_size, set_state, state as shown_state};
@@ -77,14 +77,13 @@ impl Operation for DiskEndAccess {
 }
 
 fn uploaded(row: &mut Resource, stored: &Stored, guest_state: Option<&Stored>) {
-    if let Ok(mut state) = internal::<DiskInternal>(row) {
+    change_internal(row, |state: &mut DiskInternal| {
         state.base = Some(stored.clone());
         state.size_bytes = stored.size_bytes;
         state.uploading = false;
         state.uploading_guest_state = false;
         state.guest_state = guest_state.cloned();
-        row.internal = to_internal(&state);
-    }
+    });
     set_state(&mut row.body, DiskState::Unattached);
     set_size(&mut row.body, stored.size_bytes);
 }

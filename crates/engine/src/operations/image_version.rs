@@ -13,7 +13,7 @@ mod progress;
 
 use crate::content::{manifest_id, reference, store_op_error};
 use crate::operation::{OpContext, OpError};
-use crate::stored::{ImageVersionInternal, RegionState, Stored, internal, to_internal};
+use crate::stored::{ImageVersionInternal, RegionState, Stored, change_internal, internal};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lazuli_arm::bodies::disk::gib_of;
@@ -40,10 +40,7 @@ pub(super) fn region_names(row: &Resource) -> Vec<String> {
 
 /// Changes the engine's own words about the version.
 pub(super) fn change_state(row: &mut Resource, change: impl FnOnce(&mut ImageVersionInternal)) {
-    if let Ok(mut state) = internal::<ImageVersionInternal>(row) {
-        change(&mut state);
-        row.internal = to_internal(&state);
-    }
+    change_internal(row, change);
 }
 
 /// Waits for the operations of the same version that were started before this one: two must not bring the same bytes, and the

@@ -8,7 +8,7 @@ use super::virtual_machine::{host_error, on_host, spec_of};
 use crate::capture::wait_for_readers;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
-use crate::stored::{internal, to_internal};
+use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
 use lazuli_meta::model::Resource;
@@ -35,14 +35,13 @@ impl Operation for VirtualMachineCreate {
 
 /// From now on its disk is provisioned: the next start only switches it on, and the secrets are not needed any more.
 pub(super) fn mark_created(row: &mut Resource) {
-    if let Ok(mut state) = internal::<MachineInternal>(row) {
+    change_internal(row, |state: &mut MachineInternal| {
         state.created = true;
         state.provision = false;
         state.deallocated = false;
         state.admin_password = None;
         state.custom_data = None;
-        row.internal = to_internal(&state);
-    }
+    });
 }
 
 /// Switches a machine on that never came up before, and waits until it is what was ordered.

@@ -5,7 +5,7 @@ use super::virtual_machine_create::{bring_up, mark_created};
 use crate::capture::wait_for_readers;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
-use crate::stored::{internal, to_internal};
+use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_meta::model::Resource;
@@ -59,10 +59,7 @@ impl Operation for VirtualMachinePower {
         };
         set_disks(cx, &state, if deallocated { DiskState::Reserved } else { DiskState::Attached }).await?;
         Ok(Outcome::update(move |row| {
-            if let Ok(mut state) = internal::<MachineInternal>(row) {
-                state.deallocated = deallocated;
-                row.internal = to_internal(&state);
-            }
+            change_internal(row, |state: &mut MachineInternal| state.deallocated = deallocated);
         }))
     }
 }
@@ -102,9 +99,7 @@ impl VirtualMachinePower {
         };
         Ok(done)
     }
-}
 
-impl VirtualMachinePower {
     async fn redeploy(
         &self,
         cx: &OpContext,

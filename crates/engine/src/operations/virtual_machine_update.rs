@@ -12,7 +12,7 @@ use super::virtual_machine_power::set_disks;
 use crate::capture::wait_for_readers;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
-use crate::stored::{internal, to_internal};
+use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk::DiskState;
 use lazuli_meta::model::Resource;
@@ -53,7 +53,7 @@ impl Operation for VirtualMachineUpdate {
             cx.update_other(key, |part| release(part, &row.id)).await?;
         }
         set_disks(cx, &state, if state.deallocated { DiskState::Reserved } else { DiskState::Attached }).await?;
-        Ok(Outcome::update(|row| change(row, |state| state.leaving.clear())))
+        Ok(Outcome::update(|row| change_internal(row, |state: &mut MachineInternal| state.leaving.clear())))
     }
 
     /// The host first: what is let go must not be in use.
@@ -76,18 +76,11 @@ impl Operation for VirtualMachineUpdate {
     }
 }
 
-fn change(row: &mut Resource, change: impl FnOnce(&mut MachineInternal)) {
-    if let Ok(mut state) = internal::<MachineInternal>(row) {
-        change(&mut state);
-        row.internal = to_internal(&state);
-    }
-}
-
 fn restore(row: &mut Resource, before: &Before) {
     for name in ["storageProfile", "hardwareProfile"] {
         row.body["properties"][name] = before.body["properties"][name].clone();
     }
-    change(row, |state| {
+    change_internal(row, |state: &mut MachineInternal| {
         state.data_disks.clone_from(&before.data_disks);
         state.leaving.retain(|key| !before.data_disks.iter().any(|(_, k)| k == key));
     });
