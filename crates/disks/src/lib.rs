@@ -10,6 +10,7 @@ pub mod changes;
 pub mod check;
 mod crc;
 pub mod export;
+mod fields;
 pub mod format;
 pub mod media;
 mod packing;

@@ -12,6 +12,7 @@
 //! read one at a time into a bounded cache, and what this reader does not understand is an error, never a guess. It never
 //! opens a backing or data file, whatever the header says, and never writes.
 
+use crate::fields::{be_u32, be_u64};
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 use std::ops::Range;
@@ -432,7 +433,7 @@ impl Tables {
 fn read_table(file: &File, offset: u64, bytes: u64) -> Result<Arc<[u64]>> {
     let mut raw = vec![0; usize::try_from(bytes).map_err(|_| Qcow2Error::Header("a table is too long"))?];
     file.read_exact_at(&mut raw, offset)?;
-    Ok(raw.chunks_exact(8).map(|e| u64::from_be_bytes(e.try_into().expect("8 bytes"))).collect())
+    Ok(raw.chunks_exact(8).map(|e| be_u64(e, 0)).collect())
 }
 
 struct Header {
@@ -448,8 +449,8 @@ struct Header {
 impl Header {
     /// `have`: how many bytes of `raw` the file has.
     fn parse(raw: &[u8; V3_HEADER], have: usize) -> Result<Self> {
-        let u32_at = |at: usize| u32::from_be_bytes(raw[at..at + 4].try_into().expect("4 bytes"));
-        let u64_at = |at: usize| u64::from_be_bytes(raw[at..at + 8].try_into().expect("8 bytes"));
+        let u32_at = |at: usize| be_u32(raw, at);
+        let u64_at = |at: usize| be_u64(raw, at);
         if have < V2_HEADER || raw[..4] != MAGIC {
             return Err(Qcow2Error::NotQcow2);
         }

@@ -11,6 +11,7 @@
 //!         comes an entry for a bitmap, which only differencing disks use
 //! ```
 
+use crate::fields::{le_u16, le_u32, le_u64};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -171,14 +172,14 @@ fn header(tables: &Tables, at: u64) -> Option<FileHeader> {
     if !signed(&raw, b"head") {
         return None;
     }
-    Some(FileHeader { sequence: u64_at(&raw, 8), log: guid_at(&raw, 48), version: u16_at(&raw, 66) })
+    Some(FileHeader { sequence: le_u64(&raw, 8), log: guid_at(&raw, 48), version: le_u16(&raw, 66) })
 }
 
 /// Signature in front, then a CRC-32C over all with its own four bytes as zeros.
 fn signed(raw: &[u8], signature: &[u8; 4]) -> bool {
     let mut zeroed = raw.to_vec();
     zeroed[4..8].fill(0);
-    raw.starts_with(signature) && crc32c(&zeroed) == u32_at(raw, 4)
+    raw.starts_with(signature) && crc32c(&zeroed) == le_u32(raw, 4)
 }
 
 /// Where the block table and the metadata are.
@@ -186,20 +187,20 @@ fn regions(tables: &Tables) -> Result<(Range<u64>, Range<u64>), ImageError> {
     let valid = |at| tables.array::<TABLE_LEN>(at).ok().filter(|raw| signed(raw, b"regi"));
     let raw =
         REGION_TABLES.into_iter().find_map(valid).ok_or_else(|| damaged("neither of its region tables is valid"))?;
-    let count = usize::try_from(u32_at(&raw, 8)).unwrap_or(usize::MAX);
+    let count = usize::try_from(le_u32(&raw, 8)).unwrap_or(usize::MAX);
     if count > MOST_REGIONS {
         return Err(damaged("its region table is too long"));
     }
     let (mut bat, mut metadata) = (None, None);
     for entry in raw[16..].chunks_exact(32).take(count) {
-        let (at, len) = (u64_at(entry, 16), u64::from(u32_at(entry, 24)));
+        let (at, len) = (le_u64(entry, 16), u64::from(le_u32(entry, 24)));
         if at < MIB || !at.is_multiple_of(MIB) || !tables.holds(at, len) {
             return Err(damaged("a region is not in the file"));
         }
         match guid_at(entry, 0) {
             BAT => bat = Some(at..at + len),
             METADATA => metadata = Some(at..at + len),
-            _ if u32_at(entry, 28) & 1 == 0 => {}
+            _ if le_u32(entry, 28) & 1 == 0 => {}
             unknown => {
                 return Err(ImageError::Refused(format!("a VHDX that needs region {unknown}, which is not known")));
             }
@@ -223,13 +224,13 @@ impl Items {
             return Err(damaged("its metadata is cut short"));
         }
         let raw: [u8; TABLE_LEN] = tables.array(region.start)?;
-        let count = usize::from(u16_at(&raw, 10));
+        let count = usize::from(le_u16(&raw, 10));
         if !raw.starts_with(b"metadata") || count > MOST_ITEMS {
             return Err(damaged("its metadata is not a table"));
         }
         let mut items = Self::default();
         for entry in raw[32..].chunks_exact(32).take(count) {
-            let (offset, len) = (u64::from(u32_at(entry, 16)), u64::from(u32_at(entry, 20)));
+            let (offset, len) = (u64::from(le_u32(entry, 16)), u64::from(le_u32(entry, 20)));
             let at = region.start + offset;
             if at + len > region.end {
                 return Err(damaged("a metadata item is not in its region"));
@@ -241,7 +242,7 @@ impl Items {
                 LOGICAL_SECTOR => items.sector = Some(place(4)?),
                 PARENT_LOCATOR => items.parent = Some(at..at + len),
                 PAGE_83 | PHYSICAL_SECTOR => {}
-                _ if u32_at(entry, 24) & 4 == 0 => {}
+                _ if le_u32(entry, 24) & 4 == 0 => {}
                 unknown => {
                     return Err(ImageError::Refused(format!(
                         "a VHDX that needs metadata {unknown}, which is not known"
@@ -298,10 +299,10 @@ fn parent(tables: &Tables, place: Option<Range<u64>>) -> Option<String> {
     let len = usize::try_from(place.end - place.start).ok()?.min(MOST_LOCATOR);
     let mut raw = vec![0; len];
     tables.read(place.start, &mut raw).ok()?;
-    let count = usize::from(u16_at(raw.get(..20)?, 18));
+    let count = usize::from(le_u16(raw.get(..20)?, 18));
     let text = |at: &[u8], len: &[u8]| {
-        let (at, len) = (usize::try_from(u32_at(at, 0)).ok()?, usize::from(u16_at(len, 0)));
-        let units: Vec<u16> = raw.get(at..at.checked_add(len)?)?.chunks_exact(2).map(|c| u16_at(c, 0)).collect();
+        let (at, len) = (usize::try_from(le_u32(at, 0)).ok()?, usize::from(le_u16(len, 0)));
+        let units: Vec<u16> = raw.get(at..at.checked_add(len)?)?.chunks_exact(2).map(|c| le_u16(c, 0)).collect();
         Some(String::from_utf16_lossy(&units))
     };
     let mut found = None;
@@ -316,18 +317,6 @@ fn parent(tables: &Tables, place: Option<Range<u64>>) -> Option<String> {
         }
     }
     found
-}
-
-fn u16_at(raw: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(raw[at..at + 2].try_into().expect("2 bytes"))
-}
-
-fn u32_at(raw: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(raw[at..at + 4].try_into().expect("4 bytes"))
-}
-
-fn u64_at(raw: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(raw[at..at + 8].try_into().expect("8 bytes"))
 }
 
 fn guid_at(raw: &[u8], at: usize) -> Uuid {

@@ -9,6 +9,7 @@
 //! directory "at the end" (all ones): a copy of the header, two sectors before the end, knows it
 //! ```
 
+use crate::fields::{le_u16, le_u32, le_u64};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -114,7 +115,7 @@ impl Vmdk {
                 let page = self.tables.page(at)?;
                 let left = usize::try_from((next_table - grain).min((PAGE - at % PAGE) / 4)).unwrap_or(0);
                 let entries = page.get(within(at)..).unwrap_or_default().chunks_exact(4).take(left);
-                let mut entries = entries.map(|e| u32::from_le_bytes(e.try_into().expect("4 bytes")));
+                let mut entries = entries.map(|e| le_u32(e, 0));
                 if let Some(skip) = entries.position(|entry| self.place(entry).is_some()) {
                     grain += skip as u64;
                     return Ok((grain < self.grains()).then_some(grain));
@@ -153,8 +154,8 @@ impl Vmdk {
             return Err(wrong("is not in the file"));
         }
         let marker: [u8; 12] = self.tables.array(at)?;
-        let sector = u64::from_le_bytes(marker[..8].try_into().expect("8 bytes"));
-        let len = u64::from(u32::from_le_bytes(marker[8..].try_into().expect("4 bytes")));
+        let sector = le_u64(&marker, 0);
+        let len = u64::from(le_u32(&marker, 8));
         if sector.checked_mul(SECTOR) != Some(grain * self.header.grain) {
             return Err(wrong("is another one's"));
         }
@@ -211,8 +212,8 @@ struct Header {
 
 impl Header {
     fn parse(raw: &[u8; 512]) -> Result<Self, ImageError> {
-        let u32_at = |at: usize| u32::from_le_bytes(raw[at..at + 4].try_into().expect("4 bytes"));
-        let u64_at = |at: usize| u64::from_le_bytes(raw[at..at + 8].try_into().expect("8 bytes"));
+        let u32_at = |at: usize| le_u32(raw, at);
+        let u64_at = |at: usize| le_u64(raw, at);
         if !raw.starts_with(MAGIC) {
             return Err(damaged("its header is not one"));
         }
@@ -223,7 +224,7 @@ impl Header {
         if !GRAINS.contains(&grain) || !grain.is_power_of_two() || u64::from(u32_at(44)) != TABLE {
             return Err(damaged("its grains are of an impossible size"));
         }
-        let compression = u16::from_le_bytes([raw[77], raw[78]]);
+        let compression = le_u16(raw, 77);
         if compression > 1 || (flags & flag::COMPRESSED != 0) != (compression == 1) {
             return Err(refused("compressed in an unknown way"));
         }

@@ -1,5 +1,6 @@
 //! FAT12, 16 and 32, read as far as an EFI system partition needs: directories by their short names, never a file's content.
 
+use crate::fields::{le_u16, le_u32};
 use std::io;
 
 use super::Partition;
@@ -52,8 +53,8 @@ impl<'a> Fat<'a> {
     }
 
     fn parse(disk: &'a dyn DiskSource, partition: &Partition, boot: &[u8; 512]) -> Option<Self> {
-        let u16_at = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
-        let u32_at = |at: usize| u32::from_le_bytes(boot[at..at + 4].try_into().expect("4 bytes"));
+        let u16_at = |at: usize| u64::from(le_u16(boot, at));
+        let u32_at = |at: usize| le_u32(boot, at);
         let (sector, per_cluster) = (u16_at(11), u64::from(boot[13]));
         if !matches!(sector, 512 | 1024 | 2048 | 4096) || !per_cluster.is_power_of_two() {
             return None;
@@ -177,12 +178,12 @@ fn parse_entries(raw: &[u8], entries: &mut Vec<Entry>) -> bool {
         }
         let part = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_uppercase();
         let (name, extension) = (part(&entry[..8]), part(&entry[8..11]));
-        let high = u32::from(u16::from_le_bytes([entry[20], entry[21]]));
-        let low = u32::from(u16::from_le_bytes([entry[26], entry[27]]));
+        let high = u32::from(le_u16(entry, 20));
+        let low = u32::from(le_u16(entry, 26));
         entries.push(Entry {
             name: if extension.is_empty() { name } else { format!("{name}.{extension}") },
             is_directory: attributes & DIRECTORY != 0,
-            len: u32::from_le_bytes(entry[28..32].try_into().expect("4 bytes")),
+            len: le_u32(entry, 28),
             // The upper half is something else in FAT12 and FAT16, where it is zero in practice.
             cluster: high << 16 | low,
         });

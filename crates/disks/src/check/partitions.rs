@@ -1,5 +1,6 @@
 //! Partition tables: MBR with logical partitions, and GPT (UEFI 2.10, chapter 5), with sectors of 512 bytes.
 
+use crate::fields::{le_u32, le_u64};
 use std::io;
 
 use uuid::Uuid;
@@ -136,8 +137,7 @@ struct Entry {
 
 impl Entry {
     fn parse(raw: &[u8]) -> Self {
-        let u32_at = |at: usize| u64::from(u32::from_le_bytes(raw[at..at + 4].try_into().expect("4 bytes")));
-        Self { flag: raw[0], kind: raw[4], start: u32_at(8), len: u32_at(12) }
+        Self { flag: raw[0], kind: raw[4], start: le_u32(raw, 8).into(), len: le_u32(raw, 12).into() }
     }
 
     fn is_extended(self) -> bool {
@@ -269,13 +269,13 @@ fn gpt(disk: &dyn DiskSource, table: &mut Table) -> io::Result<()> {
         if kind.is_nil() {
             continue;
         }
-        let (from, to) = (u64_at(raw, 32), u64_at(raw, 40));
+        let (from, to) = (le_u64(raw, 32), le_u64(raw, 40));
         let len = to.checked_sub(from).and_then(|n| n.checked_add(1)).unwrap_or(0);
         let units: Vec<u16> = raw[56..128].chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
         let end = units.iter().position(|c| *c == 0).unwrap_or(units.len());
         let name = printable(&String::from_utf16_lossy(&units[..end]));
         // Bit 2: a BIOS may boot it.
-        let active = u64_at(raw, 48) & 4 != 0;
+        let active = le_u64(raw, 48) & 4 != 0;
         table.place(
             disk,
             number,
@@ -298,35 +298,27 @@ struct Header {
 fn header(disk: &dyn DiskSource, sector: u64) -> io::Result<Option<Header>> {
     let mut raw = [0; 512];
     disk.read_at(sector * SECTOR, &mut raw)?;
-    let len = usize::try_from(u32_at(&raw, 12)).unwrap_or(usize::MAX);
-    if !raw.starts_with(b"EFI PART") || !(92..=512).contains(&len) || u64_at(&raw, 24) != sector {
+    let len = usize::try_from(le_u32(&raw, 12)).unwrap_or(usize::MAX);
+    if !raw.starts_with(b"EFI PART") || !(92..=512).contains(&len) || le_u64(&raw, 24) != sector {
         return Ok(None);
     }
     let mut zeroed = raw;
     zeroed[16..20].fill(0);
-    if crc32(&zeroed[..len]) != u32_at(&raw, 16) {
+    if crc32(&zeroed[..len]) != le_u32(&raw, 16) {
         return Ok(None);
     }
-    let (count, entry_len) = (u32_at(&raw, 80), u32_at(&raw, 84));
+    let (count, entry_len) = (le_u32(&raw, 80), le_u32(&raw, 84));
     if count > MOST_ENTRIES || !(128..=MOST_ENTRY_LEN).contains(&entry_len) || !entry_len.is_multiple_of(8) {
         return Ok(None);
     }
     // At most 4 MiB.
     let bytes = u64::from(count) * u64::from(entry_len);
-    let at = u64_at(&raw, 72).saturating_mul(SECTOR);
+    let at = le_u64(&raw, 72).saturating_mul(SECTOR);
     if at.checked_add(bytes).is_none_or(|end| end > disk.size()) {
         return Ok(None);
     }
     let mut entries = vec![0; usize::try_from(bytes).unwrap_or_default()];
     disk.read_at(at, &mut entries)?;
-    let whole = crc32(&entries) == u32_at(&raw, 88);
+    let whole = crc32(&entries) == le_u32(&raw, 88);
     Ok(whole.then_some(Header { entries, entry_len: usize::try_from(entry_len).unwrap_or(128) }))
-}
-
-fn u32_at(raw: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(raw[at..at + 4].try_into().expect("4 bytes"))
-}
-
-fn u64_at(raw: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(raw[at..at + 8].try_into().expect("8 bytes"))
 }

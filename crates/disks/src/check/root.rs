@@ -1,5 +1,6 @@
 //! The root file system, as far as it is ext4: small files, names and folders, all bounded.
 
+use crate::fields::le_u32;
 use std::io;
 use std::sync::Arc;
 
@@ -94,7 +95,7 @@ pub(super) fn with_root(
 fn load(disk: &Arc<dyn DiskSource>, partition: &Partition) -> Result<Ext4, Box<dyn std::error::Error>> {
     let mut raw = [0; 1024];
     disk.read_at(partition.start + 1024, &mut raw)?;
-    let u32_at = |at: usize| u32::from_le_bytes(raw[at..at + 4].try_into().expect("4 bytes"));
+    let u32_at = |at: usize| le_u32(&raw, at);
     let (log_block, per_group) = (u32_at(0x18), u64::from(u32_at(0x20)));
     let is_64_bit = u32_at(0x60) & 0x80 != 0;
     let blocks = u64::from(u32_at(4)) | if is_64_bit { u64::from(u32_at(0x150)) << 32 } else { 0 };

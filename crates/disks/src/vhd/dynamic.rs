@@ -7,6 +7,7 @@
 //! block: a bit for each of its sectors (1: written), filled up to a sector, then the sectors
 //! ```
 
+use crate::fields::{be_u32, be_u64};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -191,7 +192,7 @@ struct Header {
 
 impl Header {
     fn parse(raw: &[u8; HEADER_LEN]) -> Result<Self, ImageError> {
-        let u32_at = |at: usize| u32::from_be_bytes(raw[at..at + 4].try_into().expect("4 bytes"));
+        let u32_at = |at: usize| be_u32(raw, at);
         if raw[..8] != HEADER_COOKIE {
             return Err(damaged("it has no dynamic header"));
         }
@@ -201,7 +202,7 @@ impl Header {
         let name: Vec<u16> = raw[64..576].chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect();
         let end = name.iter().position(|c| *c == 0).unwrap_or(name.len());
         Ok(Self {
-            table: u64::from_be_bytes(raw[16..24].try_into().expect("8 bytes")),
+            table: be_u64(raw, 16),
             entries: u32_at(28),
             block_size: u32_at(32),
             parent: String::from_utf16_lossy(&name[..end]),
