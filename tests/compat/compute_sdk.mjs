@@ -5,10 +5,8 @@
 // Server, owner and CA come from the environment (`lazuli env`), the packages from the folder NODE_HOME. Ends with 0 only if every
 // state is what was asked for.
 
-import { createRequire } from "node:module";
-import { join } from "node:path";
+import { refused, require, same } from "./sdk.mjs";
 
-const require = createRequire(join(process.env.NODE_HOME, "package.json"));
 const { ComputeManagementClient } = require("@azure/arm-compute");
 const { ClientSecretCredential } = require("@azure/identity");
 
@@ -16,22 +14,6 @@ const [group, source] = process.argv.slice(2);
 const env = process.env;
 const endpoint = env.LAZULI_ENDPOINT;
 const location = "eastus";
-
-function same(what, found, wanted) {
-  if (JSON.stringify(found) !== JSON.stringify(wanted)) {
-    throw new Error(`${what}: ${JSON.stringify(found)} instead of ${JSON.stringify(wanted)}`);
-  }
-}
-
-async function refused(what, code, call) {
-  try {
-    await call();
-  } catch (error) {
-    same(what, error.code, code);
-    return;
-  }
-  throw new Error(`${what}: it was done`);
-}
 
 const credential = new ClientSecretCredential(env.AZURE_TENANT_ID, env.AZURE_CLIENT_ID, env.AZURE_CLIENT_SECRET, {
   authorityHost: endpoint,

@@ -5,12 +5,10 @@
 // Owner and CA come from the environment (`lazuli env`), the packages from the folder NODE_HOME. Ends with 0 only if everything was
 // as Azure has it.
 
-import { createRequire } from "node:module";
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { refused as checked, require, same } from "./sdk.mjs";
 
-const require = createRequire(join(process.env.NODE_HOME, "package.json"));
 const storage = require("@azure/storage-blob");
 const { ClientSecretCredential } = require("@azure/identity");
 
@@ -18,21 +16,7 @@ const [endpoint, account, key, file] = process.argv.slice(2);
 const env = process.env;
 const url = `${endpoint}/${account}`;
 
-function same(what, found, wanted) {
-  if (JSON.stringify(found) !== JSON.stringify(wanted)) {
-    throw new Error(`${what}: ${JSON.stringify(found)} instead of ${JSON.stringify(wanted)}`);
-  }
-}
-
-async function refused(what, code, call) {
-  try {
-    await call();
-  } catch (error) {
-    same(what, error.code ?? error.details?.errorCode, code);
-    return;
-  }
-  throw new Error(`${what}: it was done`);
-}
+const refused = (what, code, call) => checked(what, code, call, (error) => error.code ?? error.details?.errorCode);
 
 async function collect(list) {
   const names = [];
