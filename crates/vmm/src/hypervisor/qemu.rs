@@ -559,6 +559,10 @@ mod tests {
         let mut started = Command::new("sh");
         started.args(["-c", "read line", "qemu", "-uuid", &id.to_string()]).stdin(Stdio::piped()).kill_on_drop(true);
         let mut started = started.spawn().unwrap();
+        // The kernel lets its parent go on a moment before it shows the command line.
+        while process_of(id).is_none() {
+            tokio::task::yield_now().await;
+        }
         let connecting = connect(&monitor, id);
         tokio::pin!(connecting);
         tokio::select! {
