@@ -4,7 +4,9 @@
 
 use async_trait::async_trait;
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
-use lazuli_engine::call::{ActionReply, Call, Caller, Deleted, Listing, OperationView, ProviderInfo, Written};
+use lazuli_engine::call::{
+    ActionReply, Call, Caller, Deleted, Extension, ExtensionReply, Listing, OperationView, ProviderInfo, Written,
+};
 use lazuli_engine::{Engine, SignInError, Subscription, Tenant};
 use serde_json::Value;
 
@@ -22,6 +24,10 @@ pub trait ArmBackend: Send + Sync + 'static {
     /// An action on a resource; on a provider (`checkNameAvailability`) `action` is `Namespace/action` and `id` the
     /// subscription or group.
     async fn action(&self, call: &Call, id: &ResourceId, action: &str, body: Value) -> Result<ActionReply, ArmError>;
+    /// A resource that hangs on any scope; `None` where there is no such type.
+    async fn extension(&self, _call: &Call, _asked: &Extension) -> Result<Option<ExtensionReply>, ArmError> {
+        Ok(None)
+    }
     async fn operation(&self, call: &Call, subscription: &str, id: &str) -> Result<OperationView, ArmError>;
 
     fn providers(&self) -> Vec<ProviderInfo>;
@@ -63,6 +69,10 @@ impl ArmBackend for Engine {
 
     async fn action(&self, call: &Call, id: &ResourceId, action: &str, body: Value) -> Result<ActionReply, ArmError> {
         Self::action(self, call, id, action, body).await
+    }
+
+    async fn extension(&self, call: &Call, asked: &Extension) -> Result<Option<ExtensionReply>, ArmError> {
+        Self::extension(self, call, asked).await
     }
 
     async fn operation(&self, call: &Call, subscription: &str, id: &str) -> Result<OperationView, ArmError> {

@@ -12,13 +12,13 @@
 //! Ingest, replication and reading go on meanwhile. A crash between any two steps leaves a store
 //! that opens and only some packs to collect next time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::error::{ChunkError, Result};
-use crate::id::{ChunkId, ManifestId};
+use crate::id::{BlobKind, ChunkId, ManifestId};
 use crate::index::{Condemned, PackFate};
 use crate::log::{Key, Record};
 use crate::reader::{self, fetch_frames};
@@ -67,6 +67,42 @@ impl Region {
         let marked = collection.mark(epoch, live).await?;
         collection.sweep(marked).await
     }
+
+    /// What a collection would do now, without doing it: also for a region that is open read-only. What running
+    /// writers count on is not left out, so that a collection beside them may free less.
+    pub async fn preview_garbage(&self, live: &[ManifestId]) -> Result<Collected> {
+        let inner = &self.0;
+        inner.refresh().await?;
+        let marked = mark(inner, live.iter().copied().collect()).await?;
+        let mut live_bytes: HashMap<Uuid, u64> = HashMap::new();
+        let mut dead: HashMap<Uuid, u64> = HashMap::new();
+        inner.index.each(|key, at| {
+            if marked.contains(&key) {
+                *live_bytes.entry(at.pack).or_default() += at.stored_share();
+            } else if at.kind != BlobKind::Chunk {
+                *dead.entry(at.pack).or_default() += 1;
+            }
+        });
+        let mut preview = Collected::default();
+        for (pack, len) in inner.index.packs() {
+            let live = live_bytes.get(&pack).copied().unwrap_or(0);
+            match judge(live, len) {
+                PackFate::Keep => preview.forgotten += dead.get(&pack).copied().unwrap_or(0),
+                fate => {
+                    preview.deleted_packs += 1;
+                    preview.rewritten_packs += u64::from(fate == PackFate::Rewrite);
+                    preview.freed_bytes += len.saturating_sub(live);
+                }
+            }
+        }
+        for (pack, len) in inner.zones.list_packs().await? {
+            if inner.is_orphan(pack) {
+                preview.orphan_packs += 1;
+                preview.freed_bytes += len;
+            }
+        }
+        Ok(preview)
+    }
 }
 
 /// While it lives, writers that end stay protected.
@@ -90,20 +126,7 @@ impl<'a> Collection<'a> {
             let since = writers.committed.iter().filter(|(at, _)| *at > epoch.0);
             since.map(|(_, m)| *m).collect()
         };
-        let manifests: HashSet<ManifestId> = live.iter().chain(&recent).copied().collect();
-        let mut marked = HashSet::new();
-        for manifest in manifests {
-            let root = reader::load_root(self.0, manifest).await?;
-            marked.insert(Key::from(manifest.as_blob()));
-            for segment in &root.segments {
-                // A segment marked before has its chunks marked already.
-                if marked.insert(segment.id.into()) {
-                    let extents = &reader::load_segment(self.0, segment.id).await?.extents;
-                    marked.extend(extents.iter().map(|e| Key::from(e.chunk)));
-                }
-            }
-        }
-        Ok(marked)
+        mark(self.0, live.iter().chain(&recent).copied().collect()).await
     }
 
     async fn sweep(&self, marked: HashSet<Key>) -> Result<Collected> {
@@ -191,6 +214,23 @@ impl<'a> Collection<'a> {
     }
 }
 
+/// Every blob that these disks need.
+async fn mark(inner: &Arc<Inner>, manifests: HashSet<ManifestId>) -> Result<HashSet<Key>> {
+    let mut marked = HashSet::new();
+    for manifest in manifests {
+        let root = reader::load_root(inner, manifest).await?;
+        marked.insert(Key::from(manifest.as_blob()));
+        for segment in &root.segments {
+            // A segment marked before has its chunks marked already.
+            if marked.insert(segment.id.into()) {
+                let extents = &reader::load_segment(inner, segment.id).await?.extents;
+                marked.extend(extents.iter().map(|e| Key::from(e.chunk)));
+            }
+        }
+    }
+    Ok(marked)
+}
+
 fn judge(live: u64, len: u64) -> PackFate {
     if live == 0 {
         PackFate::Delete
@@ -210,7 +250,7 @@ async fn move_live(
     marked: &HashSet<Key>,
 ) -> Result<()> {
     let mut table = Err(ChunkError::not_found(format!("pack {pack}"), &inner.name));
-    for zone in 0..inner.zones.len() {
+    for zone in inner.zones.order() {
         table = read_table(inner, zone, pack, len).await;
         if table.is_ok() {
             break;

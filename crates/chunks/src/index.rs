@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use uuid::Uuid;
 
@@ -181,6 +181,8 @@ pub(crate) struct Index {
     /// `None` in processes that only read.
     log: Option<Arc<tokio::sync::Mutex<LogWriter>>>,
     tail: Mutex<Tail>,
+    /// Why the index was built from the packs when the region was opened, if it was.
+    pub(crate) rebuilt: OnceLock<LogState>,
 }
 
 /// The appending end of the log.
@@ -244,6 +246,7 @@ impl Index {
             table: RwLock::new(table),
             log: Some(Arc::new(tokio::sync::Mutex::new(writer))),
             tail: Mutex::default(),
+            rebuilt: OnceLock::new(),
         };
         Ok((index, state))
     }
@@ -256,6 +259,7 @@ impl Index {
             table: RwLock::new(Table::new()),
             log: None,
             tail: Mutex::default(),
+            rebuilt: OnceLock::new(),
         };
         index.refresh()?;
         Ok(index)
@@ -269,6 +273,7 @@ impl Index {
             table: RwLock::new(Table::new()),
             log: None,
             tail: Mutex::default(),
+            rebuilt: OnceLock::new(),
         }
     }
 
@@ -424,6 +429,43 @@ impl Index {
     pub(crate) fn roots(&self) -> Vec<Key> {
         let table = self.read();
         table.each().filter(|(_, l)| l.kind == BlobKind::Root).map(|(k, _)| k).collect()
+    }
+
+    /// Every pack and its length.
+    pub(crate) fn packs(&self) -> HashMap<Uuid, u64> {
+        self.read().packs.iter().flatten().map(|p| (p.id, p.len)).collect()
+    }
+
+    /// Tells every blob; the index cannot change meanwhile.
+    pub(crate) fn each(&self, mut tell: impl FnMut(Key, Location)) {
+        self.read().each().for_each(|(key, at)| tell(key, at));
+    }
+
+    /// From now on writers store anew what lies in this pack. `false`: a running writer counts on it.
+    pub(crate) fn condemn_pack(&self, pack: Uuid, protected: impl FnOnce() -> HashSet<Uuid>) -> bool {
+        let mut table = self.write();
+        if protected().contains(&pack) {
+            return false;
+        }
+        if let Some(number) = table.numbers.get(&pack).copied()
+            && let Some(info) = &mut table.packs[number as usize]
+        {
+            info.condemned = true;
+        }
+        true
+    }
+
+    /// Reads the log in the file again, from its start.
+    pub(crate) fn check_log(&self) -> Result<LogState> {
+        let fail = |e| ChunkError::index("read", &self.region, e);
+        match File::open(self.dir.join(LOG)) {
+            Ok(file) => match load(&file, 0, &mut Table::new()).map_err(fail)? {
+                Loaded::UpTo(_) => Ok(LogState::Ready),
+                Loaded::Damaged => Ok(LogState::Damaged),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(LogState::Missing),
+            Err(e) => Err(fail(e)),
+        }
     }
 
     pub(crate) fn has_pack(&self, pack: Uuid) -> bool {

@@ -9,6 +9,7 @@
 //!   replicate     only what the target lacks, verified there
 //!   gc            mark from the live manifests, delete dead packs, rewrite mostly dead ones
 //!   rebuild       the index again, from the packs' own trailers
+//!   scrub         reads everything, names what is wrong, mends it from another zone or region
 //! ```
 //!
 //! What this crate must never do: hand out a byte that it did not verify, overwrite an object, write
@@ -27,16 +28,20 @@ mod index;
 mod ingest;
 mod log;
 mod manifest;
+mod object_stores;
 mod pack;
 mod params;
 mod progress;
+mod rate;
 mod reader;
 mod rebuild;
 mod region;
 mod replicate;
+mod scrub;
 mod store;
 mod usage;
 mod writer;
+mod zones;
 
 pub use cache::Cache;
 pub use diff::{Diff, DiffKind};
@@ -44,11 +49,14 @@ pub use error::{ChunkError, Result};
 pub use gc::{Collected, GcEpoch};
 pub use id::{ChunkId, ManifestId};
 pub use ingest::Ingested;
+pub use object_stores::{OpenStoreError, open_store};
 pub use params::StoreParams;
 pub use progress::Progress;
+pub use rate::RateLimit;
 pub use reader::{DiskExtent, DiskReader};
 pub use rebuild::Rebuilt;
 pub use region::{Region, RegionConfig};
 pub use replicate::Replicated;
+pub use scrub::{Finding, Object, Outcome, Problem, ScrubOptions, ScrubReport};
 pub use store::local_store;
 pub use usage::{Share, Usage};

@@ -26,6 +26,7 @@ use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId};
 
 const MAGIC: &[u8; 8] = b"LZPACK\x00\x02";
+const MAGIC_1: &[u8; 8] = b"LZPACK\x00\x01";
 const END_MAGIC: &[u8; 8] = b"LZPKEND\x02";
 const END_MAGIC_1: &[u8; 8] = b"LZPKEND\x01";
 const ENTRY_LEN_1: usize = 48;
@@ -152,6 +153,15 @@ impl PackBuilder {
         self.len += tail.len();
         self.pieces.push(tail.freeze());
         SealedPack { pieces: self.pieces, len: self.len as u64, frames: self.frames }
+    }
+}
+
+/// Whether a pack begins as its format does (and, if its end cannot be read, as any does).
+pub(crate) fn has_magic(pack: &[u8]) -> bool {
+    match pack {
+        p if p.ends_with(END_MAGIC) => p.starts_with(MAGIC),
+        p if p.ends_with(END_MAGIC_1) => p.starts_with(MAGIC_1),
+        p => p.starts_with(MAGIC) || p.starts_with(MAGIC_1),
     }
 }
 

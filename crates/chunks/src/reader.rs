@@ -442,7 +442,7 @@ async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<Fetched>> {
     let range = u64::from(group.range.start)..u64::from(group.range.end);
     let group = Arc::new(group);
     let mut last = None;
-    for zone in 0..inner.zones.len() {
+    for zone in inner.zones.order() {
         let result = match inner.zones.read_pack(zone, group.pack, range.clone()).await {
             Ok(bytes) => verify(Arc::clone(&group), bytes).await,
             Err(e) => Err(e),

@@ -53,7 +53,7 @@ impl Region {
 
 /// `None`: no zone has a readable table.
 async fn read_any_zone(inner: &Inner, id: Uuid, len: u64) -> Result<Option<Vec<Frame>>> {
-    for zone in 0..inner.zones.len() {
+    for zone in inner.zones.order() {
         match read_table(inner, zone, id, len).await {
             Ok(frames) => return Ok(Some(frames)),
             Err(e @ (ChunkError::Corrupt { .. } | ChunkError::NotFound { .. })) => {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -17,8 +18,13 @@ use crate::index::{Index, LogState, UsedPacks};
 use crate::log::Key;
 use crate::manifest::Root;
 use crate::params::{HEAD, StoreParams};
+use crate::rate::RateLimit;
 use crate::reader::{self, DiskReader};
 use crate::store::{Zones, local_store};
+use crate::zones;
+
+/// A pack that no index knows may be on its way into one for this long.
+const IN_FLIGHT: Duration = Duration::from_hours(1);
 
 /// How to reach a region.
 #[derive(Clone)]
@@ -71,10 +77,12 @@ impl Region {
             let head = serde_json::to_vec_pretty(&StoreParams::standard()).expect("plain data");
             zones.create(&Path::from(HEAD), vec![head.into()]).await?;
         }
+        zones::identify(&zones, &cfg.name, true).await?;
         let region = Self::new(cfg, zones, index, head.as_ref());
         if state == LogState::Damaged || (state == LogState::Missing && existed) {
             tracing::warn!(region = region.0.name, ?state, "building the index again from the packs");
             region.rebuild_index().await?;
+            let _ = region.0.index.rebuilt.set(state);
         }
         Ok(region)
     }
@@ -84,6 +92,7 @@ impl Region {
     pub async fn open_read_only(cfg: RegionConfig) -> Result<Self> {
         let zones = Zones::new(&cfg.name, cfg.stores.clone());
         let head = read_head(&zones, &cfg.name).await?;
+        zones::identify(&zones, &cfg.name, false).await?;
         let (dir, name) = (cfg.index_dir.clone(), cfg.name.clone());
         let index = tokio::task::spawn_blocking(move || Index::open_reader(&dir, &name))
             .await
@@ -106,6 +115,11 @@ impl Region {
 
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// From now on replications from that region bring no more than `limit`, all together.
+    pub fn limit_replication_from(&self, source: &str, limit: RateLimit) {
+        self.0.writers().limits.insert(source.to_owned(), limit);
     }
 
     /// A reader of one disk.
@@ -140,7 +154,7 @@ impl Region {
         };
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.stored_len);
         let mut last = None;
-        for zone in 0..self.0.zones.len() {
+        for zone in self.0.zones.order() {
             let found = match self.0.zones.read_pack(zone, at.pack, range.clone()).await {
                 Ok(stored) => decode_unnamed(BlobKind::Root, at.raw, at.plain_len, &stored),
                 Err(e) => {
@@ -184,6 +198,15 @@ impl Inner {
         tokio::task::spawn_blocking(move || index.refresh()).await.map_err(ChunkError::worker)?
     }
 
+    /// Whether no index knows this pack and nobody is bringing it in. Of another process's writers only the pack's age
+    /// can tell.
+    pub(crate) fn is_orphan(&self, pack: Uuid) -> bool {
+        let flying = self.writers().in_flight.contains(&pack);
+        let young = !self.index.is_writer() && is_young(pack);
+        // In flight first: a pack joins the index before it leaves the flight.
+        !flying && !young && !self.index.has_pack(pack)
+    }
+
     pub(crate) fn writers(&self) -> MutexGuard<'_, Writers> {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,6 +217,13 @@ impl Inner {
         }
         Err(ChunkError::ReadOnly { region: self.name.clone() })
     }
+}
+
+fn is_young(pack: Uuid) -> bool {
+    let Some(made) = pack.get_timestamp() else { return false };
+    let (seconds, nanos) = made.to_unix();
+    let made = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
+    SystemTime::now().duration_since(made).is_ok_and(|age| age < IN_FLIGHT)
 }
 
 /// The running ingests and replications: what garbage collection must leave alone.
@@ -209,6 +239,8 @@ pub(crate) struct Writers {
     /// Counts committed manifests; see [`GcEpoch`](crate::GcEpoch).
     pub epoch: u64,
     pub committed: Vec<(u64, ManifestId)>,
+    /// How fast replications may be, by the region they come from.
+    pub limits: HashMap<String, RateLimit>,
 }
 
 impl Writers {

@@ -14,6 +14,7 @@ use crate::codec::StoredFrame;
 use crate::error::{ChunkError, Result};
 use crate::id::{ChunkId, ManifestId};
 use crate::progress::Progress;
+use crate::rate::RateLimit;
 use crate::reader::{self, fetch_frames};
 use crate::region::{Inner, Region};
 use crate::writer::PackWriter;
@@ -47,7 +48,9 @@ impl Region {
         cancel: &CancellationToken,
     ) -> Result<Replicated> {
         let writer = PackWriter::new(&self.0)?;
+        let limit = self.0.writers().limits.get(&source.0.name).cloned();
         let mut job = Job {
+            limit,
             source: Arc::clone(&source.0),
             target: Arc::clone(&self.0),
             writer,
@@ -73,6 +76,7 @@ impl Region {
 }
 
 struct Job {
+    limit: Option<RateLimit>,
     source: Arc<Inner>,
     target: Arc<Inner>,
     writer: PackWriter,
@@ -128,7 +132,14 @@ impl Job {
                 next = arriving.next() => next,
             };
             let Some(frames) = next else { return Ok(()) };
-            for frame in frames? {
+            let frames = frames?;
+            if let Some(limit) = &self.limit {
+                tokio::select! {
+                    () = self.cancel.cancelled() => return Err(ChunkError::Cancelled),
+                    () = limit.pass(frames.iter().map(|f| f.bytes.len() as u64).sum()) => {}
+                }
+            }
+            for frame in frames {
                 let (len, chunks) = (u64::from(frame.plain_len), frame.blobs.len() as u64);
                 self.writer.add(frame).await?;
                 self.done.moved_bytes += len;

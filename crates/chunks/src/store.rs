@@ -1,10 +1,11 @@
 //! The object stores of one region, one a zone: every zone holds every object, any of them may be read.
 //! The only place that speaks `object_store`.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path as FsPath;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -17,6 +18,12 @@ use crate::error::{ChunkError, Result, store_error_is_permanent};
 use crate::pack;
 
 const PUT_ATTEMPTS: u32 = 4;
+/// A read of one zone of several takes no longer than this...
+const PATIENCE: Duration = Duration::from_secs(15);
+/// ...and a zone that failed is asked last for this long.
+const AVOID: Duration = Duration::from_secs(30);
+/// Where a repair keeps packs of which something was lost.
+pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// A store in a local folder, durable when a write returns. Removes what a killed writer left behind
 /// half-written (files that no reader ever saw) once that is an hour old.
@@ -41,15 +48,58 @@ fn sweep_staging(packs: &FsPath) {
     }
 }
 
+/// Creates an object and looks whether all of it arrived: an upload may be torn although it was answered.
+async fn create_once(store: &Arc<dyn ObjectStore>, key: &Path, payload: &PutPayload) -> object_store::Result<()> {
+    match store.put_opts(key, payload.clone(), PutOptions::from(PutMode::Create)).await {
+        // Our own earlier attempt did arrive, though its answer did not: keys are never chosen twice.
+        Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
+        Err(e) => return Err(e),
+    }
+    let (wanted, found) = (payload.content_length() as u64, store.head(key).await?.size);
+    if wanted == found {
+        return Ok(());
+    }
+    // Nobody refers to it yet, so it may be taken back.
+    store.delete(key).await?;
+    let source = format!("the upload was torn: {found} of {wanted} bytes arrived").into();
+    Err(object_store::Error::Generic { store: "region", source })
+}
+
+/// What a zone holds.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    /// Packs and their lengths, in the order of their making.
+    pub packs: BTreeMap<Uuid, u64>,
+    pub others: Vec<Path>,
+}
+
 #[derive(Clone)]
 pub(crate) struct Zones {
     region: String,
     stores: Vec<Arc<dyn ObjectStore>>,
+    /// When a zone last failed to answer.
+    failed: Arc<Vec<Mutex<Option<Instant>>>>,
 }
 
 impl Zones {
     pub(crate) fn new(region: &str, stores: Vec<Arc<dyn ObjectStore>>) -> Self {
-        Self { region: region.to_owned(), stores }
+        let failed = Arc::new(stores.iter().map(|_| Mutex::default()).collect());
+        Self { region: region.to_owned(), stores, failed }
+    }
+
+    /// The zones in the order in which to ask them: one that did not answer lately comes last.
+    pub(crate) fn order(&self) -> Vec<usize> {
+        let failing = |zone: &usize| {
+            let failed = self.failed[*zone].lock().unwrap_or_else(PoisonError::into_inner);
+            failed.is_some_and(|at| at.elapsed() < AVOID)
+        };
+        let (last, mut first): (Vec<usize>, Vec<usize>) = (0..self.len()).partition(failing);
+        first.extend(last);
+        first
+    }
+
+    fn note(&self, zone: usize, answered: bool) {
+        *self.failed[zone].lock().unwrap_or_else(PoisonError::into_inner) = (!answered).then(Instant::now);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -67,11 +117,8 @@ impl Zones {
     async fn create_in(&self, store: &Arc<dyn ObjectStore>, key: &Path, payload: PutPayload) -> Result<()> {
         let mut attempt = 1;
         loop {
-            let options = PutOptions::from(PutMode::Create);
-            match store.put_opts(key, payload.clone(), options).await {
-                Ok(_) => return Ok(()),
-                // Our own earlier attempt did arrive: keys are never chosen twice.
-                Err(object_store::Error::AlreadyExists { .. }) if attempt > 1 => return Ok(()),
+            match create_once(store, key, &payload).await {
+                Ok(()) => return Ok(()),
                 Err(e) if attempt == PUT_ATTEMPTS || store_error_is_permanent(&e) => {
                     return Err(ChunkError::store(format!("write {key}"), &self.region, e));
                 }
@@ -105,6 +152,22 @@ impl Zones {
 
     /// Exactly `range` of a pack, from one zone.
     pub(crate) async fn read_pack(&self, zone: usize, pack: Uuid, range: Range<u64>) -> Result<Bytes> {
+        let read = self.read_range(zone, pack, range);
+        let result = if self.len() == 1 {
+            read.await
+        } else {
+            // Where another zone can be asked, nobody waits long for one.
+            let late = |_| {
+                let source = object_store::Error::Generic { store: "zone", source: "it does not answer".into() };
+                ChunkError::store(format!("read {}", pack::key(pack)), &self.region, source)
+            };
+            tokio::time::timeout(PATIENCE, read).await.map_err(late).flatten()
+        };
+        self.note(zone, !matches!(result, Err(ChunkError::Store { .. })));
+        result
+    }
+
+    async fn read_range(&self, zone: usize, pack: Uuid, range: Range<u64>) -> Result<Bytes> {
         let store = &self.stores[zone];
         let key = pack::key(pack);
         let wanted = range.end - range.start;
@@ -124,9 +187,13 @@ impl Zones {
 
     /// Deletes a pack in every zone; one that is gone already is fine.
     pub(crate) async fn delete_pack(&self, pack: Uuid) -> Result<()> {
-        let key = pack::key(pack);
+        self.delete(&pack::key(pack)).await
+    }
+
+    /// Deletes an object in every zone; one that is gone already is fine.
+    pub(crate) async fn delete(&self, key: &Path) -> Result<()> {
         for store in &self.stores {
-            match store.delete(&key).await {
+            match store.delete(key).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(e) => return Err(ChunkError::store(format!("delete {key}"), &self.region, e)),
             }
@@ -136,21 +203,44 @@ impl Zones {
 
     /// All packs and their lengths, in the order of their making. Lists: never on the hot path.
     pub(crate) async fn list_packs(&self) -> Result<Vec<(Uuid, u64)>> {
-        let mut packs = std::collections::BTreeMap::new();
-        for store in &self.stores {
-            let mut list = store.list(Some(&Path::from(pack::PREFIX)));
-            loop {
-                match list.try_next().await {
-                    Ok(Some(meta)) => {
-                        if let Some(pack) = pack::from_key(&meta.location) {
-                            packs.insert(pack, meta.size);
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(e) => return Err(ChunkError::store("list the packs", &self.region, e)),
-                }
-            }
+        let mut packs = BTreeMap::new();
+        for zone in 0..self.len() {
+            packs.extend(self.list_zone(zone, Some(pack::PREFIX)).await?.packs);
         }
         Ok(packs.into_iter().collect())
+    }
+
+    /// What one zone holds, below `prefix` or all of it.
+    pub(crate) async fn list_zone(&self, zone: usize, prefix: Option<&str>) -> Result<Listed> {
+        let prefix = prefix.map(Path::from);
+        let mut list = self.stores[zone].list(prefix.as_ref());
+        let mut found = Listed::default();
+        while let Some(meta) =
+            list.try_next().await.map_err(|e| ChunkError::store("list the objects", &self.region, e))?
+        {
+            match pack::from_key(&meta.location) {
+                Some(pack) => {
+                    found.packs.insert(pack, meta.size);
+                }
+                None => found.others.push(meta.location),
+            }
+        }
+        Ok(found)
+    }
+
+    /// A whole object of one zone; `None` if it is not there.
+    pub(crate) async fn get_in(&self, zone: usize, key: &Path) -> Result<Option<Bytes>> {
+        let failed = |e| ChunkError::store(format!("read {key}"), &self.region, e);
+        match self.stores[zone].get(key).await {
+            Ok(found) => found.bytes().await.map(Some).map_err(failed),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// Puts the right bytes in the place of a damaged or missing object of one zone. Only for repair: all else creates.
+    pub(crate) async fn restore_in(&self, zone: usize, key: &Path, bytes: Bytes) -> Result<()> {
+        let failed = |e| ChunkError::store(format!("restore {key}"), &self.region, e);
+        self.stores[zone].put(key, bytes.into()).await.map(|_| ()).map_err(failed)
     }
 }

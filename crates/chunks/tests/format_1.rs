@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use lazuli_chunks::{ManifestId, StoreParams};
+use lazuli_chunks::{ManifestId, Problem, ScrubOptions, StoreParams};
 
 const PACK: &str = "0190a0b0c0d0700080000000000000ab";
 
@@ -111,6 +111,9 @@ async fn a_store_of_format_1_is_read_and_written_on() {
 
         let region = open(dir.path()).await;
         assert!(read_all(&region, manifest).await == bytes, "index: {with_index}");
+        let (progress, cancel) = Default::default();
+        let report = region.scrub(&ScrubOptions::default(), &progress, &cancel).await.unwrap();
+        assert!(report.is_sound() && report.findings.iter().all(|f| f.problem == Problem::Missing), "{report:#?}");
         // What is added is cut by the same rule, so it finds what there is.
         let same = ingest(&region, &bytes).await;
         let again = ingest(&region, &bytes).await;
@@ -123,7 +126,6 @@ async fn a_store_of_format_1_is_read_and_written_on() {
         // A region of today's format takes the image in and has it whole.
         let other = tempfile::tempdir().unwrap();
         let today = open(other.path()).await;
-        let (progress, cancel) = Default::default();
         today.replicate_from(&region, same.manifest, &progress, &cancel).await.unwrap();
         assert!(read_all(&today, same.manifest).await == bytes);
     }

@@ -301,3 +301,24 @@ async fn the_share_of_a_disk_is_what_its_deletion_frees() {
     let after = region.usage().await.unwrap();
     assert_eq!(before.unique_bytes - after.unique_bytes, shared.own_unique_bytes);
 }
+
+#[tokio::test]
+async fn a_preview_tells_what_a_collection_then_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let region = open(dir.path()).await;
+    let bytes = noise(161, 24 * MIB);
+    let whole = ingest(&region, &bytes).await;
+    let part = ingest(&region, &bytes[4 * MIB..8 * MIB]).await;
+    let dead = ingest(&region, &noise(162, 3 * MIB)).await;
+    let live = [part.manifest];
+    let reader = Region::open_read_only(config(dir.path())).await.unwrap();
+    let seen = reader.preview_garbage(&live).await.unwrap();
+    assert!(region.has(whole.manifest).await.unwrap() && region.has(dead.manifest).await.unwrap());
+    assert_eq!(region.preview_garbage(&live).await.unwrap(), seen);
+    let done = region.collect_garbage(&live).await.unwrap();
+    assert_eq!((seen.deleted_packs, seen.rewritten_packs), (done.deleted_packs, done.rewritten_packs));
+    // Tables and trailers of the new packs.
+    assert!(seen.freed_bytes.abs_diff(done.freed_bytes) < 50_000, "{seen:?} {done:?}");
+    let unknown = region.preview_garbage(&[ManifestId([9; 32])]).await;
+    assert!(matches!(unknown, Err(ChunkError::NotFound { .. })), "{unknown:?}");
+}

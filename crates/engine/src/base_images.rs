@@ -2,13 +2,13 @@
 //!
 //! The host runs in a process of its own and only ever reads; a source is written `REGION/MANIFEST`.
 
+use crate::region_stores::RegionStores;
 use async_trait::async_trait;
-use lazuli_chunks::{Cache, DiskReader, ManifestId, Region, RegionConfig};
+use lazuli_chunks::{Cache, DiskReader, ManifestId, Region};
 use lazuli_nbd::{BlockSource, Extent};
 use lazuli_vmm::host::BaseImages;
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
@@ -17,17 +17,17 @@ pub fn source(region: &str, manifest: &str) -> String {
     format!("{region}/{manifest}")
 }
 
-/// Opens images of the regions below one folder, read-only.
+/// Opens images of the regions, read-only.
 pub struct StoredImages {
-    root: PathBuf,
+    stores: RegionStores,
     cache: Cache,
     regions: Mutex<HashMap<String, Region>>,
 }
 
 impl StoredImages {
-    /// `root` is the folder of the regions; `cache_bytes` bounds the memory for decompressed chunks.
-    pub fn new(root: PathBuf, cache_bytes: u64) -> Self {
-        Self { root, cache: Cache::new(cache_bytes), regions: Mutex::new(HashMap::new()) }
+    /// `cache_bytes` bounds the memory for decompressed chunks.
+    pub fn new(stores: RegionStores, cache_bytes: u64) -> Self {
+        Self { stores, cache: Cache::new(cache_bytes), regions: Mutex::new(HashMap::new()) }
     }
 
     async fn region(&self, name: &str) -> anyhow_like::Result<Region> {
@@ -35,8 +35,7 @@ impl StoredImages {
         if let Some(region) = regions.get(name) {
             return Ok(region.clone());
         }
-        let region =
-            Region::open_read_only(RegionConfig::local(name, &self.root.join(name), self.cache.clone())?).await?;
+        let region = Region::open_read_only(self.stores.config(name, self.cache.clone())?).await?;
         regions.insert(name.to_owned(), region.clone());
         Ok(region)
     }

@@ -14,6 +14,18 @@ pub struct Caller {
     pub principal: String,
     pub app_id: String,
     pub display_name: String,
+    /// The same client's identities in other tenants, each proved by a token of its own (`x-ms-authorization-auxiliary`).
+    pub auxiliary: Vec<Caller>,
+    /// What the request does as a whole, for the words of refusals about what it is tied to.
+    pub acting: Option<Acting>,
+}
+
+/// An action on a scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acting {
+    pub action: String,
+    /// Id as it is shown.
+    pub scope: String,
 }
 
 /// How URLs that this request is given must be written, so that its client reaches them the way it came.
@@ -40,6 +52,13 @@ pub struct Call {
 }
 
 impl Call {
+    /// The same, known to do this.
+    pub(crate) fn acting(&self, scope: String, action: String) -> Self {
+        let mut call = self.clone();
+        call.caller.acting = Some(Acting { action, scope });
+        call
+    }
+
     /// Whether `$expand` (a comma-separated list) has this word, ignoring case.
     pub fn expands(&self, word: &str) -> bool {
         self.query.get("$expand").is_some_and(|v| v.split(',').any(|w| w.trim().eq_ignore_ascii_case(word)))
@@ -76,6 +95,37 @@ pub enum Deleted {
 pub enum ActionReply {
     Started { operation: String },
     Done(Option<Value>),
+}
+
+/// A request for a resource that hangs on any scope: `{scope}/providers/{namespace}/{path…}`.
+#[derive(Debug, Clone)]
+pub struct Extension {
+    /// As it was written; empty for the root.
+    pub scope: String,
+    /// `Microsoft.Authorization`, in any letter case.
+    pub namespace: String,
+    /// Types and names in turn.
+    pub path: Vec<String>,
+    pub method: Method,
+    /// `Null` where there was none.
+    pub body: Value,
+}
+
+/// What an [`Extension`] request does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Put,
+    Patch,
+    Post,
+    Delete,
+}
+
+/// Done when it is answered.
+#[derive(Debug, Clone)]
+pub struct ExtensionReply {
+    pub status: u16,
+    pub body: Option<Value>,
 }
 
 /// One page of a list.
@@ -125,6 +175,8 @@ impl Call {
                 principal: String::new(),
                 app_id: String::new(),
                 display_name: format!("lazuli for {subscription}"),
+                auxiliary: vec![],
+                acting: None,
             },
             urls: Urls { arm: String::new(), blob_suffix: None },
             api_version: ApiVersion::latest(),

@@ -209,10 +209,15 @@ pub(crate) async fn sweep(engine: &Engine, regions: impl IntoIterator<Item = Str
     }
 }
 
-async fn sweep_one(engine: &Engine, region: &str) -> Result<Collected, ArmError> {
+/// Every manifest of a region that some resource refers to.
+pub(crate) async fn referenced(engine: &Engine, region: &str) -> Result<Vec<ManifestId>, ArmError> {
+    let live = engine.db().content_manifests(region).await.map_err(crate::db_error)?;
+    live.iter().map(|m| manifest_id(m)).collect()
+}
+
+pub(crate) async fn sweep_one(engine: &Engine, region: &str) -> Result<Collected, ArmError> {
     let failed = |e| store_error(e, region);
     let (store, epoch) = engine.regions().before_sweep(region).await.map_err(failed)?;
-    let live = engine.db().content_manifests(region).await.map_err(crate::db_error)?;
-    let live = live.iter().map(|m| manifest_id(m)).collect::<Result<Vec<_>, _>>()?;
+    let live = referenced(engine, region).await?;
     store.collect_garbage_since(epoch, &live).await.map_err(failed)
 }

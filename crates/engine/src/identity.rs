@@ -1,10 +1,15 @@
 //! Tenants, subscriptions and the principals that sign in. (Users, groups and managed identities come with the directory.)
 
+mod operator;
+
+pub use operator::{NewClient, OperatorError};
+
 use crate::call::Caller;
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
 use lazuli_authz::rbac::{DATA_OPERATOR_FOR_MANAGED_DISKS, OWNER, STORAGE_BLOB_DATA_OWNER};
 use lazuli_meta::model::{Principal, RoleAssignment, Subscription, Tenant};
+use serde_json::json;
 use uuid::Uuid;
 
 /// Why a client did not get a token; the edge answers in the token endpoint's own words.
@@ -84,6 +89,8 @@ impl Engine {
             display_name: "lazuli-owner".into(),
             kind: "ServicePrincipal".into(),
             secret_hash: lazuli_authz::secret::hash(&new.client_secret).map_err(|_| no_randomness())?,
+            login: String::new(),
+            body: json!({}),
         };
         db.put_principal(&owner).await.map_err(db_error)?;
         let scope = format!("/subscriptions/{}", new.subscription_id);
@@ -97,6 +104,7 @@ impl Engine {
                     scope: scope.clone(),
                     role: role.into(),
                     principal: new.object_id.clone(),
+                    body: json!({}),
                 };
                 db.put_role_assignment(&assignment).await.map_err(ArmError::internal)?;
             }
@@ -119,13 +127,25 @@ impl Engine {
         let Some(principal) = self.db().principal_by_app(&tenant.id, &client_id).await.map_err(directory)? else {
             return Err(SignInError::UnknownClient(client_id));
         };
-        let (secret, stored) = (secret.to_owned(), principal.secret_hash.clone());
+        let kept = self.db().credentials(&client_id).await.map_err(directory)?;
+        let now = crate::now_ms();
+        let mut stored: Vec<String> = kept
+            .into_iter()
+            .filter(|c| c.kind == operator::SECRET && c.expires_ms > now)
+            // What a secret begins with is kept with its hash: only one hash is slow work, however many secrets there are.
+            .filter(|c| c.body["hint"].as_str().is_none_or(|hint| secret.starts_with(hint)))
+            .map(|c| c.verifier)
+            .collect();
+        stored.extend(Some(principal.secret_hash.clone()).filter(|h| !h.is_empty()));
+        let secret = secret.to_owned();
         // The hash is slow on purpose; it must not hold up the other requests of its thread.
-        let verified = tokio::task::spawn_blocking(move || lazuli_authz::secret::verify(&secret, &stored)).await;
+        let verified =
+            tokio::task::spawn_blocking(move || stored.iter().any(|hash| lazuli_authz::secret::verify(&secret, hash)))
+                .await;
         if !verified.unwrap_or(false) {
             return Err(SignInError::WrongSecret);
         }
-        Ok(caller_of(principal))
+        Ok(caller_of(&principal))
     }
 
     /// The principal a token speaks of, if it still exists.
@@ -133,17 +153,18 @@ impl Engine {
     /// # Errors
     /// What the database says.
     pub async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError> {
-        let principal = self.db().principal(object_id).await.map_err(db_error)?;
-        Ok(principal.filter(|p| p.tenant.eq_ignore_ascii_case(tenant)).map(caller_of))
+        let access = self.access().await?;
+        let principal = access.principal(object_id).filter(|p| p.tenant.eq_ignore_ascii_case(tenant));
+        Ok(principal.filter(|p| p.body["accountEnabled"] != false).map(caller_of))
     }
 
-    /// The tenants the caller belongs to.
+    /// The tenants that the caller's tokens are of.
     ///
     /// # Errors
     /// What the database says.
     pub async fn tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, ArmError> {
-        let tenants = self.db().tenants().await.map_err(db_error)?;
-        Ok(tenants.into_iter().filter(|t| t.id == caller.tenant).collect())
+        let access = self.access().await?;
+        Ok(access.tenants.iter().filter(|t| t.id == caller.tenant).cloned().collect())
     }
 
     /// Every tenant of this server: what the sign-in pages may name.
@@ -154,34 +175,29 @@ impl Engine {
         self.db().tenants().await.map_err(db_error)
     }
 
-    /// The subscriptions on which (or below which) the caller has a role.
+    /// The subscriptions on which (or below which) the caller has a role, ordered by id.
     ///
     /// # Errors
     /// What the database says.
     pub async fn subscriptions(&self, caller: &Caller) -> Result<Vec<Subscription>, ArmError> {
-        let all = self.db().subscriptions(&caller.tenant).await.map_err(db_error)?;
-        let roles = self.db().role_assignments(Some(&caller.principal), None).await.map_err(db_error)?;
-        let reaches = |s: &Subscription| {
-            let scope = format!("/subscriptions/{}", s.id.to_ascii_lowercase());
-            roles.iter().any(|r| r.scope == "/" || r.scope == scope || r.scope.starts_with(&format!("{scope}/")))
+        let access = self.access().await?;
+        let reached = |s: &&Subscription| {
+            s.tenant.eq_ignore_ascii_case(&caller.tenant)
+                && access.reaches(&caller.principal, &format!("/subscriptions/{}", s.id))
         };
-        Ok(all.into_iter().filter(reaches).collect())
-    }
-
-    /// The subscription, if the caller may know of it.
-    pub(crate) async fn require_subscription(&self, caller: &Caller, id: &str) -> Result<Subscription, ArmError> {
-        let found = self.subscriptions(caller).await?.into_iter().find(|s| s.id.eq_ignore_ascii_case(id));
-        found.ok_or_else(|| {
-            ArmError::new(404, "SubscriptionNotFound", format!("The subscription '{id}' could not be found."))
-        })
+        let mut all: Vec<Subscription> = access.subscriptions.values().filter(reached).cloned().collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
     }
 }
 
-fn caller_of(principal: Principal) -> Caller {
+fn caller_of(principal: &Principal) -> Caller {
     Caller {
-        tenant: principal.tenant,
-        principal: principal.id,
-        app_id: principal.app_id,
-        display_name: principal.display_name,
+        tenant: principal.tenant.clone(),
+        principal: principal.id.clone(),
+        app_id: principal.app_id.clone(),
+        display_name: principal.display_name.clone(),
+        auxiliary: vec![],
+        acting: None,
     }
 }

@@ -4,6 +4,7 @@
 //! rules, never HTTP. A write is decided by a provider (pure as far as it can be) and committed by `write.rs` as one
 //! transaction: the row, its operation, its audit record.
 
+mod activity_log;
 mod authorization;
 pub mod base_images;
 pub mod blobs;
@@ -21,6 +22,7 @@ pub mod provider;
 mod providers;
 mod read;
 mod reconcilers;
+mod region_stores;
 pub mod regions;
 mod secrets;
 mod sizes;
@@ -33,8 +35,9 @@ mod tests;
 mod usage;
 mod write;
 
-pub use identity::{Bootstrap, SignInError};
+pub use identity::{Bootstrap, NewClient, OperatorError, SignInError};
 pub use lazuli_meta::model::{Subscription, Tenant};
+pub use region_stores::{RegionSettings, RegionStores, region_name};
 pub use secrets::OpenError;
 pub use storage_account::{AccountKey, NetworkRules, StorageAccount};
 
@@ -44,7 +47,7 @@ use lazuli_vmm::HostClient;
 use operation::Operation;
 use provider::Provider;
 use regions::Regions;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +69,8 @@ pub struct EngineConfig {
     /// The largest disk that an image version may have, in GiB (mission.md T6). Versions that are replicated `Shallow` may have
     /// disks of 32 TiB.
     pub max_image_disk_gib: u64,
+    /// The stores of regions (canonical short names) that are not one folder below `data_dir`.
+    pub regions: BTreeMap<String, RegionSettings>,
 }
 
 impl EngineConfig {
@@ -79,6 +84,7 @@ impl EngineConfig {
             provisioning_time: Duration::from_secs(20 * 60),
             host_time: Duration::from_secs(60),
             max_image_disk_gib: 2048,
+            regions: BTreeMap::new(),
         }
     }
 }
@@ -97,6 +103,7 @@ struct Inner {
     host: HostClient,
     providers: HashMap<String, Arc<dyn Provider>>,
     operations: HashMap<&'static str, Arc<dyn Operation>>,
+    access: Arc<authorization::access::KeptAccess>,
     /// Counts writes to network resources.
     network_changes: tokio::sync::watch::Sender<u64>,
 }
@@ -110,8 +117,10 @@ impl Engine {
         let db = Db::open(&config.database).await?;
         let secrets = secrets::Secrets::open(&config.data_dir, &db).await?;
         secrets.seal_old(&db).await?;
-        let regions = Arc::new(Regions::new(config.data_dir.join("regions")));
-        let blobs = blobs::Blobs::new(db.clone(), regions.clone());
+        let stores = RegionStores::new(config.data_dir.join("regions"), config.regions.clone());
+        let regions = Arc::new(Regions::new(stores));
+        let access = Arc::new(authorization::access::KeptAccess::new(db.clone()));
+        let blobs = blobs::Blobs::with_access(db.clone(), regions.clone(), access.clone());
         let storage = storage::Storage::new(db.clone(), regions.clone(), config.data_dir.join("staging"));
         let host = HostClient::new(config.data_dir.join("host").join("host.sock"));
         let providers = providers::all().into_iter().map(|p| (p.resource_type().to_ascii_lowercase(), p)).collect();
@@ -126,6 +135,7 @@ impl Engine {
             host,
             providers,
             operations,
+            access,
             network_changes: tokio::sync::watch::Sender::new(0),
         })))
     }
@@ -164,6 +174,22 @@ impl Engine {
 
     pub fn config(&self) -> &EngineConfig {
         &self.0.config
+    }
+
+    /// Every manifest of a region that some resource refers to.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn referenced(&self, region: &str) -> Result<Vec<lazuli_chunks::ManifestId>, ArmError> {
+        content::referenced(self, region).await
+    }
+
+    /// Frees what nothing in a region refers to any more.
+    ///
+    /// # Errors
+    /// What the database or the store says.
+    pub async fn sweep(&self, region: &str) -> Result<lazuli_chunks::Collected, ArmError> {
+        content::sweep_one(self, region).await
     }
 
     pub(crate) fn db(&self) -> &Db {

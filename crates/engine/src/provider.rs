@@ -101,7 +101,12 @@ pub trait Provider: Send + Sync {
     /// As shown: `Microsoft.Compute/galleries/images`.
     fn resource_type(&self) -> &'static str;
 
-    /// Given by types whose resources are no rows; of all else here, only the type's name is asked then.
+    /// The type as rights name it: `{this}/read`. Azure names but a few otherwise.
+    fn right_type(&self) -> &'static str {
+        self.resource_type()
+    }
+
+    /// Given by types whose resources are no rows; of all else here, only the type's names are asked then.
     fn elsewhere(&self) -> Option<&dyn Elsewhere> {
         None
     }
@@ -132,6 +137,12 @@ pub trait Provider: Send + Sync {
     /// What a GET shows. By default the stored body with id, name, type and provisioningState.
     async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
         Ok(standard_view(self.resource_type(), row))
+    }
+
+    /// The POST actions that [`Provider::action`] knows, as Azure spells them. Whoever asks for one needs the right
+    /// `{type}/{action}/action`; one that is not here cannot be asked for.
+    fn actions(&self) -> &'static [&'static str] {
+        &[]
     }
 
     async fn action(

@@ -1,10 +1,13 @@
 //! GET, lists and operation status.
 
+use crate::authorization::access::Access;
+use crate::authorization::not_authorized;
 use crate::call::{Call, Listing, OperationView};
 use crate::provider::{Context, Provider};
 use crate::write::not_found;
 use crate::{Engine, db_error, now_ms, time_text};
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
+use lazuli_authz::rbac::Plane;
 use lazuli_meta::model::{Operation, OperationState, Resource, ResourceQuery};
 use serde_json::{Value, json};
 
@@ -35,7 +38,7 @@ impl Engine {
         let cx = Context { engine: self, call, now_ms: now_ms() };
         if let Some(elsewhere) = provider.elsewhere() {
             self.require_subscription(&call.caller, &id.subscription).await?;
-            self.authorize(&call.caller, &id.key(), &format!("{}/read", provider.resource_type())).await?;
+            self.authorize(&call.caller, &id.to_string(), &format!("{}/read", provider.right_type())).await?;
             return match elsewhere.get(cx, id).await? {
                 Some(kept) => Ok((kept.view, kept.etag)),
                 None => Err(self.explain_absent(provider.as_ref(), id).await?),
@@ -70,7 +73,7 @@ impl Engine {
         provider: &dyn Provider,
     ) -> Result<Resource, ArmError> {
         self.require_subscription(&call.caller, &id.subscription).await?;
-        self.authorize(&call.caller, &id.key(), &format!("{}/read", provider.resource_type())).await?;
+        self.authorize(&call.caller, &id.to_string(), &format!("{}/read", provider.right_type())).await?;
         match self.db().resource(&id.key()).await.map_err(db_error)? {
             Some(row) => Ok(row),
             None => {
@@ -118,14 +121,17 @@ impl Engine {
         self.require_subscription(&call.caller, &parent.subscription).await?;
         let every = collection.key() == "microsoft.resources/resources";
         let provider = if every { None } else { Some(self.provider(collection)?) };
-        let right = provider.map_or("Microsoft.Resources/subscriptions/resources", |p| p.resource_type());
-        self.authorize(&call.caller, &parent.key(), &format!("{right}/read")).await?;
+        let right = provider.map_or("Microsoft.Resources/subscriptions/resources", |p| p.right_type());
+        let right = format!("{right}/read");
+        let elsewhere = provider.and_then(|p| p.elsewhere());
+        let access = self.access().await?;
+        Self::may_list(&access, call, parent, &right, every, elsewhere.is_some())?;
         let above = provider.map_or_else(|| parent.clone(), |p| p.list_parent(parent));
         if above.resource_group.is_some() && self.db().resource(&above.key()).await.map_err(db_error)?.is_none() {
             let parent_type = self.provider_of(&above)?.resource_type();
             return Err(not_found(parent_type, &above));
         }
-        if let Some(elsewhere) = provider.and_then(|p| p.elsewhere()) {
+        if let Some(elsewhere) = elsewhere {
             return elsewhere.list(Context { engine: self, call, now_ms: now_ms() }, parent).await;
         }
         let mut query = ResourceQuery {
@@ -138,7 +144,12 @@ impl Engine {
             apply_filter(&mut query, &parent.subscription, call.query.get("$filter").map_or("", String::as_str))?;
         }
         let tracked = |kind: &str| self.provider_of_kind(kind).is_some_and(|p| p.is_tracked());
-        let wanted = |r: &Resource| (!every || tracked(&r.kind)) && (!own_scope || r.resource_group.is_empty());
+        let readable = |row: &Resource| {
+            let of_row = self.provider_of_kind(&row.kind).map(|p| format!("{}/read", p.right_type()));
+            of_row.is_some_and(|right| access.allows(&call.caller.principal, &row.key, &right, Plane::Control))
+        };
+        let wanted =
+            |r: &Resource| (!every || tracked(&r.kind)) && (!own_scope || r.resource_group.is_empty()) && readable(r);
         let (rows, next) = self.page(query, call, wanted).await?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
         let mut items = Vec::with_capacity(rows.len());
@@ -150,6 +161,24 @@ impl Engine {
             });
         }
         Ok(Listing { items, next })
+    }
+
+    /// Who may read one of them may ask for the list, and sees that one. What is kept elsewhere (`whole`) is not looked at one by
+    /// one: its list is for who may read all of it.
+    fn may_list(
+        access: &Access,
+        call: &Call,
+        parent: &ResourceId,
+        right: &str,
+        every: bool,
+        whole: bool,
+    ) -> Result<(), ArmError> {
+        let (principal, scope) = (&call.caller.principal, parent.to_string());
+        let may = match whole {
+            true => access.allows(principal, &scope, right, Plane::Control),
+            false => access.allows_below(principal, &scope, right) || every && access.reaches(principal, &scope),
+        };
+        if may { Ok(()) } else { Err(not_authorized(&call.caller, &scope, right)) }
     }
 
     /// A page, found and ordered by the database: neither what precedes nor what follows is read. The token is the
@@ -206,6 +235,10 @@ impl Engine {
         let Some(operation) = operation.filter(|o| o.subscription.eq_ignore_ascii_case(subscription)) else {
             return Err(ArmError::new(404, "NotFound", format!("The operation '{id}' could not be found.")));
         };
+        if !self.may_poll(call, &operation).await? {
+            // Told apart from an unknown one, it would tell that it exists.
+            return Err(ArmError::new(404, "NotFound", format!("The operation '{id}' could not be found.")));
+        }
         let row = self.db().resource(&operation.resource_key).await.map_err(db_error)?;
         let mut resource = None;
         // An action's result is its output alone: endGetAccess was recorded to end with an empty body.
@@ -219,6 +252,23 @@ impl Engine {
             resource = Some(provider.show(cx, row).await?);
         }
         Ok(view_of(operation, resource))
+    }
+
+    /// Who may do something of the kind to the resource may see how it goes; the result of an access (a SAS) only who may have it.
+    async fn may_poll(&self, call: &Call, operation: &Operation) -> Result<bool, ArmError> {
+        let access = self.access().await?;
+        let Some(kind) = kind_of_key(&operation.resource_key) else { return Ok(false) };
+        let words: &[&str] = match operation.kind.ends_with("_access") {
+            true => &["beginGetAccess/action", "endGetAccess/action"],
+            false => &["read", "write", "delete"],
+        };
+        let provider = self.provider_of_kind(&kind);
+        let actions = provider.map_or(&[][..], |p| p.actions());
+        let kind = provider.map_or(kind.as_str(), |p| p.right_type());
+        let more = if operation.kind.ends_with("_access") { &[][..] } else { actions };
+        let more = more.iter().map(|a| format!("{kind}/{a}/action"));
+        let mut rights = words.iter().map(|w| format!("{kind}/{w}")).chain(more);
+        Ok(rights.any(|r| access.allows(&call.caller.principal, &operation.resource_key, &r, Plane::Control)))
     }
 
     /// Asks a running operation to stop.
@@ -252,14 +302,18 @@ fn generic_item(cx: Context<'_>, resource_type: &str, row: &Resource) -> Value {
     item
 }
 
+/// The lower-case type of the resource with this key.
+fn kind_of_key(key: &str) -> Option<String> {
+    match lazuli_arm::parse_target(key).ok()? {
+        lazuli_arm::Target::Resource(id) => Some(id.resource_type().key()),
+        lazuli_arm::Target::Collection { .. } => None,
+    }
+}
+
 fn view_of(operation: Operation, resource: Option<Value>) -> OperationView {
     #[expect(clippy::cast_precision_loss, reason = "a percentage needs no more")]
     let percent = (operation.progress_total > 0)
         .then(|| (operation.progress_done as f64 * 100.0 / operation.progress_total as f64).clamp(0.0, 100.0));
-    let kind_of_key = lazuli_arm::parse_target(&operation.resource_key).ok().and_then(|t| match t {
-        lazuli_arm::Target::Resource(id) => Some(id.resource_type().key()),
-        lazuli_arm::Target::Collection { .. } => None,
-    });
     OperationView {
         id: operation.id,
         status: match operation.state {
@@ -274,7 +328,7 @@ fn view_of(operation: Operation, resource: Option<Value>) -> OperationView {
         error: operation.error,
         output: operation.output,
         resource,
-        resource_kind: kind_of_key.unwrap_or_default(),
+        resource_kind: kind_of_key(&operation.resource_key).unwrap_or_default(),
         operation_kind: operation.kind,
     }
 }

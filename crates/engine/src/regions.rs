@@ -5,10 +5,10 @@
 //! "referenced" are never swept, and nobody waits for anybody.
 
 use crate::blobs::OpenRegion;
+use crate::region_stores::RegionStores;
 use async_trait::async_trait;
-use lazuli_chunks::{Cache, ChunkError, GcEpoch, Region, RegionConfig};
+use lazuli_chunks::{Cache, ChunkError, GcEpoch, Region};
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::sync::Mutex;
 
@@ -17,7 +17,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 
 /// Every region's store.
 pub struct Regions {
-    root: PathBuf,
+    stores: RegionStores,
     cache: Cache,
     open: Mutex<HashMap<String, Entry>>,
 }
@@ -64,8 +64,13 @@ impl Drop for ContentGuard {
 }
 
 impl Regions {
-    pub fn new(root: PathBuf) -> Self {
-        Self { root, cache: Cache::new(CACHE_BYTES), open: Mutex::new(HashMap::new()) }
+    pub fn new(stores: RegionStores) -> Self {
+        Self { stores, cache: Cache::new(CACHE_BYTES), open: Mutex::new(HashMap::new()) }
+    }
+
+    /// Where the bytes lie.
+    pub fn stores(&self) -> &RegionStores {
+        &self.stores
     }
 
     /// The store of a region (canonical short name), for reading.
@@ -94,10 +99,10 @@ impl Regions {
         Ok((entry.region, epoch))
     }
 
-    /// In how many independent places a region keeps what it stores. Its store is one folder, so that is one, and in one zone,
-    /// whatever replica count or storage type was asked for.
-    pub fn independent_copies(&self, _region: &str) -> i64 {
-        1
+    /// In how many independent places a region keeps what it stores: a store each for its zones. A write is answered only
+    /// when all of them have it.
+    pub fn independent_copies(&self, region: &str) -> i64 {
+        i64::try_from(self.stores.zones(region)).unwrap_or(i64::MAX)
     }
 
     /// Names of the regions that hold anything.
@@ -105,7 +110,7 @@ impl Regions {
     /// # Errors
     /// If the folder of the regions cannot be read.
     pub fn known(&self) -> std::io::Result<Vec<String>> {
-        known(&self.root)
+        self.stores.known()
     }
 
     async fn entry(&self, name: &str) -> Result<Entry, ChunkError> {
@@ -113,7 +118,8 @@ impl Regions {
         if let Some(entry) = open.get(name) {
             return Ok(entry.clone());
         }
-        let region = Region::open(RegionConfig::local(name, &self.root.join(name), self.cache.clone())?).await?;
+        let region = Region::open(self.stores.config(name, self.cache.clone())?).await?;
+        self.stores.limit(&region);
         let entry = Entry { region, guards: Guards::default() };
         open.insert(name.to_owned(), entry.clone());
         Ok(entry)
@@ -125,21 +131,4 @@ impl OpenRegion for Regions {
     async fn open_region(&self, name: &str) -> Result<Region, ChunkError> {
         self.get(name).await
     }
-}
-
-fn known(root: &Path) -> std::io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    match std::fs::read_dir(root) {
-        Ok(entries) => {
-            for entry in entries {
-                if let Ok(name) = entry?.file_name().into_string() {
-                    names.push(name);
-                }
-            }
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    names.sort();
-    Ok(names)
 }

@@ -36,7 +36,7 @@ impl Engine {
             _ => return Ok(None),
         };
         self.require_subscription(&call.caller, &parent.subscription).await?;
-        let scope = ResourceId::subscription(&parent.subscription).key();
+        let scope = ResourceId::subscription(&parent.subscription).to_string();
         self.authorize(&call.caller, &scope, right).await?;
         Ok(Some(Listing { items, next: None }))
     }

@@ -78,15 +78,20 @@ pub(crate) struct SourceDisk {
 /// # Errors
 /// 403; 404 `NotFound` in Azure's words (wire.md §3: "Resource X is not found."); 409 where its state forbids reading.
 pub(crate) async fn disk_or_snapshot(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<SourceDisk, ArmError> {
-    let source = copy_source(cx, id, location).await?;
+    // Images are made of what the caller may write, not only read (mission: write permission on VM, disk and snapshot sources).
+    let source = source_disk(cx, id, location, "write").await?;
     check_no_access(cx, &source.row).await?;
     Ok(source)
 }
 
 /// As [`disk_or_snapshot`]; a disk that is being downloaded over a SAS may be copied too, though no image is made of it (recorded).
 pub(crate) async fn copy_source(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<SourceDisk, ArmError> {
-    let right = format!("{}/read", id.resource_type());
-    cx.engine.authorize(&cx.call.caller, &id.key(), &right).await?;
+    source_disk(cx, id, location, "beginGetAccess/action").await
+}
+
+async fn source_disk(cx: Context<'_>, id: &ResourceId, location: &str, verb: &str) -> Result<SourceDisk, ArmError> {
+    let right = format!("{}/{verb}", id.resource_type());
+    cx.engine.authorize_link(&cx.call.caller, &id.to_string(), &right).await?;
     let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
     let row = row.filter(|r| is_disk(&r.kind) && r.location == location);
     let row = row.ok_or_else(|| {
@@ -132,7 +137,8 @@ pub(crate) async fn virtual_machine(
 ) -> Result<SourceMachine, ArmError> {
     let not_found =
         || ArmError::new(404, "NotFound", format!("Resource {} is not found.", id.name())).target(id.to_string());
-    cx.engine.authorize(&cx.call.caller, &id.key(), &format!("{}/read", virtual_machine::KIND)).await?;
+    let right = format!("{}/write", virtual_machine::KIND);
+    cx.engine.authorize_link(&cx.call.caller, &id.to_string(), &right).await?;
     let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
     let row = row.filter(|r| r.kind.eq_ignore_ascii_case(virtual_machine::KIND) && r.location == location);
     let row = row.ok_or_else(not_found)?;
@@ -180,7 +186,7 @@ pub(crate) struct SourceImage {
 /// # Errors
 /// 403; 404 `NotFound`; 409 while it is being made, changed or deleted, or after its creation failed.
 pub(crate) async fn managed_image(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<SourceImage, ArmError> {
-    cx.engine.authorize(&cx.call.caller, &id.key(), "Microsoft.Compute/images/read").await?;
+    cx.engine.authorize_link(&cx.call.caller, &id.to_string(), "Microsoft.Compute/images/read").await?;
     let row = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
     let row = row.filter(|r| r.kind == "microsoft.compute/images" && r.location == location);
     let row = row.ok_or_else(|| {

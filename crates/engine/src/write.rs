@@ -6,6 +6,7 @@
 //!                  └────────── another writer was faster ────────────┘
 //! ```
 
+use crate::authorization::locks::Verb as Lock;
 use crate::call::{ActionReply, Call, Deleted, Written};
 use crate::provider::{ActionPlan, Context, DeletePlan, Elsewhere, Plan, Provider, Start, unknown_action};
 use crate::{Engine, db_error, new_etag, now_ms};
@@ -47,7 +48,10 @@ impl Engine {
     async fn write_resource(&self, call: &Call, id: &ResourceId, verb: &Verb) -> Result<Written, ArmError> {
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
-        self.authorize(&call.caller, &id.key(), &format!("{}/write", provider.resource_type())).await?;
+        let right = format!("{}/write", provider.right_type());
+        self.authorize(&call.caller, &id.to_string(), &right).await?;
+        self.check_locks(&call.caller, id, Lock::Write).await?;
+        let call = &call.acting(id.to_string(), right);
         if let Some(elsewhere) = provider.elsewhere() {
             return self.write_elsewhere(call, id, verb, provider.as_ref(), elsewhere).await;
         }
@@ -94,7 +98,7 @@ impl Engine {
         let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag));
         changes.push(Change::PutResource { resource: row.clone(), expect });
         changes.push(Change::StartOperation(operation));
-        changes.push(audit(call, &row.key, &id.subscription, &format!("{}/write", provider.resource_type())));
+        changes.push(audit(call, &row.key, &id.subscription, &format!("{}/write", provider.right_type())));
         changes.extend(plan.changes);
         match self.db().write(Write { fence: None, changes: each_once(changes) }).await {
             Ok(()) => {}
@@ -214,7 +218,9 @@ impl Engine {
     pub async fn delete(&self, call: &Call, id: &ResourceId) -> Result<Deleted, ArmError> {
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
-        self.authorize(&call.caller, &id.key(), &format!("{}/delete", provider.resource_type())).await?;
+        let right = format!("{}/delete", provider.right_type());
+        self.authorize(&call.caller, &id.to_string(), &right).await?;
+        self.check_locks(&call.caller, id, Lock::Delete).await?;
         if let Some(elsewhere) = provider.elsewhere() {
             return self.delete_elsewhere(call, id, provider.as_ref(), elsewhere).await;
         }
@@ -278,7 +284,7 @@ impl Engine {
             changes.push(Change::DeleteResource { key: old.key.clone(), expect });
         }
         changes.push(Change::StartOperation(operation));
-        changes.push(audit(call, &old.key, &old.subscription, &format!("{}/delete", provider.resource_type())));
+        changes.push(audit(call, &old.key, &old.subscription, &format!("{}/delete", provider.right_type())));
         match self.db().write(Write { fence: None, changes }).await {
             Ok(()) => {}
             Err(WriteError::Conflict(Conflict::HasChildren { children, .. })) => return Err(has_children(&children)),
@@ -329,15 +335,19 @@ impl Engine {
         }
         let provider = self.provider_of(id)?.clone();
         self.require_subscription(&call.caller, &id.subscription).await?;
-        let right = format!("{}/{action}/action", provider.resource_type());
-        self.authorize(&call.caller, &id.key(), &right).await?;
-        if provider.elsewhere().is_some() {
+        // The matrix of rights is made of this list: what is not on it is no action.
+        let Some(action) = provider.actions().iter().find(|a| a.eq_ignore_ascii_case(action)) else {
             return Err(unknown_action(&id.to_string(), action));
-        }
+        };
+        let right = format!("{}/{action}/action", provider.right_type());
+        self.authorize(&call.caller, &id.to_string(), &right).await?;
+        let call = &call.acting(id.to_string(), right.clone());
         let cx = Context { engine: self, call, now_ms: now_ms() };
+        // These ask, and change nothing.
         if let Some(reply) = provider.absent_action(cx, id, action, &body).await? {
             return Ok(reply);
         }
+        self.check_locks(&call.caller, id, Lock::Write).await?;
         for attempt in 0..ATTEMPTS {
             let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
                 return Err(provider.absent(id));
@@ -530,7 +540,7 @@ fn record_elsewhere(call: &Call, id: &ResourceId, provider: &dyn Provider, verb:
         output: None,
     };
     let operation_id = operation.id.clone();
-    let line = audit(call, &id.key(), &id.subscription, &format!("{kind}/{verb}"));
+    let line = audit(call, &id.key(), &id.subscription, &format!("{}/{verb}", provider.right_type()));
     (vec![Change::StartOperation(operation), line], operation_id)
 }
 
@@ -551,7 +561,7 @@ pub(crate) fn operation_of(start: Option<Start>, row: &Resource, verb: &str) -> 
     }
 }
 
-fn audit(call: &Call, key: &str, subscription: &str, action: &str) -> Change {
+pub(crate) fn audit(call: &Call, key: &str, subscription: &str, action: &str) -> Change {
     Change::Audit(Audit {
         id: Uuid::new_v4().to_string(),
         time_ms: now_ms(),

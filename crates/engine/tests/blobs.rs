@@ -129,7 +129,8 @@ async fn a_disk_may_ask_who_comes_with_the_url() {
     assert!(matches!(refused(open(Some("me")).await), BlobError::NotPermitted { .. }));
     for (role, good) in [(OWNER, false), (DATA_OPERATOR_FOR_MANAGED_DISKS, true)] {
         let (id, scope) = (role.into(), "/subscriptions/s".into());
-        let assignment = RoleAssignment { id, scope, role: role.into(), principal: "me".into() };
+        let assignment =
+            RoleAssignment { id, scope, role: role.into(), principal: "me".into(), body: serde_json::json!({}) };
         world.write(Change::PutRoleAssignment(assignment)).await;
         assert_eq!(open(Some("me")).await.is_ok(), good, "{role}");
     }

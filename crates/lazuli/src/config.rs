@@ -1,8 +1,10 @@
 //! The configuration file: TOML, every entry optional, unknown entries refused. The command line wins over it.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use lazuli_engine::{RegionSettings, region_name};
 use lazuli_vmm::accel::Accelerator;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +24,12 @@ use std::path::{Path, PathBuf};
 /// firmware_code = "…/OVMF_CODE_4M.fd"    # both or none
 /// firmware_variables = "…/OVMF_VARS_4M.fd"
 /// cache_mib = 128                        # decompressed image data kept in memory
+///
+/// [regions.eastus]                       # default: one folder below data_dir
+/// zones = ["/srv/a", "/srv/b", "s3://bucket/eastus"]   # one store a zone, each holds every byte; also az://container
+/// options = { aws_endpoint = "https://s3.example.org", aws_region = "local" }   # for S3 and Azure Blob; secrets rather
+///                                                                              # in AWS_* and AZURE_* of the environment
+/// mib_per_second_from = { westus = 10 }  # at most so much from there
 /// ```
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -35,6 +43,7 @@ pub struct Config {
     pub lenient: bool,
     pub token_lifetime_seconds: Option<u64>,
     pub host: HostSection,
+    pub regions: BTreeMap<String, RegionSettings>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,6 +63,20 @@ impl Config {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{} is not a usable configuration", path.display()))
     }
+
+    /// The regions that have stores of their own, by their canonical names.
+    pub fn regions(&self) -> anyhow::Result<BTreeMap<String, RegionSettings>> {
+        let mut regions = BTreeMap::new();
+        for (name, settings) in &self.regions {
+            let known = region_name(name).with_context(|| format!("[regions.{name}]: there is no such region"))?;
+            let from = settings.mib_per_second_from.keys().find(|f| region_name(f).is_none());
+            ensure!(from.is_none(), "[regions.{name}]: there is no such region as {}", from.map_or("", String::as_str));
+            let twice = settings.zones.iter().enumerate().find(|(i, z)| settings.zones[..*i].contains(z));
+            ensure!(twice.is_none(), "[regions.{name}]: two zones have the same store, so that losing it loses both");
+            regions.insert(known.to_owned(), settings.clone());
+        }
+        Ok(regions)
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +95,20 @@ mod tests {
         assert_eq!(config.listen, "127.0.0.1:1".parse().ok());
         assert_eq!(config.host.accelerator, Some(Accelerator::Tcg));
         assert!(!config.lenient);
+    }
+
+    #[test]
+    fn regions_have_stores_that_make_sense() {
+        let config = parse("[regions.EastUS]\nzones = [\"/a\", \"/b\"]\n").unwrap();
+        assert_eq!(config.regions().unwrap()["eastus"].zones, ["/a", "/b"]);
+        for (text, says) in [
+            ("[regions.atlantis]\nzones = [\"/a\"]\n", "no such region"),
+            ("[regions.eastus]\nmib_per_second_from = { atlantis = 5 }\n", "atlantis"),
+            ("[regions.eastus]\nzones = [\"/a\", \"/a\"]\n", "the same store"),
+        ] {
+            let error = parse(text).unwrap().regions().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

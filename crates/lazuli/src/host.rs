@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::{files, signals};
 use anyhow::Context;
+use lazuli_engine::RegionStores;
 use lazuli_engine::base_images::StoredImages;
 use lazuli_vmm::hypervisor::{Qemu, QemuConfig};
 use lazuli_vmm::{Host, HostConfig};
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     dir.create()?;
     files::private_dir(&dir.host())?;
     let shutdown = signals::shutdown()?;
+    let stores = RegionStores::new(dir.regions(), config.regions()?);
     let section = config.host;
     let firmware = match (section.firmware_code, section.firmware_variables) {
         (Some(code), Some(variables)) => Some((code, variables)),
@@ -46,7 +48,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let qemu = QemuConfig { program: section.qemu, accelerator: section.accelerator, firmware };
     let qemu = Qemu::find(qemu, &dir.host()).await.context("no usable QEMU")?;
-    let images = StoredImages::new(dir.regions(), section.cache_mib.unwrap_or(CACHE_MIB) << 20);
+    let images = StoredImages::new(stores, section.cache_mib.unwrap_or(CACHE_MIB) << 20);
     let host = HostConfig::new(dir.host(), Arc::new(images), Arc::new(qemu));
     Ok(Host::run(host, shutdown).await?)
 }

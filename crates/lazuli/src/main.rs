@@ -2,16 +2,19 @@
 //!
 //! One file a subcommand. What a user sees on stdout is part of the product (scripts read it); logs go to stderr.
 
+mod admin;
 mod bench;
 mod config;
 mod credentials;
 mod data_dir;
 mod env;
 mod files;
+mod gc;
 mod host;
 mod image;
 mod keeper;
 mod logging;
+mod scrub;
 mod serve;
 mod signals;
 mod stop;
@@ -41,10 +44,16 @@ enum Command {
     Stop(stop::Args),
     /// Prints shell lines that point az, SDKs and azcopy at a server: eval "$(lazuli env)".
     Env(env::Args),
+    /// Tenants, subscriptions, clients and their secrets: what only the server's operator may do.
+    Admin(admin::Args),
     /// Images in and out of a server, and its catalogue of platform images.
     Image(image::Args),
     /// Shows what the content stores hold, region by region.
     Usage(usage::Args),
+    /// Reads everything in the content stores, names what is damaged, and on request repairs it.
+    Scrub(scrub::Args),
+    /// Frees what no disk needs any more, or tells what it would free.
+    Gc(gc::Args),
     /// Measures the content store alone, without a server.
     Bench(bench::Args),
 }
@@ -57,7 +66,7 @@ fn main() -> ExitCode {
         tracing::debug!("a TLS provider was installed already");
     }
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("lazuli: {}", one_line(&error));
             ExitCode::FAILURE
@@ -65,21 +74,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Env(args) = command {
-        return env::run(&args);
+        return env::run(&args).map(|()| ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        match command {
+        let done = match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Host(args) => host::run(args).await,
             Command::Stop(args) => stop::run(args).await,
+            Command::Admin(args) => admin::run(args).await,
             Command::Image(args) => image::run(args).await,
             Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
+            Command::Gc(args) => gc::run(args).await,
+            Command::Scrub(args) => return scrub::run(args).await,
             Command::Env(_) => Ok(()),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     });
     // Blocking work that nobody waits for any more must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));

@@ -99,6 +99,7 @@ async fn open_engine(dir: &DataDir, args: &Args, config: &Config) -> anyhow::Res
         engine.database.clone_from(database);
     }
     engine.lenient = args.lenient || config.lenient;
+    engine.regions = config.regions()?;
     let at = || format!("cannot open the database of {}", dir.path().display());
     let engine = Engine::open(engine).await.with_context(at)?;
     // The folder is locked: nobody else uses the database in it. A database elsewhere may have more servers.

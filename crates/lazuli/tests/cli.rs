@@ -1,6 +1,7 @@
 //! The command line as its users and their scripts meet it.
 
-use lazuli_testkit::TestServer;
+use lazuli_testkit::{Arm, TestServer};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -150,4 +151,83 @@ fn a_disk_is_measured() {
     std::fs::write(&disk, [&bytes[..4096], b"conectix", &[0; 504]].concat()).unwrap();
     let out = lazuli(&["bench", "ingest", "--store", store.to_str().unwrap(), disk.to_str().unwrap()]);
     assert!(!out.status.success(), "a damaged VHD is not taken for a raw disk");
+}
+
+/// Tenants, clients and secrets are made beside a running server, which heeds them at once; a client of two tenants has the same
+/// secret in both.
+#[tokio::test]
+async fn the_operator_makes_tenants_and_rotates_secrets() {
+    let server = TestServer::start_with(&["--no-host"]).await.unwrap();
+    let dir = server.dir();
+    let admin = |words: &[&str]| {
+        let out = lazuli(&[&["admin", "--data-dir", dir.to_str().unwrap()], words].concat());
+        assert!(out.status.success(), "{words:?}: {}", text(&out.stderr));
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()
+    };
+    let first = credentials(&dir);
+    let client = first["clientId"].as_str().unwrap();
+    let tenant = admin(&["tenant", "create", "--name", "second"]);
+    let tenant = tenant["tenantId"].as_str().unwrap();
+    let mut there = first.clone();
+    there["tenantId"] = json!(tenant);
+    assert!(Arm::sign_in(&there).await.is_err(), "not known there yet");
+    let guest = admin(&["client", "create", "--tenant", tenant, "--name", "guest", "--existing", client]);
+    assert!(guest["clientSecret"].is_null() && guest["clientId"] == client);
+    let subscription =
+        admin(&["subscription", "create", "--tenant", tenant, "--name", "s2", "--owner", client])["subscriptionId"]
+            .clone();
+    there["subscriptionId"] = subscription.clone();
+    let arm = Arm::sign_in(&there).await.unwrap();
+    let group = json!({"location": "eastus"});
+    let made = arm.send(Method::PUT, &arm.group_path("rg", ""), Some(&group)).await.unwrap();
+    assert_eq!(made.status, 201, "{}", made.body);
+    let home = Arm::sign_in(&first).await.unwrap();
+    let refused = home.send(Method::GET, &arm.group_path("rg", ""), None).await.unwrap();
+    assert_eq!((refused.status.as_u16(), refused.error_code()), (401, "InvalidAuthenticationTokenTenant"));
+
+    let new = admin(&["client", "reset-secret", "--client", client]);
+    assert_eq!(credentials(&dir)["clientSecret"], new["clientSecret"]);
+    assert!(Arm::sign_in(&first).await.is_err(), "the old secret ended");
+    there["clientSecret"] = new["clientSecret"].clone();
+    Arm::sign_in(&there).await.unwrap();
+    Arm::sign_in(&credentials(&dir)).await.unwrap();
+    let more = admin(&["client", "reset-secret", "--client", client, "--keep"]);
+    for secret in [&new, &more] {
+        there["clientSecret"] = secret["clientSecret"].clone();
+        Arm::sign_in(&there).await.unwrap();
+    }
+    assert!(!server.log().contains(new["clientSecret"].as_str().unwrap()));
+    let out = lazuli(&["admin", "--data-dir", dir.to_str().unwrap(), "grant", "--client", "nobody", "--scope", "/x"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(text(&out.stderr).lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_scrub_looks_beside_a_server_repairs_alone_and_says_so_by_its_status() {
+    let server = TestServer::start_with(&["--no-host"]).await.unwrap();
+    let dir = server.dir();
+    let path = dir.to_str().unwrap().to_owned();
+    let scrub = |more: &[&str]| lazuli(&[&["scrub", "--data-dir", &path], more].concat());
+    let seen = scrub(&["--json"]);
+    assert_eq!((seen.status.code(), text(&seen.stdout).trim()), (Some(0), "[]"));
+    let refused = scrub(&["--repair"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("without --repair"), "{}", text(&refused.stderr));
+    let preview = lazuli(&["gc", "--preview", "--data-dir", &path]);
+    assert!(preview.status.success());
+    assert_eq!(lazuli(&["gc", "--data-dir", &path]).status.code(), Some(1));
+
+    // A store with a pack of junk that the index names as its own.
+    let folder = dir.join("regions/eastus");
+    let region = lazuli_chunks::RegionConfig::local("eastus", &folder, lazuli_chunks::Cache::new(0)).unwrap();
+    let region = lazuli_chunks::Region::open(region).await.unwrap();
+    drop(region);
+    assert_eq!(scrub(&[]).status.code(), Some(0));
+    std::fs::write(folder.join("index/index.log"), "junk in place of an index").unwrap();
+    let wrong = scrub(&[]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
+    let said = text(&wrong.stdout);
+    assert!(said.contains("eastus: NOT SOUND") && said.contains("index index.log: damaged"), "{said}");
+    let unknown = scrub(&["--region", "westus"]);
+    assert!(text(&unknown.stderr).contains("known are: eastus"), "{}", text(&unknown.stderr));
 }

@@ -283,6 +283,7 @@ pub enum Change {
         resource: Resource,
         expect: Expect,
     },
+    /// With the role assignments and locks at it.
     DeleteResource {
         key: String,
         expect: Expect,
@@ -326,6 +327,43 @@ pub enum Change {
     /// Inserts or replaces by id; the same (scope, role, principal) under another id is [`Conflict::Exists`].
     PutRoleAssignment(RoleAssignment),
     DeleteRoleAssignment {
+        id: String,
+    },
+    /// Nobody changed who may do what since [`crate::Db::identity_changes`] said this; else [`Conflict::Etag`].
+    RequireIdentity {
+        changes: i64,
+    },
+    PutCustomRole(CustomRole),
+    DeleteCustomRole {
+        id: String,
+    },
+    PutLock(ManagementLock),
+    DeleteLock {
+        key: String,
+    },
+    PutTenant(Tenant),
+    PutSubscription(Subscription),
+    /// Another principal with its application id or login in the tenant: [`Conflict::Exists`].
+    PutPrincipal(Principal),
+    /// With its memberships, role assignments and credentials.
+    DeletePrincipal {
+        id: String,
+    },
+    PutGroupMember {
+        group: String,
+        member: String,
+    },
+    DeleteGroupMember {
+        group: String,
+        member: String,
+    },
+    PutApplication(Application),
+    /// With its credentials; its principals are the caller's.
+    DeleteApplication {
+        id: String,
+    },
+    PutCredential(Credential),
+    DeleteCredential {
         id: String,
     },
     /// The reference must exist; else [`Conflict::Missing`]. For who takes over bytes that another keeps alive.
@@ -470,10 +508,14 @@ pub struct Principal {
     pub tenant: String,
     pub app_id: String,
     pub display_name: String,
-    /// `ServicePrincipal`, `User`, `ManagedIdentity`.
+    /// `ServicePrincipal`, `User`, `Group`, `ManagedIdentity`.
     pub kind: String,
     /// Salted hash of its client secret, opaque to `meta`.
     pub secret_hash: String,
+    /// How a user signs in (its principal name, in lower case); empty for all others. Unique in a tenant.
+    pub login: String,
+    /// What the directory shows of it besides.
+    pub body: Value,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -484,4 +526,52 @@ pub struct RoleAssignment {
     /// Last segment of the role definition's id.
     pub role: String,
     pub principal: String,
+    /// What is shown of it besides.
+    pub body: Value,
+}
+
+/// A custom role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustomRole {
+    /// Last segment of its id.
+    pub id: String,
+    pub tenant: String,
+    pub body: Value,
+}
+
+/// A management lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagementLock {
+    /// Its id in lower case.
+    pub key: String,
+    /// What it locks, in lower case.
+    pub scope: String,
+    /// `CanNotDelete`, `ReadOnly`.
+    pub level: String,
+    pub body: Value,
+}
+
+/// An application as its home tenant registers it; the principals by which tenants know it bear its application id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Application {
+    /// Object id.
+    pub id: String,
+    pub tenant: String,
+    pub app_id: String,
+    pub body: Value,
+}
+
+/// One of the ways in which an application or a user proves who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// Key id.
+    pub id: String,
+    /// An application id, or a principal's object id.
+    pub owner: String,
+    /// `Secret`, `Certificate`, `Federated`, `Password`.
+    pub kind: String,
+    /// A hash, a certificate, an issuer: opaque to `meta`.
+    pub verifier: String,
+    pub expires_ms: i64,
+    pub body: Value,
 }

@@ -5,9 +5,8 @@
 
 use crate::dialect::{Lock, Tx};
 use crate::error::{MetaError, WriteError};
-use crate::model::{
-    Audit, Change, Conflict, ContentRef, Expect, Grant, NewOperation, OperationState, Resource, RoleAssignment, Write,
-};
+use crate::identity;
+use crate::model::{Audit, Change, Conflict, ContentRef, Expect, Grant, NewOperation, OperationState, Resource, Write};
 use crate::sql::sql;
 use crate::storage;
 use crate::watch::Signal;
@@ -84,7 +83,10 @@ pub(crate) async fn apply(tx: &mut Tx, write: &Write, now_ms: i64) -> Result<(),
     for change in &write.changes {
         match change {
             Change::PutResource { resource, expect } => put_resource(tx, resource, expect).await?,
-            Change::DeleteResource { key, expect } => delete_resource(tx, key, expect).await?,
+            Change::DeleteResource { key, expect } => {
+                delete_resource(tx, key, expect).await?;
+                identity::forget_scope(tx, key).await?;
+            }
             Change::RequireResource { key } => require_resource(tx, key).await?,
             Change::RequireNoChildren { key } => require_no_children(tx, key).await?,
             Change::StartOperation(new) => start_operation(tx, new, now_ms).await?,
@@ -127,10 +129,23 @@ pub(crate) async fn apply(tx: &mut Tx, write: &Write, now_ms: i64) -> Result<(),
             Change::DeleteGrantsOf { resource_key } => {
                 tx.execute(sql("DELETE FROM grants WHERE resource_key = $1").text(resource_key)).await?;
             }
-            Change::PutRoleAssignment(assignment) => put_role_assignment(tx, assignment).await?,
-            Change::DeleteRoleAssignment { id } => {
-                tx.execute(sql("DELETE FROM role_assignments WHERE id = $1").text(id)).await?;
-            }
+            Change::PutRoleAssignment(_)
+            | Change::DeleteRoleAssignment { .. }
+            | Change::RequireIdentity { .. }
+            | Change::PutCustomRole(_)
+            | Change::DeleteCustomRole { .. }
+            | Change::PutLock(_)
+            | Change::DeleteLock { .. }
+            | Change::PutTenant(_)
+            | Change::PutSubscription(_)
+            | Change::PutPrincipal(_)
+            | Change::DeletePrincipal { .. }
+            | Change::PutGroupMember { .. }
+            | Change::DeleteGroupMember { .. }
+            | Change::PutApplication(_)
+            | Change::DeleteApplication { .. }
+            | Change::PutCredential(_)
+            | Change::DeleteCredential { .. } => identity::apply(tx, change).await?,
             Change::RequireContentRef(content) => require_content_ref(tx, content).await?,
             Change::DeleteContentRefsBelow { key } => {
                 let delete = sql("DELETE FROM content_refs WHERE resource_key > $1 AND resource_key < $2");
@@ -325,27 +340,8 @@ async fn put_grant(tx: &mut Tx, grant: &Grant) -> Result<(), WriteError> {
     unique(tx.execute(put).await, &grant.account)
 }
 
-async fn put_role_assignment(tx: &mut Tx, assignment: &RoleAssignment) -> Result<(), WriteError> {
-    let same = sql("SELECT id FROM role_assignments WHERE principal = $1 AND role = $2 AND scope = $3 AND id <> $4")
-        .text(&assignment.principal)
-        .text(&assignment.role)
-        .text(&assignment.scope)
-        .text(&assignment.id);
-    if let Some(row) = tx.row(same).await? {
-        return Err(Conflict::Exists { key: row.text(0)? }.into());
-    }
-    let put = sql("INSERT INTO role_assignments (id, scope, role, principal) VALUES ($1, $2, $3, $4) \
-                   ON CONFLICT (id) DO UPDATE SET scope = excluded.scope, role = excluded.role, \
-                   principal = excluded.principal")
-    .text(&assignment.id)
-    .text(&assignment.scope)
-    .text(&assignment.role)
-    .text(&assignment.principal);
-    unique(tx.execute(put).await, &assignment.id)
-}
-
 /// Turns the violation of a unique index into the conflict it is.
-fn unique(result: Result<u64, MetaError>, key: &str) -> Result<(), WriteError> {
+pub(crate) fn unique(result: Result<u64, MetaError>, key: &str) -> Result<(), WriteError> {
     match result {
         Ok(_) => Ok(()),
         Err(MetaError::Database(error)) if error.as_database_error().is_some_and(|e| e.is_unique_violation()) => {

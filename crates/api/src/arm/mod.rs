@@ -5,6 +5,7 @@
 
 mod answer;
 mod catalogue;
+mod extension;
 pub(crate) mod lro;
 mod operations;
 mod writes;
@@ -29,6 +30,9 @@ pub(crate) struct Arm<'a> {
 /// Answers an authenticated management request.
 pub(crate) async fn handle(app: &App, context: &Context, caller: Caller, body: &[u8]) -> Result<Reply, ArmError> {
     let arm = Arm { app, context, call: call(context, caller)?, body };
+    if let Some(reply) = extension::handle(&arm).await? {
+        return Ok(reply);
+    }
     if let Some(reply) = catalogue::handle(&arm).await? {
         return Ok(reply);
     }

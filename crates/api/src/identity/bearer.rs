@@ -16,7 +16,39 @@ pub(crate) async fn authenticate(app: &App, context: &Context) -> Result<Caller,
     let token = bearer(context)?;
     let bases = app.own.bases();
     let audiences = identity::arm_audiences(&bases, context);
-    principal(app, context, &token, &audiences, &bases).await
+    let mut caller = principal(app, context, &token, &audiences, &bases).await?;
+    for token in auxiliary_tokens(context)? {
+        let one = principal(app, context, &token, &audiences, &bases).await.map_err(|e| match e.status {
+            401 => invalid_auxiliary(&e.message),
+            _ => e,
+        })?;
+        caller.auxiliary.push(one);
+    }
+    Ok(caller)
+}
+
+/// Azure takes no more in one request.
+const MAX_AUXILIARY: usize = 3;
+
+/// `x-ms-authorization-auxiliary: Bearer A, Bearer B` (or separated by semicolons).
+fn auxiliary_tokens(context: &Context) -> Result<Vec<String>, ArmError> {
+    let Some(value) = context.header("x-ms-authorization-auxiliary") else { return Ok(vec![]) };
+    let parts = value.split([',', ';']).map(str::trim).filter(|p| !p.is_empty());
+    let tokens: Option<Vec<String>> = parts
+        .map(|part| {
+            let (scheme, token) = part.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+        })
+        .collect();
+    match tokens {
+        Some(tokens) if tokens.len() <= MAX_AUXILIARY => Ok(tokens),
+        Some(_) => Err(invalid_auxiliary("at most three tokens are taken.")),
+        None => Err(invalid_auxiliary("each must be of the form 'Bearer TOKEN'.")),
+    }
+}
+
+fn invalid_auxiliary(why: &str) -> ArmError {
+    refused("InvalidAuxiliaryTokens", format!("Authentication failed for auxiliary token: {why}"))
 }
 
 /// The caller of a data-plane request, if it brings a bearer token at all.

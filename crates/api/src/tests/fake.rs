@@ -51,7 +51,14 @@ impl Fake {
 }
 
 fn caller() -> Caller {
-    Caller { tenant: TENANT.into(), principal: OBJECT.into(), app_id: CLIENT.into(), display_name: "owner".into() }
+    Caller {
+        tenant: TENANT.into(),
+        principal: OBJECT.into(),
+        app_id: CLIENT.into(),
+        display_name: "owner".into(),
+        auxiliary: vec![],
+        acting: None,
+    }
 }
 
 fn absent(id: &ResourceId) -> ArmError {

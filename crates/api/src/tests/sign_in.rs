@@ -192,3 +192,26 @@ async fn tokens_outlive_the_server_and_their_life_is_set() {
     start(60).await;
     assert_eq!(before, std::fs::read(path.join("token-key.pem")).unwrap());
 }
+
+/// IV-17: `x-ms-authorization-auxiliary` is judged like the token that it accompanies.
+#[tokio::test]
+async fn auxiliary_tokens_are_judged_like_the_first() {
+    let server = Server::start().await;
+    let token = server.token().await;
+    let path = "/subscriptions?api-version=2022-12-01";
+    for (value, wanted) in [
+        (format!("Bearer {token}"), 200),
+        (format!("Bearer {token}, bearer {token};Bearer {token}"), 200),
+        (format!("Bearer {token},Bearer {token},Bearer {token},Bearer {token}"), 401),
+        (format!("Bearer {token}x"), 401),
+        (format!("Basic {token}"), 401),
+        ("Bearer".to_owned(), 401),
+    ] {
+        let request = server.request(reqwest::Method::GET, path).await;
+        let answer = request.header("x-ms-authorization-auxiliary", &value).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), wanted, "{value}");
+        if wanted == 401 {
+            assert_eq!(super::error(answer).await.1, "InvalidAuxiliaryTokens");
+        }
+    }
+}

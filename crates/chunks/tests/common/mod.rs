@@ -132,8 +132,12 @@ pub struct FaultyStore {
     pub failures_left: AtomicI64,
     pub disk_full: AtomicBool,
     pub reads_fail: AtomicBool,
+    /// Puts that keep only half of the bytes and are answered all the same.
+    pub torn_puts: AtomicI64,
     pub puts: AtomicU64,
     pub gets: AtomicU64,
+    /// Bytes that reads were answered with.
+    pub got_bytes: AtomicU64,
 }
 
 impl FaultyStore {
@@ -144,8 +148,10 @@ impl FaultyStore {
             failures_left: AtomicI64::new(i64::MAX),
             disk_full: AtomicBool::new(false),
             reads_fail: AtomicBool::new(false),
+            torn_puts: AtomicI64::new(0),
             puts: AtomicU64::new(0),
             gets: AtomicU64::new(0),
+            got_bytes: AtomicU64::new(0),
         })
     }
 
@@ -173,6 +179,10 @@ impl ObjectStore for FaultyStore {
         {
             return Err(self.error());
         }
+        if self.torn_puts.fetch_sub(1, Ordering::Relaxed) > 0 {
+            let whole: Vec<u8> = payload.iter().flat_map(|b| b.to_vec()).collect();
+            return self.inner.put_opts(key, whole[..whole.len() / 2].to_vec().into(), opts).await;
+        }
         self.inner.put_opts(key, payload, opts).await
     }
     async fn put_multipart_opts(
@@ -187,7 +197,9 @@ impl ObjectStore for FaultyStore {
         if self.reads_fail.load(Ordering::Relaxed) {
             return Err(self.error());
         }
-        self.inner.get_opts(key, options).await
+        let found = self.inner.get_opts(key, options).await?;
+        self.got_bytes.fetch_add(found.range.end - found.range.start, Ordering::Relaxed);
+        Ok(found)
     }
     fn delete_stream(
         &self,

@@ -26,6 +26,7 @@ pub(crate) use ranges::{PAGE, Ranges};
 pub use upload::SequenceAction;
 pub(crate) use upload::{check_metadata, clear as punch};
 
+use crate::authorization::access::KeptAccess;
 use crate::grant::{GrantDetail, blob_name};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -76,6 +77,7 @@ pub struct Blobs(Arc<Inner>);
 struct Inner {
     db: Db,
     regions: Arc<dyn OpenRegion>,
+    access: Arc<KeptAccess>,
     /// Uploads with requests in flight, by staging file.
     staged: Mutex<HashMap<PathBuf, Weak<Staged>>>,
     /// Readers of stored disks, the one used last at the end.
@@ -94,7 +96,13 @@ enum Kind {
 
 impl Blobs {
     pub fn new(db: Db, regions: Arc<dyn OpenRegion>) -> Self {
-        Self(Arc::new(Inner { db, regions, staged: Mutex::default(), readers: Mutex::default() }))
+        let access = Arc::new(KeptAccess::new(db.clone()));
+        Self::with_access(db, regions, access)
+    }
+
+    /// As [`Blobs::new`], with identities that others ask too.
+    pub(crate) fn with_access(db: Db, regions: Arc<dyn OpenRegion>, access: Arc<KeptAccess>) -> Self {
+        Self(Arc::new(Inner { db, regions, access, staged: Mutex::default(), readers: Mutex::default() }))
     }
 
     /// The blob behind a URL. `account` is the label without a zone (`md-impexp-x`), `principal` the object id of whoever signed
@@ -147,8 +155,8 @@ impl Blobs {
         let kind = if disk.kind.ends_with("/snapshots") { "snapshots" } else { "disks" };
         let verb = if grant.access.starts_with("Write") { "upload" } else { "download" };
         let action = format!("Microsoft.Compute/{kind}/{verb}/action");
-        let allowed = crate::authorization::may(&self.0.db, principal, &disk.key, &action, Plane::Data).await;
-        match allowed.map_err(BlobError::of_meta)? {
+        let access = self.0.access.now().await.map_err(BlobError::of_meta)?;
+        match access.allows(principal, &disk.key, &action, Plane::Data) {
             true => Ok(()),
             false => Err(BlobError::NotPermitted { principal: principal.to_owned() }),
         }

@@ -53,13 +53,44 @@ pub(crate) struct Input {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Who {
+    #[serde(flatten)]
+    identity: Identity,
+    /// Theirs in other tenants, as proved with the request.
+    auxiliary: Vec<Identity>,
+    arm: String,
+    blob_suffix: Option<String>,
+    correlation_id: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
     tenant: String,
     principal: String,
     app_id: String,
     display_name: String,
-    arm: String,
-    blob_suffix: Option<String>,
-    correlation_id: String,
+}
+
+impl Identity {
+    fn of(caller: &Caller) -> Self {
+        Self {
+            tenant: caller.tenant.clone(),
+            principal: caller.principal.clone(),
+            app_id: caller.app_id.clone(),
+            display_name: caller.display_name.clone(),
+        }
+    }
+
+    fn caller(&self, auxiliary: Vec<Caller>) -> Caller {
+        Caller {
+            tenant: self.tenant.clone(),
+            principal: self.principal.clone(),
+            app_id: self.app_id.clone(),
+            display_name: self.display_name.clone(),
+            auxiliary,
+            acting: None,
+        }
+    }
 }
 
 /// `internal` of a deployment's row.
@@ -77,10 +108,8 @@ fn place(key: &str) -> String {
 impl Who {
     fn of(call: &Call) -> Self {
         Self {
-            tenant: call.caller.tenant.clone(),
-            principal: call.caller.principal.clone(),
-            app_id: call.caller.app_id.clone(),
-            display_name: call.caller.display_name.clone(),
+            identity: Identity::of(&call.caller),
+            auxiliary: call.caller.auxiliary.iter().map(Identity::of).collect(),
             arm: call.urls.arm.clone(),
             blob_suffix: call.urls.blob_suffix.clone(),
             correlation_id: call.correlation_id.clone(),
@@ -94,12 +123,7 @@ impl Who {
             text => ApiVersion::parse(Some(text))?,
         };
         Ok(Call {
-            caller: Caller {
-                tenant: self.tenant.clone(),
-                principal: self.principal.clone(),
-                app_id: self.app_id.clone(),
-                display_name: self.display_name.clone(),
-            },
+            caller: self.identity.caller(self.auxiliary.iter().map(|i| i.caller(vec![])).collect()),
             urls: Urls { arm: self.arm.clone(), blob_suffix: self.blob_suffix.clone() },
             api_version,
             correlation_id: self.correlation_id.clone(),
@@ -198,7 +222,7 @@ impl Input {
 
     fn environment(&self, id: &ResourceId) -> Environment {
         Environment {
-            tenant: self.who.tenant.clone(),
+            tenant: self.who.identity.tenant.clone(),
             subscription: Some(id.subscription.clone()),
             subscription_name: self.subscription_name.clone(),
             group: self.group.clone(),
@@ -208,7 +232,7 @@ impl Input {
                     "mode": view::mode(self.complete), "provisioningState": "Accepted"},
             }),
             endpoint: self.who.arm.clone(),
-            deployer: self.who.principal.clone(),
+            deployer: self.who.identity.principal.clone(),
             now: jiff::Timestamp::from_millisecond(self.now_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH),
         }
     }

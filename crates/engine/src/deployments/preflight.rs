@@ -56,9 +56,9 @@ async fn check(cx: Context<'_>, plan: &Plan, index: usize, call: &Call) -> Resul
         ArmError::bad_request("InvalidTemplate", message).caused_by(e)
     })?;
     let provider = cx.engine.provider_of(&id)?.clone();
-    let right = format!("{}/write", provider.resource_type());
+    let right = format!("{}/write", provider.right_type());
     cx.engine
-        .authorize(&call.caller, &id.key(), &right)
+        .authorize(&call.caller, &id.to_string(), &right)
         .await
         .map_err(|error| authorization(error, resource, call, &right))?;
     if !group_is_there(cx, plan, &id).await? {
@@ -69,6 +69,7 @@ async fn check(cx: Context<'_>, plan: &Plan, index: usize, call: &Call) -> Resul
     }
     let Evaluated::Ready(body) = plan.body(index, &Facts::default())? else { return Ok(()) };
     let old = cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
+    let call = &call.acting(id.to_string(), right);
     let tried = provider.put(Context { call, ..cx }, &id, body, old.as_ref()).await;
     // Whatever depends on the state of others may be different by then; what is wrong with the body stays wrong.
     match tried {

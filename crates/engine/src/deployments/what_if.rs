@@ -81,7 +81,7 @@ async fn others(cx: Context<'_>, id: &ResourceId, input: &Input, plan: &Plan) ->
         }
         let Some(provider) = cx.engine.provider_of_kind(&row.kind).cloned() else { continue };
         // Whoever may not read it is not told what it is.
-        let right = format!("{}/read", provider.resource_type());
+        let right = format!("{}/read", provider.right_type());
         if cx.engine.authorize(&cx.call.caller, &row.key, &right).await.is_ok() {
             changes.push(json!({"resourceId": row.id, "changeType": kind, "before": provider.show(cx, &row).await?}));
         }

@@ -64,6 +64,10 @@ impl Provider for Deployment {
         Ok(Some(json!({"value": records::operations(cx.engine, row).await?})))
     }
 
+    fn actions(&self) -> &'static [&'static str] {
+        &["cancel", "exportTemplate", "validate", "whatIf"]
+    }
+
     async fn action(
         &self,
         cx: Context<'_>,

@@ -86,6 +86,10 @@ impl Provider for Disk {
         show(cx, KIND, row).await
     }
 
+    fn actions(&self) -> &'static [&'static str] {
+        &["beginGetAccess", "endGetAccess"]
+    }
+
     async fn action(&self, cx: Context<'_>, row: &Resource, action: &str, body: Value) -> Result<ActionPlan, ArmError> {
         act(cx, row, action, &body).await
     }

@@ -64,6 +64,10 @@ impl Provider for Gallery {
         Ok(standard_view(KIND, &shown))
     }
 
+    fn actions(&self) -> &'static [&'static str] {
+        &["share"]
+    }
+
     async fn action(
         &self,
         _cx: Context<'_>,

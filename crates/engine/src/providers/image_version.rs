@@ -189,8 +189,9 @@ fn copies_in_words(target: &TargetRegion, copies: i64) -> String {
     let mut words = Vec::new();
     if target.replica_count > copies {
         words.push(format!(
-            "{copies} of {} replicas exist: this region's storage keeps {copies} independent copy.",
-            target.replica_count
+            "{copies} of {} replicas exist: this region's storage keeps {copies} independent {}.",
+            target.replica_count,
+            if copies == 1 { "copy" } else { "copies" }
         ));
     }
     if target.storage_account_type.ends_with("_ZRS") && copies < 2 {

@@ -14,6 +14,10 @@ impl Provider for ResourceGroup {
         "Microsoft.Resources/resourceGroups"
     }
 
+    fn right_type(&self) -> &'static str {
+        "Microsoft.Resources/subscriptions/resourceGroups"
+    }
+
     async fn put(
         &self,
         cx: Context<'_>,

@@ -54,6 +54,10 @@ impl Provider for Snapshot {
         Ok(view)
     }
 
+    fn actions(&self) -> &'static [&'static str] {
+        &["beginGetAccess", "endGetAccess"]
+    }
+
     async fn action(&self, cx: Context<'_>, row: &Resource, action: &str, body: Value) -> Result<ActionPlan, ArmError> {
         disk::act(cx, row, action, &body).await
     }

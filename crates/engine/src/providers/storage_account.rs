@@ -87,6 +87,10 @@ impl Provider for StorageAccount {
         Ok(view)
     }
 
+    fn actions(&self) -> &'static [&'static str] {
+        &["listKeys", "regenerateKey", "revokeUserDelegationKeys", "listAccountSas", "listServiceSas"]
+    }
+
     async fn action(
         &self,
         cx: Context<'_>,
@@ -135,7 +139,7 @@ impl Provider for StorageAccount {
             return Ok(None);
         }
         let right = "Microsoft.Storage/checkNameAvailability/read";
-        cx.engine.authorize(&cx.call.caller, &scope.key(), right).await?;
+        cx.engine.authorize(&cx.call.caller, &scope.to_string(), right).await?;
         let given = Fields::root("accountName", given)?;
         let name = given.required_str("name")?;
         if !body::is_valid_name(&name) {

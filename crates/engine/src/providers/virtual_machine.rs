@@ -178,6 +178,10 @@ impl Provider for VirtualMachine {
         Ok(Some(instance_view::of(cx.engine, row, &state).await))
     }
 
+    fn actions(&self) -> &'static [&'static str] {
+        &["start", "powerOff", "restart", "deallocate", "redeploy", "reapply", "generalize", "capture", "reimage"]
+    }
+
     async fn action(&self, cx: Context<'_>, row: &Resource, action: &str, body: Value) -> Result<ActionPlan, ArmError> {
         let kind = match action.to_ascii_lowercase().as_str() {
             "start" => "virtual_machine.start",

@@ -290,6 +290,8 @@ async fn everything_happens_under_the_rights_of_whoever_deploys() {
         display_name: "guest".into(),
         kind: "ServicePrincipal".into(),
         secret_hash: String::new(),
+        login: String::new(),
+        body: json!({}),
     };
     server.engine.db().put_principal(&principal).await.unwrap();
     let other = ResourceId::group(&server.group.subscription, "rg2");
@@ -300,6 +302,7 @@ async fn everything_happens_under_the_rights_of_whoever_deploys() {
             scope,
             role: role.into(),
             principal: principal.id.clone(),
+            body: json!({}),
         };
         server.engine.db().put_role_assignment(&assignment).await.unwrap();
     }

@@ -168,6 +168,7 @@ async fn an_image_serves_its_own_subscription_only() {
         scope: format!("/subscriptions/{}", other.id),
         role: OWNER.into(),
         principal: server.call.caller.principal.clone(),
+        body: json!({}),
     };
     db.put_role_assignment(&assignment).await.unwrap();
     let group = ResourceId::group(&other.id, "rg1");

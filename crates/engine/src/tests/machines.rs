@@ -470,6 +470,8 @@ async fn nobody_ties_to_what_they_have_no_right_on() {
         display_name: "other".into(),
         kind: "ServicePrincipal".into(),
         secret_hash: String::new(),
+        login: String::new(),
+        body: json!({}),
     };
     db.put_principal(&other).await.unwrap();
     let contributor = |scope: &ResourceId| RoleAssignment {
@@ -477,6 +479,7 @@ async fn nobody_ties_to_what_they_have_no_right_on() {
         scope: scope.key(),
         role: CONTRIBUTOR.into(),
         principal: other.id.clone(),
+        body: json!({}),
     };
     db.put_role_assignment(&contributor(&group)).await.unwrap();
     let mut call = owner.clone();
@@ -495,7 +498,7 @@ async fn nobody_ties_to_what_they_have_no_right_on() {
     db.put_role_assignment(&contributor(&server.id("disks/d1"))).await.unwrap();
     assert_eq!(put(VM, vm).await.err(), refused, "an interface");
     let unreadable = put(VM, site.body(|_| {})).await.err();
-    assert_eq!(unreadable, Some((403, "AuthorizationFailed".to_owned())), "an image");
+    assert_eq!(unreadable, Some((403, "LinkedAuthorizationFailed".to_owned())), "an image");
 
     db.put_role_assignment(&contributor(&server.group)).await.unwrap();
     put("networkInterfaces/n9", nic_body(server, json!({}))).await.unwrap();

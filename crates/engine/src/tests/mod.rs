@@ -1,7 +1,9 @@
 //! The engine as a whole, over real SQLite and real stores in a folder of its own; only the data plane is played by writing
 //! the staging file.
 
+mod activity;
 mod applications;
+mod authorization;
 mod capture;
 mod containers;
 mod data_disks;
@@ -10,6 +12,7 @@ mod disks;
 mod galleries;
 mod grants;
 mod groups;
+mod hostile;
 mod images;
 mod lists;
 mod machine_updates;
@@ -84,6 +87,8 @@ impl Server {
                 principal: owner.object_id,
                 app_id: owner.client_id,
                 display_name: "owner".into(),
+                auxiliary: vec![],
+                acting: None,
             },
             urls: Urls { arm: "https://127.0.0.1:1".into(), blob_suffix: None },
             api_version: ApiVersion::parse(Some("2024-03-03")).unwrap(),

@@ -190,6 +190,8 @@ async fn only_owners_of_the_operators_tenant_publish() {
         display_name: "contributor".into(),
         kind: "ServicePrincipal".into(),
         secret_hash: String::new(),
+        login: String::new(),
+        body: json!({}),
     };
     db.put_principal(&contributor).await.unwrap();
     let assignment = RoleAssignment {
@@ -197,6 +199,7 @@ async fn only_owners_of_the_operators_tenant_publish() {
         scope: ResourceId::subscription(&server.group.subscription).key(),
         role: CONTRIBUTOR.into(),
         principal: contributor.id.clone(),
+        body: json!({}),
     };
     db.put_role_assignment(&assignment).await.unwrap();
     publish(&server, "p:o:s:1.0.0", &["eastus"], json!({})).await.unwrap();

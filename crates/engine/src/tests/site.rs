@@ -1,14 +1,15 @@
 //! A server with a host process next to it that runs fake machines, and the bodies of what a machine needs.
 
 use super::{Server, definition, disk_bytes};
-use crate::EngineConfig;
 use crate::base_images::StoredImages;
 use crate::call::Written;
+use crate::{EngineConfig, RegionStores};
 use lazuli_arm::ArmError;
 use lazuli_vmm::host::{Host, HostConfig, HostError};
 use lazuli_vmm::hypervisor::Fake;
 use lazuli_vmm::spec::VmSpec;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -56,7 +57,7 @@ impl Site {
 
     pub async fn start_host(&mut self) {
         let data = self.server.dir.path();
-        let images = StoredImages::new(data.join("regions"), 16 << 20);
+        let images = StoredImages::new(RegionStores::new(data.join("regions"), BTreeMap::new()), 16 << 20);
         let config = HostConfig::new(data.join("host"), Arc::new(images), Arc::new(self.fake.clone()));
         let stop = CancellationToken::new();
         self.host = Some((stop.clone(), tokio::spawn(Host::run(config, stop))));

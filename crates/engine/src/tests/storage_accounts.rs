@@ -45,6 +45,8 @@ async fn principal(server: &Server, roles: &[&str]) -> Caller {
         display_name: "other".into(),
         kind: "ServicePrincipal".into(),
         secret_hash: String::new(),
+        login: String::new(),
+        body: json!({}),
     };
     server.engine.db().put_principal(&principal).await.unwrap();
     for role in roles {
@@ -53,6 +55,7 @@ async fn principal(server: &Server, roles: &[&str]) -> Caller {
             scope: format!("/subscriptions/{}", server.group.subscription),
             role: (*role).to_owned(),
             principal: id.clone(),
+            body: json!({}),
         };
         server.engine.db().put_role_assignment(&assignment).await.unwrap();
     }
@@ -149,6 +152,7 @@ async fn names_are_one_accounts_on_the_whole_server() {
         scope: format!("/subscriptions/{}", foreign.id),
         role: lazuli_authz::rbac::OWNER.into(),
         principal: server.call.caller.principal.clone(),
+        body: json!({}),
     };
     server.engine.db().put_role_assignment(&owner).await.unwrap();
     let group = ResourceId::group(&foreign.id, "rg1");

@@ -1,7 +1,11 @@
 //! Tenants, subscriptions, principals, role assignments, settings.
 
 use lazuli_meta::MetaError;
-use lazuli_meta::model::{Conflict, Principal, RoleAssignment, Subscription, Tenant};
+use lazuli_meta::model::{
+    Application, Change, Conflict, Credential, CustomRole, ManagementLock, Principal, RoleAssignment, Subscription,
+    Tenant, Write,
+};
+use serde_json::json;
 
 use crate::harness::{Bench, conflict};
 
@@ -50,6 +54,8 @@ pub async fn principals(bench: Bench) {
         display_name: "P".to_owned(),
         kind: "ServicePrincipal".to_owned(),
         secret_hash: "h".to_owned(),
+        login: String::new(),
+        body: json!({}),
     };
     let all = [
         principal("o1", "t1", "app"),
@@ -79,6 +85,7 @@ pub async fn role_assignments(bench: Bench) {
         scope: scope.to_owned(),
         role: "reader".to_owned(),
         principal: principal.to_owned(),
+        body: json!({}),
     };
     let all = [assignment("1", "/s", "p"), assignment("2", "/s", "q"), assignment("3", "/s/g", "p")];
     for one in &all {
@@ -105,4 +112,111 @@ pub async fn settings(bench: Bench) {
     assert_eq!(db.setting("issuer").await.unwrap().as_deref(), Some("1"));
     assert!(db.put_setting("issuer", "3", false).await.unwrap());
     assert_eq!(db.setting("issuer").await.unwrap().as_deref(), Some("3"));
+}
+
+fn write(changes: Vec<Change>) -> Write {
+    Write { fence: None, changes }
+}
+
+/// What was decided on one state of the identities is not committed on another.
+pub async fn every_identity_change_is_counted(bench: Bench) {
+    let db = &bench.db;
+    let before = db.identity_changes().await.unwrap();
+    db.put_tenant(&tenant("t1")).await.unwrap();
+    let seen = db.identity_changes().await.unwrap();
+    assert!(seen > before);
+    let assign = |id: &str| {
+        Change::PutRoleAssignment(RoleAssignment {
+            id: id.to_owned(),
+            scope: "/s".to_owned(),
+            role: id.to_owned(),
+            principal: "p".to_owned(),
+            body: json!({"n": 1}),
+        })
+    };
+    db.write(write(vec![Change::RequireIdentity { changes: seen }, assign("1")])).await.unwrap();
+    let late = db.write(write(vec![Change::RequireIdentity { changes: seen }, assign("2")])).await;
+    assert_eq!(conflict(late), Conflict::Etag { key: "identity".to_owned() });
+    assert_eq!(db.role_assignments(None, None).await.unwrap().len(), 1);
+}
+
+pub async fn roles_and_locks(bench: Bench) {
+    let db = &bench.db;
+    db.put_tenant(&tenant("t1")).await.unwrap();
+    let role = CustomRole { id: "r".to_owned(), tenant: "t1".to_owned(), body: json!({"roleName": "A"}) };
+    let renamed = CustomRole { body: json!({"roleName": "B"}), ..role.clone() };
+    db.write(write(vec![Change::PutCustomRole(role), Change::PutCustomRole(renamed.clone())])).await.unwrap();
+    assert_eq!(db.custom_roles().await.unwrap(), [renamed]);
+    db.write(write(vec![Change::DeleteCustomRole { id: "r".to_owned() }])).await.unwrap();
+    assert_eq!(db.custom_roles().await.unwrap(), []);
+
+    let lock = ManagementLock {
+        key: "/s/g/locks/l".to_owned(),
+        scope: "/s/g".to_owned(),
+        level: "ReadOnly".to_owned(),
+        body: json!({"notes": "n"}),
+    };
+    let softer = ManagementLock { level: "CanNotDelete".to_owned(), ..lock.clone() };
+    db.write(write(vec![Change::PutLock(lock), Change::PutLock(softer.clone())])).await.unwrap();
+    assert_eq!(db.locks().await.unwrap(), std::slice::from_ref(&softer));
+    db.write(write(vec![Change::DeleteLock { key: softer.key }])).await.unwrap();
+    assert_eq!(db.locks().await.unwrap(), []);
+}
+
+pub async fn the_directory(bench: Bench) {
+    let db = &bench.db;
+    db.put_tenant(&tenant("t1")).await.unwrap();
+    let principal = |id: &str, login: &str| Principal {
+        id: id.to_owned(),
+        tenant: "t1".to_owned(),
+        app_id: String::new(),
+        display_name: id.to_owned(),
+        kind: "User".to_owned(),
+        secret_hash: String::new(),
+        login: login.to_owned(),
+        body: json!({"mail": id}),
+    };
+    let put = |p: Principal| write(vec![Change::PutPrincipal(p)]);
+    db.write(put(principal("u", "u@t"))).await.unwrap();
+    assert_eq!(conflict(db.write(put(principal("v", "u@t"))).await), Conflict::Exists { key: "v".to_owned() });
+    db.write(put(principal("g", ""))).await.unwrap();
+    let member = Change::PutGroupMember { group: "g".to_owned(), member: "u".to_owned() };
+    db.write(write(vec![member.clone(), member])).await.unwrap();
+    assert_eq!(db.group_members().await.unwrap(), [("g".to_owned(), "u".to_owned())]);
+
+    let application =
+        Application { id: "o".to_owned(), tenant: "t1".to_owned(), app_id: "a".to_owned(), body: json!({"x": 1}) };
+    let credential = |id: &str, owner: &str| Credential {
+        id: id.to_owned(),
+        owner: owner.to_owned(),
+        kind: "Secret".to_owned(),
+        verifier: "h".to_owned(),
+        expires_ms: 5,
+        body: json!({}),
+    };
+    let changes = vec![
+        Change::PutApplication(application.clone()),
+        Change::PutCredential(credential("k1", "a")),
+        Change::PutCredential(credential("k2", "u")),
+        Change::PutRoleAssignment(RoleAssignment {
+            id: "1".to_owned(),
+            scope: "/s".to_owned(),
+            role: "r".to_owned(),
+            principal: "u".to_owned(),
+            body: json!({}),
+        }),
+    ];
+    db.write(write(changes)).await.unwrap();
+    assert_eq!(db.application_by_app("a").await.unwrap().as_ref(), Some(&application));
+    assert_eq!(db.applications("t1").await.unwrap(), [application]);
+    assert_eq!(db.credentials("a").await.unwrap(), [credential("k1", "a")]);
+
+    db.write(write(vec![Change::DeleteApplication { id: "o".to_owned() }])).await.unwrap();
+    assert_eq!((db.credentials("a").await.unwrap(), db.applications("t1").await.unwrap()), (vec![], vec![]));
+    db.write(write(vec![Change::DeletePrincipal { id: "u".to_owned() }])).await.unwrap();
+    assert_eq!(db.principal("u").await.unwrap(), None);
+    assert_eq!(db.group_members().await.unwrap(), []);
+    assert_eq!(db.credentials("u").await.unwrap(), []);
+    assert_eq!(db.role_assignments(None, None).await.unwrap(), []);
+    assert_eq!(db.principals().await.unwrap().len(), 1);
 }

@@ -133,7 +133,13 @@ pub async fn children_block_a_deletion(bench: Bench) {
 pub async fn a_write_that_fails_half_way_changes_nothing(bench: Bench) {
     bench.put(resource("/kept")).await;
     let content = ContentRef { resource_key: "/a".into(), region: "eastus".into(), manifest: "m".into() };
-    let assignment = RoleAssignment { id: "ra".into(), scope: "/".into(), role: "owner".into(), principal: "p".into() };
+    let assignment = RoleAssignment {
+        id: "ra".into(),
+        scope: "/".into(),
+        role: "owner".into(),
+        principal: "p".into(),
+        body: json!({}),
+    };
     let changes = vec![
         put(resource("/a"), Expect::Absent),
         delete("/kept", Expect::Present),

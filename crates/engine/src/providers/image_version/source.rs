@@ -98,8 +98,10 @@ impl VersionSource {
 
 /// The row of a source that the caller may read and that is in the version's region (IV-10, IV-17).
 async fn readable(cx: Context<'_>, source: &ResourceId, home: &str) -> Result<Resource, ArmError> {
-    let right = format!("{}/read", source.resource_type());
-    cx.engine.authorize(&cx.call.caller, &source.key(), &right).await?;
+    let kind = source.resource_type();
+    let image = matches!(kind.key().as_str(), VERSION | "microsoft.compute/images");
+    let right = format!("{kind}/{}", if image { "read" } else { "write" });
+    cx.engine.authorize_link(&cx.call.caller, &source.to_string(), &right).await?;
     let row = cx.engine.db().resource(&source.key()).await.map_err(db_error)?;
     let version = source.resource_type().key() == VERSION;
     row.filter(|r| (version || r.location == home) && r.provisioning_state != "Deleting")

@@ -158,7 +158,8 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
             ));
         }
     };
-    cx.engine.authorize(&cx.call.caller, &id.key(), "Microsoft.Compute/galleries/images/versions/read").await?;
+    let right = "Microsoft.Compute/galleries/images/versions/read";
+    cx.engine.authorize_link(&cx.call.caller, &id.to_string(), right).await?;
     let definition = cx.engine.db().resource(&definition_id.key()).await.map_err(db_error)?;
     let definition = definition.ok_or_else(|| not_available(&id, location))?;
     let version = match &wanted {

@@ -1,0 +1,212 @@
+//! What decisions rest on, kept in memory: identities, roles, assignments, locks.
+//!
+//! It is read again as soon as the database counts a change, and the count is asked before every decision: a right that was taken
+//! away, by whichever process, is gone for every request that begins afterwards.
+
+use crate::call::Caller;
+use crate::{Engine, db_error};
+use lazuli_arm::ArmError;
+use lazuli_authz::rbac::{Assignment, Plane, Policy, Question, RoleDefinition, built_in_roles};
+use lazuli_meta::model::{ManagementLock, Principal, RoleAssignment, Subscription, Tenant};
+use lazuli_meta::{Db, MetaError};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A custom role and what is shown of it besides.
+#[derive(Debug)]
+pub(crate) struct OwnRole {
+    pub tenant: String,
+    pub role: RoleDefinition,
+    pub body: Value,
+}
+
+/// One state of the identities. Ids are keys in lower case.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub changes: i64,
+    pub tenants: Vec<Tenant>,
+    pub subscriptions: HashMap<String, Subscription>,
+    pub principals: HashMap<String, Principal>,
+    pub built_in: Vec<RoleDefinition>,
+    pub own_roles: Vec<OwnRole>,
+    pub assignments: Vec<RoleAssignment>,
+    pub locks: Vec<ManagementLock>,
+    /// A member's groups, and the groups these are members of.
+    groups: HashMap<String, Vec<String>>,
+    policy: Policy,
+}
+
+/// `/providers/microsoft.management/managementgroups/{tenant}`: the group at the root of a tenant.
+pub(crate) fn root_group(tenant: &str) -> String {
+    format!("/providers/microsoft.management/managementgroups/{}", tenant.to_ascii_lowercase())
+}
+
+/// The subscription in a scope.
+pub(crate) fn subscription_of(scope: &str) -> Option<&str> {
+    let mut segments = scope.split('/').filter(|s| !s.is_empty());
+    segments.next().filter(|s| s.eq_ignore_ascii_case("subscriptions"))?;
+    segments.next()
+}
+
+impl Access {
+    async fn read(db: &Db, changes: i64) -> Result<Self, MetaError> {
+        let lower = |id: &str| id.to_ascii_lowercase();
+        let subscriptions = db.all_subscriptions().await?;
+        let principals = db.principals().await?;
+        let assignments = db.role_assignments(None, None).await?;
+        let own_roles: Vec<OwnRole> = db.custom_roles().await?.into_iter().filter_map(own_role).collect();
+        let built_in = built_in_roles();
+        let known: Vec<Assignment> = assignments
+            .iter()
+            .map(|a| Assignment { principal: a.principal.clone(), role: a.role.clone(), scope: a.scope.clone() })
+            .collect();
+        let above = subscriptions.iter().map(|s| (s.id.as_str(), root_group(&s.tenant)));
+        let policy = Policy::new(built_in.iter().chain(own_roles.iter().map(|r| &r.role)), &known, above);
+        Ok(Self {
+            changes,
+            tenants: db.tenants().await?,
+            groups: closure(&db.group_members().await?),
+            locks: db.locks().await?,
+            subscriptions: subscriptions.into_iter().map(|s| (lower(&s.id), s)).collect(),
+            principals: principals.into_iter().map(|p| (lower(&p.id), p)).collect(),
+            built_in,
+            own_roles,
+            assignments,
+            policy,
+        })
+    }
+
+    pub fn subscription(&self, id: &str) -> Option<&Subscription> {
+        self.subscriptions.get(&id.to_ascii_lowercase())
+    }
+
+    pub fn principal(&self, id: &str) -> Option<&Principal> {
+        self.principals.get(&id.to_ascii_lowercase())
+    }
+
+    /// The principal and every group that it belongs to.
+    pub fn with_groups<'a>(&'a self, principal: &'a str) -> Vec<&'a str> {
+        let groups = self.groups.get(&principal.to_ascii_lowercase()).map_or(&[][..], Vec::as_slice);
+        std::iter::once(principal).chain(groups.iter().map(String::as_str)).collect()
+    }
+
+    /// The identity of a request that counts at a scope: the one in the tenant of the scope's subscription. `None`: the request
+    /// brought no token of that tenant.
+    pub fn identity_at<'a>(&self, caller: &'a Caller, scope: &str) -> Option<&'a Caller> {
+        let Some(subscription) = subscription_of(scope).and_then(|s| self.subscription(s)) else {
+            return Some(caller);
+        };
+        std::iter::once(caller)
+            .chain(&caller.auxiliary)
+            .find(|identity| identity.tenant.eq_ignore_ascii_case(&subscription.tenant))
+    }
+
+    pub fn allows(&self, principal: &str, scope: &str, action: &str, plane: Plane) -> bool {
+        let principals = self.with_groups(principal);
+        self.policy.allows(&Question { principals: &principals, action, scope, plane })
+    }
+
+    /// At the scope or anywhere below it.
+    pub fn allows_below(&self, principal: &str, scope: &str, action: &str) -> bool {
+        let principals = self.with_groups(principal);
+        self.policy.allows_below(&Question { principals: &principals, action, scope, plane: Plane::Control })
+    }
+
+    /// Whether the principal has any role at, above or below the scope.
+    pub fn reaches(&self, principal: &str, scope: &str) -> bool {
+        self.policy.reaches(&self.with_groups(principal), scope)
+    }
+
+    /// The roles that a tenant knows.
+    pub fn roles_of(&self, tenant: &str) -> impl Iterator<Item = (&RoleDefinition, Option<&OwnRole>)> {
+        let own = self.own_roles.iter().filter(move |r| r.tenant.eq_ignore_ascii_case(tenant));
+        self.built_in.iter().map(|r| (r, None)).chain(own.map(|r| (&r.role, Some(r))))
+    }
+
+    pub fn role_of(&self, tenant: &str, id: &str) -> Option<(&RoleDefinition, Option<&OwnRole>)> {
+        self.roles_of(tenant).find(|(r, _)| r.name.eq_ignore_ascii_case(id))
+    }
+}
+
+fn own_role(row: lazuli_meta::model::CustomRole) -> Option<OwnRole> {
+    match serde_json::from_value(row.body["role"].clone()) {
+        Ok(role) => Some(OwnRole { tenant: row.tenant, role, body: row.body }),
+        Err(error) => {
+            // It gives nothing until it is written anew.
+            tracing::error!(role = row.id, error = &error as &dyn std::error::Error, "a custom role cannot be read");
+            None
+        }
+    }
+}
+
+/// Every member's groups, direct and through other groups.
+fn closure(members: &[(String, String)]) -> HashMap<String, Vec<String>> {
+    let mut direct: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (group, member) in members {
+        direct.entry(member).or_default().push(group);
+    }
+    let all = |member: &str| {
+        let mut found: Vec<String> = Vec::new();
+        let mut next: Vec<&str> = direct.get(member).cloned().unwrap_or_default();
+        while let Some(group) = next.pop() {
+            if !found.iter().any(|f| f == group) {
+                found.push(group.to_owned());
+                next.extend(direct.get(group).into_iter().flatten());
+            }
+        }
+        found
+    };
+    direct.keys().map(|member| (member.to_ascii_lowercase(), all(member))).collect()
+}
+
+/// The identities of a database, read again when they changed.
+pub(crate) struct KeptAccess {
+    db: Db,
+    kept: RwLock<Option<Arc<Access>>>,
+}
+
+impl KeptAccess {
+    pub fn new(db: Db) -> Self {
+        Self { db, kept: RwLock::default() }
+    }
+
+    /// As they are now.
+    pub async fn now(&self) -> Result<Arc<Access>, MetaError> {
+        let changes = self.db.identity_changes().await?;
+        {
+            let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(access) = kept.as_ref().filter(|a| a.changes == changes) {
+                return Ok(access.clone());
+            }
+        }
+        // What changes while it is read counts as not yet seen: the next request reads again.
+        let fresh = Arc::new(Access::read(&self.db, changes).await?);
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|a| a.changes < changes) {
+            *kept = Some(fresh.clone());
+        }
+        Ok(fresh)
+    }
+}
+
+impl Engine {
+    /// The identities as they are now.
+    pub(crate) async fn access(&self) -> Result<Arc<Access>, ArmError> {
+        self.0.access.now().await.map_err(db_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_groups_count_and_circles_end() {
+        let pairs = [("a", "u"), ("b", "a"), ("a", "b"), ("c", "b")];
+        let members: Vec<(String, String)> = pairs.iter().map(|(g, m)| ((*g).into(), (*m).into())).collect();
+        let mut groups = closure(&members)["u"].clone();
+        groups.sort();
+        assert_eq!(groups, ["a", "b", "c"]);
+    }
+}

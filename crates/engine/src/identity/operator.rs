@@ -1,0 +1,243 @@
+//! What the server's operator does to identities, past every right: whoever reaches the database may do all of this anyway.
+//!
+//! Secrets are returned once and kept only as hashes.
+
+use super::{Engine, db_error, no_randomness};
+use crate::now_ms;
+use lazuli_arm::ArmError;
+use lazuli_authz::rbac::RoleDefinition;
+use lazuli_meta::WriteError;
+use lazuli_meta::model::{Audit, Change, Conflict, Credential, Principal, RoleAssignment, Subscription, Tenant, Write};
+use serde_json::json;
+use uuid::Uuid;
+
+/// [`Credential::kind`] of a client secret.
+pub(crate) const SECRET: &str = "Secret";
+/// Two years, as Azure's longest by default.
+const SECRET_LIFE_MS: i64 = 2 * 365 * 24 * 3600 * 1000;
+
+/// What the operator asked for and cannot have.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    #[error("there is no tenant '{0}'; `lazuli admin tenant list` shows them")]
+    UnknownTenant(String),
+    #[error("there is no client '{0}'; `lazuli admin client list` shows them")]
+    UnknownClient(String),
+    #[error("the client '{client}' is known in several tenants, but not in '{tenant}'")]
+    NotInTenant { client: String, tenant: String },
+    #[error("there is no role '{0}'")]
+    UnknownRole(String),
+    #[error("'{0}' is no scope: expected a subscription's id or `/subscriptions/…`")]
+    UnknownScope(String),
+    #[error("the client is known in that tenant already")]
+    Exists,
+    #[error("{0}")]
+    Failed(#[from] ArmError),
+}
+
+/// A service principal that was made.
+#[derive(Debug, Clone)]
+pub struct NewClient {
+    pub tenant_id: String,
+    pub object_id: String,
+    pub client_id: String,
+    /// Of a new client; one that was known keeps the secrets that it has.
+    pub client_secret: Option<String>,
+}
+
+fn secret_of(client_id: &str) -> Result<(String, Credential), ArmError> {
+    let secret = lazuli_authz::secret::generate().map_err(|_| no_randomness())?;
+    let hint: String = secret.chars().take(3).collect();
+    let credential = Credential {
+        id: Uuid::new_v4().to_string(),
+        owner: client_id.to_owned(),
+        kind: SECRET.to_owned(),
+        verifier: lazuli_authz::secret::hash(&secret).map_err(|_| no_randomness())?,
+        expires_ms: now_ms() + SECRET_LIFE_MS,
+        body: json!({"hint": hint, "startMs": now_ms()}),
+    };
+    Ok((secret, credential))
+}
+
+fn audit(tenant: &str, subscription: &str, key: &str, action: &str) -> Change {
+    Change::Audit(Audit {
+        id: Uuid::new_v4().to_string(),
+        time_ms: now_ms(),
+        correlation_id: Uuid::new_v4().to_string(),
+        tenant: tenant.to_owned(),
+        principal: "operator".to_owned(),
+        subscription: subscription.to_owned(),
+        resource_key: key.to_owned(),
+        action: action.to_owned(),
+        status: "Succeeded".to_owned(),
+        detail: json!({}),
+    })
+}
+
+impl Engine {
+    async fn operator_write(&self, changes: Vec<Change>) -> Result<(), OperatorError> {
+        self.db().write(Write { fence: None, changes }).await.map_err(|e| match e {
+            WriteError::Conflict(Conflict::Exists { .. }) => OperatorError::Exists,
+            WriteError::Conflict(conflict) => ArmError::internal(conflict).into(),
+            WriteError::Db(e) => db_error(e).into(),
+        })
+    }
+
+    async fn tenant(&self, id: &str) -> Result<Tenant, OperatorError> {
+        let all = self.all_tenants().await?;
+        let found = all.into_iter().find(|t| t.id.eq_ignore_ascii_case(id));
+        found.ok_or_else(|| OperatorError::UnknownTenant(id.to_owned()))
+    }
+
+    /// # Errors
+    /// What the database says.
+    pub async fn create_tenant(&self, display_name: &str) -> Result<Tenant, OperatorError> {
+        let tenant = Tenant { id: Uuid::new_v4().to_string(), display_name: display_name.to_owned() };
+        self.operator_write(vec![Change::PutTenant(tenant.clone())]).await?;
+        Ok(tenant)
+    }
+
+    /// # Errors
+    /// [`OperatorError::UnknownTenant`].
+    pub async fn create_subscription(&self, tenant: &str, display_name: &str) -> Result<Subscription, OperatorError> {
+        let tenant = self.tenant(tenant).await?;
+        let subscription = Subscription {
+            id: Uuid::new_v4().to_string(),
+            tenant: tenant.id,
+            display_name: display_name.to_owned(),
+            state: "Enabled".to_owned(),
+        };
+        self.operator_write(vec![Change::PutSubscription(subscription.clone())]).await?;
+        Ok(subscription)
+    }
+
+    /// Every subscription of the server, ordered by id.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn all_subscriptions(&self) -> Result<Vec<Subscription>, OperatorError> {
+        Ok(self.db().all_subscriptions().await.map_err(db_error)?)
+    }
+
+    /// Every principal that signs in with a client id, ordered by object id. Their hashes are left out.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn all_clients(&self) -> Result<Vec<Principal>, OperatorError> {
+        let all = self.db().principals().await.map_err(db_error)?;
+        let clients = all.into_iter().filter(|p| !p.app_id.is_empty());
+        Ok(clients.map(|p| Principal { secret_hash: String::new(), ..p }).collect())
+    }
+
+    /// A service principal in a tenant: of a new client, or of one that another tenant knows, which then signs in to both with
+    /// the same secrets.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn create_client(
+        &self,
+        tenant: &str,
+        display_name: &str,
+        known: Option<&str>,
+    ) -> Result<NewClient, OperatorError> {
+        let tenant = self.tenant(tenant).await?;
+        let known = match known {
+            Some(client) => Some(self.client(client, None).await?),
+            None => None,
+        };
+        let client_id = known.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |k| k.app_id.clone());
+        let principal = Principal {
+            id: Uuid::new_v4().to_string(),
+            tenant: tenant.id.clone(),
+            app_id: client_id.clone(),
+            display_name: display_name.to_owned(),
+            kind: "ServicePrincipal".to_owned(),
+            // A client from before secrets had rows of their own brings its hash along.
+            secret_hash: known.as_ref().map(|k| k.secret_hash.clone()).unwrap_or_default(),
+            login: String::new(),
+            body: json!({}),
+        };
+        let mut changes = vec![Change::PutPrincipal(principal.clone())];
+        let mut client_secret = None;
+        if known.is_none() {
+            let (secret, credential) = secret_of(&client_id)?;
+            changes.push(Change::PutCredential(credential));
+            client_secret = Some(secret);
+        }
+        self.operator_write(changes).await?;
+        Ok(NewClient { tenant_id: tenant.id, object_id: principal.id, client_id, client_secret })
+    }
+
+    async fn client(&self, client: &str, tenant: Option<&str>) -> Result<Principal, OperatorError> {
+        let all = self.db().principals().await.map_err(db_error)?;
+        let same = |p: &Principal| p.app_id.eq_ignore_ascii_case(client) || p.id.eq_ignore_ascii_case(client);
+        let found: Vec<Principal> = all.into_iter().filter(same).collect();
+        let first = found.first().cloned().ok_or_else(|| OperatorError::UnknownClient(client.to_owned()))?;
+        let Some(tenant) = tenant else { return Ok(first) };
+        found
+            .into_iter()
+            .find(|p| p.tenant.eq_ignore_ascii_case(tenant))
+            .ok_or_else(|| OperatorError::NotInTenant { client: client.to_owned(), tenant: tenant.to_owned() })
+    }
+
+    /// A new secret for a client, in every tenant that knows it. Unless they are to be kept, its other secrets end now; tokens that
+    /// were issued live on until they expire.
+    ///
+    /// # Errors
+    /// [`OperatorError::UnknownClient`].
+    pub async fn reset_secret(&self, client: &str, keep_others: bool) -> Result<String, OperatorError> {
+        let client_id = self.client(client, None).await?.app_id;
+        let (secret, credential) = secret_of(&client_id)?;
+        let mut changes = Vec::new();
+        if !keep_others {
+            for old in self.db().credentials(&client_id).await.map_err(db_error)? {
+                changes.push(Change::DeleteCredential { id: old.id });
+            }
+            for mut principal in self.db().principals().await.map_err(db_error)? {
+                if principal.app_id == client_id && !principal.secret_hash.is_empty() {
+                    principal.secret_hash.clear();
+                    changes.push(Change::PutPrincipal(principal));
+                }
+            }
+        }
+        changes.push(Change::PutCredential(credential));
+        self.operator_write(changes).await?;
+        Ok(secret)
+    }
+
+    /// Gives a client a role at a subscription (or below it, by a whole id). What it has already is no error.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn grant_role(&self, client: &str, role: &str, scope: &str) -> Result<(), OperatorError> {
+        let access = self.access().await?;
+        let scope = if scope.starts_with('/') { scope.to_owned() } else { format!("/subscriptions/{scope}") };
+        let unknown = || OperatorError::UnknownScope(scope.clone());
+        let parsed = crate::authorization::scope::Scope::parse(&scope).map_err(|_| unknown())?;
+        let subscription = crate::authorization::access::subscription_of(&scope).and_then(|s| access.subscription(s));
+        let subscription = subscription.ok_or_else(unknown)?;
+        let principal = self.client(client, Some(&subscription.tenant)).await?;
+        let same = |r: &RoleDefinition| r.role_name.eq_ignore_ascii_case(role) || r.name.eq_ignore_ascii_case(role);
+        let found = access.roles_of(&subscription.tenant).find(|(r, _)| same(r));
+        let (role, _) = found.ok_or_else(|| OperatorError::UnknownRole(role.to_owned()))?;
+        let id = Uuid::new_v4().to_string();
+        let key = format!("{}/providers/microsoft.authorization/roleassignments/{id}", parsed.key());
+        let assignment = RoleAssignment {
+            id,
+            scope: parsed.key(),
+            role: role.name.clone(),
+            principal: principal.id,
+            body: json!({"scope": parsed.shown(), "createdOn": crate::time_text(now_ms())}),
+        };
+        let line = audit(
+            &subscription.tenant,
+            &subscription.id.to_ascii_lowercase(),
+            &key,
+            "Microsoft.Authorization/roleAssignments/write",
+        );
+        match self.operator_write(vec![Change::PutRoleAssignment(assignment), line]).await {
+            Err(OperatorError::Exists) => Ok(()),
+            other => other,
+        }
+    }
+}

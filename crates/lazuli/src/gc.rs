@@ -1,0 +1,71 @@
+//! `lazuli gc`: frees what no disk needs any more. A server does this by itself; this is for when none runs, and with
+//! `--preview` to see beforehand what it would free, also beside a running server.
+
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use anyhow::Context;
+use indicatif::BinaryBytes;
+use lazuli_chunks::{Cache, Collected, Region};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+const CACHE_BYTES: u64 = 64 << 20;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
+    #[arg(long, env = "LAZULI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file (TOML), the same as the server's.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only tell what would be freed.
+    #[arg(long)]
+    preview: bool,
+    /// A JSON list instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let config = Config::read(args.config.as_deref())?;
+    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let alone = || dir.lock().context("a running server frees by itself; `lazuli gc --preview` runs beside it");
+    let _lock = if args.preview { None } else { Some(alone()?) };
+    let engine = crate::scrub::open(&dir, &config).await?;
+    let mut done = Vec::new();
+    for name in engine.regions().known().context("cannot read the folder of the regions")? {
+        let at = || format!("cannot collect the garbage of the region {name}");
+        let collected = if args.preview {
+            let config = engine.regions().stores().config(&name, Cache::new(CACHE_BYTES)).with_context(at)?;
+            let region = Region::open_read_only(config).await.with_context(at)?;
+            let live = engine.referenced(&name).await.map_err(|e| anyhow::anyhow!("{}", e.message))?;
+            region.preview_garbage(&live).await.with_context(at)?
+        } else {
+            engine.sweep(&name).await.map_err(|e| anyhow::anyhow!("{}", e.message)).with_context(at)?
+        };
+        done.push((name, collected));
+    }
+    if args.json {
+        println!("{:#}", Value::from_iter(done.iter().map(|(name, c)| as_json(name, c))));
+    } else {
+        done.iter().for_each(|(name, c)| println!("{}", line(name, c, args.preview)));
+    }
+    Ok(())
+}
+
+fn as_json(name: &str, c: &Collected) -> Value {
+    json!({
+        "region": name, "freedBytes": c.freed_bytes, "deletedPacks": c.deleted_packs,
+        "rewrittenPacks": c.rewritten_packs, "orphanPacks": c.orphan_packs, "forgotten": c.forgotten,
+    })
+}
+
+fn line(name: &str, c: &Collected, preview: bool) -> String {
+    let verb = if preview { "would free" } else { "freed" };
+    let size = BinaryBytes(c.freed_bytes);
+    let (gone, rewritten, orphans) = (c.deleted_packs, c.rewritten_packs, c.orphan_packs);
+    format!(
+        "{name}: {verb} {size} ({gone} packs deleted, of them {rewritten} after their rest was moved; {orphans} left by crashes)"
+    )
+}

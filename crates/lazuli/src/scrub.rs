@@ -1,0 +1,202 @@
+//! `lazuli scrub`: reads everything in the content stores, names what is wrong, and with `--repair` mends it.
+//!
+//! Looking is safe beside a running server. A repair writes, so it wants the folder for itself. Exit status: 0 all is
+//! sound, 2 something is wrong still, 1 the scrub itself failed.
+
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use anyhow::{Context, bail};
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use lazuli_chunks::{Cache, Finding, Outcome, Progress, RateLimit, Region, ScrubOptions, ScrubReport};
+use lazuli_engine::{Engine, EngineConfig};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const CACHE_BYTES: u64 = 64 << 20;
+const WRONG: u8 = 2;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
+    #[arg(long, env = "LAZULI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file (TOML), the same as the server's.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only this region; may be given more than once [default: all]
+    #[arg(long = "region", value_name = "REGION")]
+    regions: Vec<String>,
+    /// Mend what another zone or region has sound. No server may run on the folder.
+    #[arg(long)]
+    repair: bool,
+    /// Read at most so many MiB a second.
+    #[arg(long, value_name = "MIB")]
+    rate: Option<NonZeroU64>,
+    /// A JSON list of reports instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = Config::read(args.config.as_deref())?;
+    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let _lock = if args.repair { Some(alone(&dir)?) } else { None };
+    let engine = open(&dir, &config).await?;
+    let known = engine.regions().known().context("cannot read the folder of the regions")?;
+    if let Some(unknown) = args.regions.iter().find(|r| !known.contains(r)) {
+        bail!("there is no store of a region {unknown}; known are: {}", known.join(", "));
+    }
+    let wanted = known.iter().filter(|r| args.regions.is_empty() || args.regions.contains(r));
+    let cancel = crate::signals::shutdown()?;
+    let mut reports = Vec::new();
+    for name in wanted {
+        let donors = if args.repair { donors(&engine, &known, name).await } else { Vec::new() };
+        let report = scrub(&engine, name, donors, &args, &cancel).await;
+        reports.push(report.with_context(|| format!("cannot scrub the region {name}"))?);
+    }
+    if args.json {
+        println!("{:#}", serde_json::to_value(&reports)?);
+    } else {
+        reports.iter().for_each(|r| print!("{}", text(r, args.repair)));
+    }
+    let sound = reports.iter().all(ScrubReport::is_sound);
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(WRONG) })
+}
+
+fn alone(dir: &DataDir) -> anyhow::Result<crate::data_dir::ServeLock> {
+    dir.lock().context("a repair wants the folder for itself; without --repair, scrub runs beside a server")
+}
+
+/// The engine for what it knows of the disks; it runs nothing.
+pub async fn open(dir: &DataDir, config: &Config) -> anyhow::Result<Engine> {
+    if !dir.path().is_dir() {
+        bail!("{} is no data folder; name one with --data-dir", dir.path().display());
+    }
+    let engine = Engine::open(engine_config(dir, config)?).await;
+    engine.with_context(|| format!("cannot open the database of {}", dir.path().display()))
+}
+
+fn engine_config(dir: &DataDir, config: &Config) -> anyhow::Result<EngineConfig> {
+    let mut engine = EngineConfig::local(dir.path());
+    if let Some(database) = &config.database {
+        engine.database.clone_from(database);
+    }
+    engine.regions = config.regions()?;
+    Ok(engine)
+}
+
+/// The other regions that open: what they have may help.
+async fn donors(engine: &Engine, known: &[String], name: &str) -> Vec<Region> {
+    let mut donors = Vec::new();
+    for other in known.iter().filter(|r| *r != name) {
+        match engine.regions().get(other).await {
+            Ok(region) => donors.push(region),
+            Err(error) => tracing::warn!(region = other, %error, "it cannot help"),
+        }
+    }
+    donors
+}
+
+async fn scrub(
+    engine: &Engine,
+    name: &str,
+    donors: Vec<Region>,
+    args: &Args,
+    cancel: &CancellationToken,
+) -> anyhow::Result<ScrubReport> {
+    let region = if args.repair {
+        engine.regions().get(name).await?
+    } else {
+        Region::open_read_only(engine.regions().stores().config(name, Cache::new(CACHE_BYTES))?).await?
+    };
+    let manifests = engine.referenced(name).await.map_err(|e| anyhow::anyhow!("{}", e.message))?;
+    let rate = args.rate.and_then(|mib| NonZeroU64::new(mib.get() << 20)).map(RateLimit::new);
+    let options = ScrubOptions { manifests: Some(manifests), rate, repair: args.repair, donors };
+    let progress = Progress::new();
+    let bar = bar(name);
+    let shown = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            tick.tick().await;
+            bar.set_length(progress.total());
+            bar.set_position(progress.done());
+        }
+    };
+    let report = tokio::select! {
+        report = region.scrub(&options, &progress, cancel) => report,
+        () = shown => unreachable!("the bar is drawn until the scrub ends"),
+    };
+    bar.finish_and_clear();
+    Ok(report?)
+}
+
+fn bar(name: &str) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style = "{msg:<20} {bar:30} {binary_bytes} of {binary_total_bytes} ({binary_bytes_per_sec}, {eta} left)";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(name.to_owned());
+    bar
+}
+
+/// For people: one line a region, one a finding.
+fn text(report: &ScrubReport, repair: bool) -> String {
+    let verdict = if report.is_sound() { "sound" } else { "NOT SOUND" };
+    let mut out = format!(
+        "{}: {verdict}. {} disks, {} packs in {} zones, {} read.\n",
+        report.region,
+        report.manifests,
+        report.packs,
+        report.zones,
+        BinaryBytes(report.read_bytes)
+    );
+    report.findings.iter().for_each(|f| out += &format!("  {}\n", line(f)));
+    for disk in &report.unreadable {
+        out += &format!("  the disk {disk} cannot be read in full\n");
+    }
+    if !report.is_sound() && !repair {
+        out += "  `lazuli scrub --repair` mends what another zone or region has sound.\n";
+    }
+    out
+}
+
+fn line(finding: &Finding) -> String {
+    let word = |v: &dyn std::fmt::Debug| format!("{v:?}").to_lowercase();
+    let zone = finding.zone.map_or_else(String::new, |z| format!(" in zone {z}"));
+    let end = match &finding.outcome {
+        Outcome::Reported => String::new(),
+        Outcome::Repaired { from } => format!("; repaired from {from}"),
+        Outcome::Unrepairable { why } => format!("; not repaired: {why}"),
+    };
+    let (object, problem) = (word(&finding.object), word(&finding.problem));
+    format!("{object} {}{zone}: {problem}: {}{end}", finding.name, finding.detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lazuli_chunks::{Object, Problem};
+
+    #[test]
+    fn a_report_says_what_is_wrong_and_what_to_do() {
+        let finding = |problem, outcome| Finding {
+            object: Object::Pack,
+            name: "packs/7f/0198".into(),
+            zone: Some(1),
+            problem,
+            detail: "its trailer is missing or torn".into(),
+            outcome,
+        };
+        let mut report =
+            ScrubReport { region: "eastus".into(), zones: 2, packs: 3, manifests: 2, ..Default::default() };
+        assert!(text(&report, false).starts_with("eastus: sound. 2 disks, 3 packs in 2 zones"));
+        report.findings = vec![finding(Problem::Damaged, Outcome::Reported)];
+        let said = text(&report, false);
+        assert!(said.contains("NOT SOUND") && said.contains("--repair"), "{said}");
+        assert!(said.contains("pack packs/7f/0198 in zone 1: damaged: its trailer is missing or torn\n"), "{said}");
+        report.findings = vec![finding(Problem::Damaged, Outcome::Repaired { from: "zone 0".into() })];
+        assert!(text(&report, true).contains("repaired from zone 0"));
+    }
+}
