@@ -2,12 +2,13 @@
 //!
 //! Nothing here knows of HTTP status codes or header names; `api` turns these values into Azure's wire shapes.
 
+pub use crate::authorization::access::Rights;
 use lazuli_arm::ApiVersion;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The authenticated caller of a request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Caller {
     pub tenant: String,
     /// Object id of the principal.
@@ -18,6 +19,8 @@ pub struct Caller {
     pub auxiliary: Vec<Caller>,
     /// What the request does as a whole, for the words of refusals about what it is tied to.
     pub acting: Option<Acting>,
+    /// What decisions rest on, as it was when the request began; nothing where it is to be asked for each decision.
+    pub rights: Rights,
 }
 
 /// An action on a scope.
@@ -175,8 +178,7 @@ impl Call {
                 principal: String::new(),
                 app_id: String::new(),
                 display_name: format!("lazuli for {subscription}"),
-                auxiliary: vec![],
-                acting: None,
+                ..Caller::default()
             },
             urls: Urls { arm: String::new(), blob_suffix: None },
             api_version: ApiVersion::latest(),

@@ -4,6 +4,7 @@ mod operator;
 
 pub use operator::{NewClient, OperatorError};
 
+use crate::authorization::access::Rights;
 use crate::call::Caller;
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
@@ -155,7 +156,8 @@ impl Engine {
     pub async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError> {
         let access = self.access().await?;
         let principal = access.principal(object_id).filter(|p| p.tenant.eq_ignore_ascii_case(tenant));
-        Ok(principal.filter(|p| p.body["accountEnabled"] != false).map(caller_of))
+        let caller = principal.filter(|p| p.body["accountEnabled"] != false).map(caller_of);
+        Ok(caller.map(|caller| Caller { rights: Rights::of(&access), ..caller }))
     }
 
     /// The tenants that the caller's tokens are of.
@@ -163,7 +165,7 @@ impl Engine {
     /// # Errors
     /// What the database says.
     pub async fn tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, ArmError> {
-        let access = self.access().await?;
+        let access = self.access_of(caller).await?;
         Ok(access.tenants.iter().filter(|t| t.id == caller.tenant).cloned().collect())
     }
 
@@ -180,7 +182,7 @@ impl Engine {
     /// # Errors
     /// What the database says.
     pub async fn subscriptions(&self, caller: &Caller) -> Result<Vec<Subscription>, ArmError> {
-        let access = self.access().await?;
+        let access = self.access_of(caller).await?;
         let reached = |s: &&Subscription| {
             s.tenant.eq_ignore_ascii_case(&caller.tenant)
                 && access.reaches(&caller.principal, &format!("/subscriptions/{}", s.id))
@@ -197,7 +199,6 @@ fn caller_of(principal: &Principal) -> Caller {
         principal: principal.id.clone(),
         app_id: principal.app_id.clone(),
         display_name: principal.display_name.clone(),
-        auxiliary: vec![],
-        acting: None,
+        ..Caller::default()
     }
 }

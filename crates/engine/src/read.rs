@@ -124,7 +124,7 @@ impl Engine {
         let right = provider.map_or("Microsoft.Resources/subscriptions/resources", |p| p.right_type());
         let right = format!("{right}/read");
         let elsewhere = provider.and_then(|p| p.elsewhere());
-        let access = self.access().await?;
+        let access = self.access_of(&call.caller).await?;
         Self::may_list(&access, call, parent, &right, every, elsewhere.is_some())?;
         let above = provider.map_or_else(|| parent.clone(), |p| p.list_parent(parent));
         if above.resource_group.is_some() && self.db().resource(&above.key()).await.map_err(db_error)?.is_none() {
@@ -256,7 +256,7 @@ impl Engine {
 
     /// Who may do something of the kind to the resource may see how it goes; the result of an access (a SAS) only who may have it.
     async fn may_poll(&self, call: &Call, operation: &Operation) -> Result<bool, ArmError> {
-        let access = self.access().await?;
+        let access = self.access_of(&call.caller).await?;
         let Some(kind) = kind_of_key(&operation.resource_key) else { return Ok(false) };
         let words: &[&str] = match operation.kind.ends_with("_access") {
             true => &["beginGetAccess/action", "endGetAccess/action"],

@@ -56,8 +56,7 @@ fn caller() -> Caller {
         principal: OBJECT.into(),
         app_id: CLIENT.into(),
         display_name: "owner".into(),
-        auxiliary: vec![],
-        acting: None,
+        ..Caller::default()
     }
 }
 

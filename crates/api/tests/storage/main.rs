@@ -37,8 +37,7 @@ impl World {
                 principal: owner.object_id,
                 app_id: owner.client_id,
                 display_name: "owner".into(),
-                auxiliary: vec![],
-                acting: None,
+                ..Caller::default()
             },
             urls: Urls { arm: "https://127.0.0.1:1".into(), blob_suffix: None },
             api_version: ApiVersion::parse(Some("2024-03-03")).unwrap(),

@@ -1,7 +1,7 @@
 //! What decisions rest on, kept in memory: identities, roles, assignments, locks.
 //!
-//! It is read again as soon as the database counts a change, and the count is asked before every decision: a right that was taken
-//! away, by whichever process, is gone for every request that begins afterwards.
+//! It is read again as soon as the database counts a change, and the count is asked at the begin of every request: a right that was
+//! taken away, by whichever process, is gone for every request that begins afterwards.
 
 use crate::call::Caller;
 use crate::{Engine, db_error};
@@ -12,6 +12,7 @@ use lazuli_meta::{Db, MetaError};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// A custom role and what is shown of it besides.
 #[derive(Debug)]
@@ -190,10 +191,40 @@ impl KeptAccess {
     }
 }
 
+/// The identities as they were when a request began, for the decisions within it. A request that takes longer asks anew.
+#[derive(Clone, Default)]
+pub struct Rights(Option<(Arc<Access>, Instant)>);
+
+const ONE_REQUEST: Duration = Duration::from_secs(1);
+
+impl Rights {
+    pub(crate) fn of(access: &Arc<Access>) -> Self {
+        Self(Some((access.clone(), Instant::now())))
+    }
+
+    fn fresh(&self) -> Option<&Arc<Access>> {
+        self.0.as_ref().filter(|(_, since)| since.elapsed() < ONE_REQUEST).map(|(access, _)| access)
+    }
+}
+
+impl std::fmt::Debug for Rights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Rights").field(&self.0.as_ref().map(|(access, _)| access.changes)).finish()
+    }
+}
+
 impl Engine {
     /// The identities as they are now.
     pub(crate) async fn access(&self) -> Result<Arc<Access>, ArmError> {
         self.0.access.now().await.map_err(db_error)
+    }
+
+    /// The identities as they were at the begin of the caller's request, or now.
+    pub(crate) async fn access_of(&self, caller: &Caller) -> Result<Arc<Access>, ArmError> {
+        match caller.rights.fresh() {
+            Some(access) => Ok(access.clone()),
+            None => self.access().await,
+        }
     }
 }
 

@@ -60,7 +60,7 @@ impl Engine {
     /// # Errors
     /// As [`check`].
     pub(crate) async fn check_locks(&self, caller: &Caller, id: &ResourceId, verb: Verb) -> Result<(), ArmError> {
-        let access = self.access().await?;
+        let access = self.access_of(caller).await?;
         check(&access, &Scope::Resource(id.clone()), &caller.tenant, verb)
     }
 }

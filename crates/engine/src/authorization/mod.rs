@@ -57,7 +57,7 @@ impl Engine {
     }
 
     async fn may(&self, caller: &Caller, scope: &str, action: &str, plane: Plane) -> Result<bool, ArmError> {
-        let access = self.access().await?;
+        let access = self.access_of(caller).await?;
         let identity = access.identity_at(caller, scope);
         Ok(identity.is_some_and(|identity| access.allows(&identity.principal, scope, action, plane)))
     }
@@ -68,7 +68,7 @@ impl Engine {
     /// # Errors
     /// 403 `LinkedAuthorizationFailed`.
     pub(crate) async fn authorize_link(&self, caller: &Caller, linked: &str, action: &str) -> Result<(), ArmError> {
-        let access = self.access().await?;
+        let access = self.access_of(caller).await?;
         let (outer, at) = caller.acting.as_ref().map_or((action, linked), |a| (a.action.as_str(), a.scope.as_str()));
         let Some(identity) = access.identity_at(caller, linked) else {
             return Err(ArmError::new(
@@ -102,7 +102,7 @@ impl Engine {
     /// # Errors
     /// 404 `SubscriptionNotFound`; 401 `InvalidAuthenticationTokenTenant` where it is another tenant's.
     pub(crate) async fn require_subscription(&self, caller: &Caller, id: &str) -> Result<Subscription, ArmError> {
-        let access = self.access().await?;
+        let access = self.access_of(caller).await?;
         subscription_for(&access, caller, id).cloned()
     }
 }

@@ -88,7 +88,7 @@ impl Identity {
             app_id: self.app_id.clone(),
             display_name: self.display_name.clone(),
             auxiliary,
-            acting: None,
+            ..Caller::default()
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Roles, assignments, locks (RB-1 to RB-3): through the engine's door, as Azure words it.
 
 use super::Server;
-use crate::call::{Call, Caller, Extension, ExtensionReply, Method};
+use crate::call::{Call, Caller, Extension, ExtensionReply, Method, Rights};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_authz::rbac::{self, COMPUTE_GALLERY_IMAGE_READER, CONTRIBUTOR, OWNER, Plane, READER, role_allows};
 use lazuli_meta::model::{Principal, Subscription, Tenant};
@@ -131,6 +131,24 @@ async fn the_matrix_of_rights() {
         table.push_str(&format!("{marks} {action}\n"));
     }
     insta::assert_snapshot!("rights", table);
+}
+
+#[tokio::test]
+async fn a_role_taken_away_is_gone_for_the_next_request() {
+    let server = Server::start_without_worker().await;
+    let reader = stranger(&server, &server.call.caller.tenant).await;
+    let scope = server.group.to_string();
+    let name = assign(&server, &scope, READER, &reader.principal).await.unwrap();
+    let signed_in = async || server.engine.caller(&reader.tenant, &reader.principal).await.unwrap().unwrap();
+    let before = signed_in().await;
+    server.engine.get(&as_caller(&server, &before), &server.group).await.unwrap();
+    let path = format!("roleAssignments/{name}");
+    ask(&server, &server.call, Method::Delete, &scope, &path, Value::Null).await.unwrap();
+    let refused = server.engine.get(&as_caller(&server, &signed_in().await), &server.group).await;
+    assert_eq!(code(refused), (403, "AuthorizationFailed".into()));
+    // Work that outlives its request has no state of its own.
+    let later = Caller { rights: Rights::default(), ..before };
+    assert_eq!(code(server.engine.get(&as_caller(&server, &later), &server.group).await).0, 403);
 }
 
 fn letter(n: usize) -> char {
