@@ -59,27 +59,30 @@ pub fn open_store(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<d
 }
 
 fn s3(url: &Url, options: &BTreeMap<String, String>) -> Result<impl ObjectStore, OpenStoreError> {
-    let mut builder = AmazonS3Builder::from_env();
+    // Before the options, which may say otherwise (`timeout`, `proxy_url`, ...).
+    let mut builder = AmazonS3Builder::from_env().with_client_options(client());
     for (name, value) in options {
         let key: AmazonS3ConfigKey = name.parse().map_err(|source| unknown(name, source))?;
         builder = builder.with_config(key, value);
     }
     let bucket = url.host_str().ok_or(OpenStoreError::Scheme)?;
-    let plain = is_plain_http(builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
-    let builder = builder.with_bucket_name(bucket).with_client_options(client(plain)).with_retry(retry());
-    builder.build().map_err(OpenStoreError::Settings)
+    if is_plain_http(builder.get_config_value(&AmazonS3ConfigKey::Endpoint)) {
+        builder = builder.with_allow_http(true);
+    }
+    builder.with_bucket_name(bucket).with_retry(retry()).build().map_err(OpenStoreError::Settings)
 }
 
 fn azure(url: &Url, options: &BTreeMap<String, String>) -> Result<impl ObjectStore, OpenStoreError> {
-    let mut builder = MicrosoftAzureBuilder::from_env();
+    let mut builder = MicrosoftAzureBuilder::from_env().with_client_options(client());
     for (name, value) in options {
         let key: AzureConfigKey = name.parse().map_err(|source| unknown(name, source))?;
         builder = builder.with_config(key, value);
     }
     let container = url.host_str().ok_or(OpenStoreError::Scheme)?;
-    let plain = is_plain_http(builder.get_config_value(&AzureConfigKey::Endpoint));
-    let builder = builder.with_container_name(container).with_client_options(client(plain)).with_retry(retry());
-    builder.build().map_err(OpenStoreError::Settings)
+    if is_plain_http(builder.get_config_value(&AzureConfigKey::Endpoint)) {
+        builder = builder.with_allow_http(true);
+    }
+    builder.with_container_name(container).with_retry(retry()).build().map_err(OpenStoreError::Settings)
 }
 
 fn unknown(name: &str, source: object_store::Error) -> OpenStoreError {
@@ -91,8 +94,8 @@ fn is_plain_http(endpoint: Option<String>) -> bool {
     endpoint.is_some_and(|e| e.starts_with("http://"))
 }
 
-fn client(plain_http: bool) -> ClientOptions {
-    ClientOptions::new().with_timeout(REQUEST).with_connect_timeout(CONNECT).with_allow_http(plain_http)
+fn client() -> ClientOptions {
+    ClientOptions::new().with_timeout(REQUEST).with_connect_timeout(CONNECT)
 }
 
 fn retry() -> RetryConfig {

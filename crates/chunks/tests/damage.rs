@@ -71,10 +71,11 @@ fn flip(file: &Path, at: usize) {
     fs::write(file, bytes).unwrap();
 }
 
-/// Enough that nothing of a compressed frame can be unpacked.
+/// Nothing of the frames that it touches can be unpacked. Which frames have one chunk and which several is not the same in
+/// each ingest; so much is more than the longest chunk.
 fn smear(file: &Path, at: usize) {
     let mut bytes = fs::read(file).unwrap();
-    bytes[at..at + 8192].fill(0x5a);
+    bytes[at..at + (64 << 10)].fill(0x5a);
     fs::write(file, bytes).unwrap();
 }
 
