@@ -8,7 +8,7 @@ use crate::backend::ArmBackend;
 use crate::blob::{self, BlobPlane, BlobRequest};
 use crate::body;
 use crate::context::Context;
-use crate::identity::{TokenConfig, bearer, metadata, openid, token};
+use crate::identity::{TokenConfig, authorize, bearer, device, metadata, openid, token};
 use crate::net::hosts::{OwnHosts, Service};
 use crate::net::server::Handler;
 use crate::record::Recorder;
@@ -17,6 +17,7 @@ use axum::body::Body;
 use http::{Method, Request, StatusCode};
 use lazuli_arm::ArmError;
 use lazuli_authz::TokenVersion;
+use lazuli_engine::Engine;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +26,8 @@ use std::time::Instant;
 pub(crate) struct App {
     pub backend: Arc<dyn ArmBackend>,
     pub blobs: Option<Arc<dyn BlobPlane>>,
+    /// `None`: nobody but clients can sign in.
+    pub directory: Option<Engine>,
     pub tokens: TokenConfig,
     pub own: Arc<OwnHosts>,
     /// What clients are told to wait between polls; never 0, which they take for 30 s (az-cli.md §2.4).
@@ -96,15 +99,36 @@ async fn identity_or_arm(app: &App, context: &Context, route: Route, body: Body)
         Route::Instance => openid::instance(context),
         Route::OpenId { tenant, version } => openid::configuration(app, context, &tenant, version).await,
         Route::Keys => respond::json(StatusCode::OK, &app.tokens.key.jwks()),
-        Route::Token { tenant, endpoint } if context.method == Method::POST => {
+        Route::UserRealm { login } => openid::user_realm(context, &login),
+        Route::Token { .. } | Route::DeviceCode { .. } if context.method != Method::POST => {
+            respond::error(&method_not_allowed(context))
+        }
+        Route::Authorize { .. } | Route::DevicePage if ![Method::GET, Method::POST].contains(&context.method) => {
+            respond::error(&method_not_allowed(context))
+        }
+        Route::Token { .. } | Route::DeviceCode { .. } | Route::Authorize { .. } | Route::DevicePage => {
             match body::read(&context.headers, body, body::FORM_LIMIT).await {
-                Ok(form) => token::issue(app, context, &tenant, endpoint, &form).await,
+                Ok(form) => sign_in(app, context, route, &form).await,
                 Err(error) => respond::error(&error),
             }
         }
-        Route::Token { .. } => respond::error(&method_not_allowed(context)),
         Route::Arm => management(app, context, body).await,
         Route::Blob { .. } | Route::Nothing => respond::error(&no_route(context)),
+    }
+}
+
+/// What is sent as a form.
+async fn sign_in(app: &App, context: &Context, route: Route, form: &[u8]) -> Reply {
+    match (route, &app.directory) {
+        (Route::Token { tenant, endpoint }, _) => token::issue(app, context, &tenant, endpoint, form).await,
+        (Route::DeviceCode { tenant, endpoint }, Some(directory)) => {
+            device::start(app, directory, context, &tenant, endpoint, form).await
+        }
+        (Route::Authorize { tenant, endpoint }, Some(directory)) => {
+            authorize::handle(app, directory, context, &tenant, endpoint, form).await
+        }
+        (Route::DevicePage, Some(directory)) => device::enter(app, directory, context, form).await,
+        _ => respond::error(&no_route(context)),
     }
 }
 
@@ -146,6 +170,10 @@ enum Route {
     OpenId { tenant: String, version: TokenVersion },
     Keys,
     Token { tenant: String, endpoint: token::Endpoint },
+    Authorize { tenant: String, endpoint: token::Endpoint },
+    DeviceCode { tenant: String, endpoint: token::Endpoint },
+    DevicePage,
+    UserRealm { login: String },
     Arm,
     Blob { account: String, path: String, path_style: bool },
     Nothing,
@@ -190,8 +218,16 @@ fn sign_in_route(context: &Context) -> Option<Route> {
         [_, "v2.0", ".well-known", "openid-configuration"] => {
             Route::OpenId { tenant: tenant(), version: TokenVersion::V2 }
         }
+        ["devicelogin"] | [_, "oauth2", "deviceauth"] => Route::DevicePage,
+        [_, "userrealm", _] => {
+            Route::UserRealm { login: context.segments().last().map_or(String::new(), |s| (*s).to_owned()) }
+        }
         [_, "oauth2", "token"] => Route::Token { tenant: tenant(), endpoint: token::Endpoint::V1 },
         [_, "oauth2", "v2.0", "token"] => Route::Token { tenant: tenant(), endpoint: token::Endpoint::V2 },
+        [_, "oauth2", "authorize"] => Route::Authorize { tenant: tenant(), endpoint: token::Endpoint::V1 },
+        [_, "oauth2", "v2.0", "authorize"] => Route::Authorize { tenant: tenant(), endpoint: token::Endpoint::V2 },
+        [_, "oauth2", "devicecode"] => Route::DeviceCode { tenant: tenant(), endpoint: token::Endpoint::V1 },
+        [_, "oauth2", "v2.0", "devicecode"] => Route::DeviceCode { tenant: tenant(), endpoint: token::Endpoint::V2 },
         _ => return None,
     })
 }
@@ -236,5 +272,9 @@ mod tests {
         assert_eq!(routed("login.windows.net", "/subscriptions"), Route::Nothing);
         assert_eq!(routed("graph.microsoft.com", "/v1.0/me"), Route::Nothing);
         assert_eq!(own("/"), Route::Nothing);
+        assert_eq!(own("/devicelogin"), Route::DevicePage);
+        assert_eq!(own("/common/userrealm/A@x"), Route::UserRealm { login: "A@x".into() });
+        let authorize = Route::Authorize { tenant: "organizations".into(), endpoint: token::Endpoint::V2 };
+        assert_eq!(routed("login.microsoftonline.com", "/organizations/oauth2/v2.0/authorize?x"), authorize);
     }
 }

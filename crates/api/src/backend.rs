@@ -7,7 +7,7 @@ use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_engine::call::{
     ActionReply, Call, Caller, Deleted, Extension, ExtensionReply, Listing, OperationView, ProviderInfo, Written,
 };
-use lazuli_engine::{Engine, SignInError, Subscription, Tenant};
+use lazuli_engine::{ClientProof, Engine, SignInError, Subscription, Tenant};
 use serde_json::Value;
 
 /// The product behind the edge. Every method is one committed act, or none.
@@ -36,7 +36,12 @@ pub trait ArmBackend: Send + Sync + 'static {
 
     /// Whether a directory of this id or domain exists.
     async fn has_tenant(&self, tenant: &str) -> Result<bool, ArmError>;
-    async fn sign_in_client(&self, tenant: &str, client_id: &str, secret: &str) -> Result<Caller, SignInError>;
+    async fn sign_in_client(
+        &self,
+        tenant: &str,
+        client_id: &str,
+        proof: ClientProof<'_>,
+    ) -> Result<Caller, SignInError>;
     /// The principal of a token, if it still exists.
     async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError>;
 }
@@ -95,8 +100,13 @@ impl ArmBackend for Engine {
         Ok(self.all_tenants().await?.iter().any(|t| t.id.eq_ignore_ascii_case(tenant)))
     }
 
-    async fn sign_in_client(&self, tenant: &str, client_id: &str, secret: &str) -> Result<Caller, SignInError> {
-        Self::sign_in_client(self, tenant, client_id, secret).await
+    async fn sign_in_client(
+        &self,
+        tenant: &str,
+        client_id: &str,
+        proof: ClientProof<'_>,
+    ) -> Result<Caller, SignInError> {
+        Self::sign_in_client(self, tenant, client_id, proof).await
     }
 
     async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError> {

@@ -11,6 +11,7 @@ use crate::net::server;
 use crate::record::Recorder;
 use lazuli_authz::SigningKey;
 use lazuli_authz::token::KeyError;
+use lazuli_engine::Engine;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ pub struct ServeConfig {
     pub backend: Arc<dyn ArmBackend>,
     /// `None`: no storage account exists.
     pub blobs: Option<Arc<dyn BlobPlane>>,
+    /// Whose people may sign in. `None`: nobody but clients can.
+    pub directory: Option<Engine>,
     /// A file that every management exchange is appended to, without its secrets.
     pub record: Option<PathBuf>,
 }
@@ -65,6 +68,7 @@ impl ServeConfig {
             retry_after: Duration::from_secs(1),
             backend,
             blobs: None,
+            directory: None,
             record: None,
         }
     }
@@ -154,6 +158,7 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
     let app = App {
         backend: config.backend,
         blobs: config.blobs,
+        directory: config.directory,
         tokens: TokenConfig { key, lifetime: config.token_lifetime, home_tenant: config.home_tenant },
         own,
         retry_after_seconds: config.retry_after.as_secs().max(1),

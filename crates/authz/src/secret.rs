@@ -5,7 +5,7 @@
 //! ```
 
 use aws_lc_rs::pbkdf2::{self, PBKDF2_HMAC_SHA256};
-use aws_lc_rs::{error::Unspecified, rand};
+use aws_lc_rs::{digest, error::Unspecified, rand};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as B64;
 use std::num::NonZeroU32;
@@ -20,6 +20,19 @@ pub fn generate() -> Result<String, Unspecified> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes)?;
     Ok(B64.encode(bytes))
+}
+
+/// What a random secret is looked up by where it is stored: a hash, without salt, which a secret that can be guessed must not have.
+pub fn fingerprint(secret: &str) -> String {
+    B64.encode(digest::digest(&digest::SHA256, secret.as_bytes()))
+}
+
+/// A code for people to type: nine letters and digits, none of which looks like another (45 random bits).
+pub fn user_code() -> Result<String, Unspecified> {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
+    let mut bytes = [0; 9];
+    rand::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|b| char::from(LETTERS[usize::from(b % 32)])).collect())
 }
 
 /// The form to store. Takes some tens of milliseconds: run it off the async threads.
@@ -64,6 +77,15 @@ mod tests {
         assert!(!verify(&format!("{secret}x"), &stored) && !verify("", &stored));
         assert_ne!(stored, hash(&secret).unwrap(), "salted");
         assert!(!stored.contains(&secret));
+    }
+
+    #[test]
+    fn codes_for_people_are_short_and_differ() {
+        let codes: std::collections::HashSet<String> = (0..100).map(|_| user_code().unwrap()).collect();
+        assert_eq!(codes.len(), 100);
+        let plain = |c: &String| c.len() == 9 && c.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+        assert!(codes.iter().all(plain));
+        assert!(!codes.iter().any(|c| c.contains(['0', 'O', '1', 'I'])));
     }
 
     proptest! {

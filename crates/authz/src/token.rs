@@ -43,6 +43,48 @@ pub struct Claims {
     pub ver: TokenVersion,
     /// Unique id of the token.
     pub uti: String,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserClaims>,
+}
+
+/// What a token says of a person besides. Nothing is decided on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserClaims {
+    pub name: String,
+    pub upn: String,
+    pub unique_name: String,
+    pub scp: String,
+}
+
+impl UserClaims {
+    pub fn new(name: &str, login: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            upn: login.to_owned(),
+            unique_name: login.to_owned(),
+            scp: "user_impersonation".to_owned(),
+        }
+    }
+}
+
+/// The claims of an id token, which tells a client who signed in. Its audience is the client: it opens nothing here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdClaims {
+    pub aud: String,
+    pub iss: String,
+    pub iat: u64,
+    pub nbf: u64,
+    pub exp: u64,
+    pub sub: String,
+    pub oid: String,
+    pub tid: String,
+    pub name: String,
+    pub preferred_username: String,
+    /// As v1 names the login.
+    pub upn: String,
+    pub ver: TokenVersion,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
 }
 
 /// For whom a token is to be issued.
@@ -74,6 +116,7 @@ impl Claims {
             tid: grant.tenant.to_owned(),
             ver: grant.version,
             uti: BASE64_URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4().as_bytes()),
+            user: None,
         }
     }
 }
@@ -196,7 +239,16 @@ impl SigningKey {
         }]})
     }
 
+    /// An id token.
+    pub fn sign_id(&self, claims: &IdClaims) -> Result<String, KeyError> {
+        self.sign_claims(claims)
+    }
+
     pub fn sign(&self, claims: &Claims) -> Result<String, KeyError> {
+        self.sign_claims(claims)
+    }
+
+    fn sign_claims(&self, claims: &impl Serialize) -> Result<String, KeyError> {
         let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::RS256) };
         jsonwebtoken::encode(&header, claims, &self.encoding).map_err(KeyError::Sign)
     }

@@ -13,6 +13,7 @@ pub struct Caller {
     pub tenant: String,
     /// Object id of the principal.
     pub principal: String,
+    /// Application id; of people, their login.
     pub app_id: String,
     pub display_name: String,
     /// The same client's identities in other tenants, each proved by a token of its own (`x-ms-authorization-auxiliary`).

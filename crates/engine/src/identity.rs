@@ -1,19 +1,33 @@
-//! Tenants, subscriptions and the principals that sign in. (Users, groups and managed identities come with the directory.)
+//! Tenants, subscriptions and the principals that sign in.
+//!
+//! Clients prove who they are (`client`), people give their password (`users`) on a page or to a client, and go on with what that
+//! gave them (`sessions`, `device`). What is decided here is a sign-in only; rights are decided in `authorization`.
 
+mod client;
+mod device;
+mod interactive;
 mod operator;
+mod sessions;
+mod users;
 
-pub use operator::{NewClient, OperatorError};
+pub use client::ClientProof;
+pub use device::{DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, POLL_INTERVAL_SECONDS};
+pub use interactive::InteractiveClient;
+pub use operator::{NewClient, NewUser, OperatorError};
+pub use sessions::{CodeRequest, GrantError, Resumed, Session};
+pub use users::SignedIn;
 
 use crate::authorization::access::Rights;
 use crate::call::Caller;
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
+use lazuli_authz::assertion::AssertionError;
 use lazuli_authz::rbac::{DATA_OPERATOR_FOR_MANAGED_DISKS, OWNER, STORAGE_BLOB_DATA_OWNER};
 use lazuli_meta::model::{Principal, RoleAssignment, Subscription, Tenant};
 use serde_json::json;
 use uuid::Uuid;
 
-/// Why a client did not get a token; the edge answers in the token endpoint's own words.
+/// Why nobody was signed in; the edge answers in the token endpoint's own words.
 #[derive(Debug, thiserror::Error)]
 pub enum SignInError {
     #[error("there is no tenant '{0}'")]
@@ -22,6 +36,18 @@ pub enum SignInError {
     UnknownClient(String),
     #[error("the client secret is wrong")]
     WrongSecret,
+    #[error(transparent)]
+    Assertion(#[from] AssertionError),
+    #[error("there is no user with this login and password")]
+    WrongPassword,
+    #[error("too many passwords were tried; wait some minutes")]
+    LockedOut,
+    #[error("the account is disabled")]
+    Disabled,
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error("the directory cannot be read")]
     Directory(#[source] ArmError),
 }
@@ -53,6 +79,14 @@ impl Bootstrap {
             client_secret: lazuli_authz::secret::generate().map_err(|_| no_randomness())?,
         })
     }
+}
+
+/// A random secret or password, printable.
+///
+/// # Errors
+/// If the machine has no randomness to give.
+pub fn generate_secret() -> Result<String, ArmError> {
+    lazuli_authz::secret::generate().map_err(|_| no_randomness())
 }
 
 fn no_randomness() -> ArmError {
@@ -114,41 +148,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Who signs in with this secret.
-    ///
-    /// # Errors
-    /// [`SignInError`].
-    pub async fn sign_in_client(&self, tenant: &str, client_id: &str, secret: &str) -> Result<Caller, SignInError> {
-        let directory = |e| SignInError::Directory(db_error(e));
-        let tenants = self.db().tenants().await.map_err(directory)?;
-        let Some(tenant) = tenants.iter().find(|t| t.id.eq_ignore_ascii_case(tenant)) else {
-            return Err(SignInError::UnknownTenant(tenant.to_owned()));
-        };
-        let client_id = client_id.to_ascii_lowercase();
-        let Some(principal) = self.db().principal_by_app(&tenant.id, &client_id).await.map_err(directory)? else {
-            return Err(SignInError::UnknownClient(client_id));
-        };
-        let kept = self.db().credentials(&client_id).await.map_err(directory)?;
-        let now = crate::now_ms();
-        let mut stored: Vec<String> = kept
-            .into_iter()
-            .filter(|c| c.kind == operator::SECRET && c.expires_ms > now)
-            // What a secret begins with is kept with its hash: only one hash is slow work, however many secrets there are.
-            .filter(|c| c.body["hint"].as_str().is_none_or(|hint| secret.starts_with(hint)))
-            .map(|c| c.verifier)
-            .collect();
-        stored.extend(Some(principal.secret_hash.clone()).filter(|h| !h.is_empty()));
-        let secret = secret.to_owned();
-        // The hash is slow on purpose; it must not hold up the other requests of its thread.
-        let verified =
-            tokio::task::spawn_blocking(move || stored.iter().any(|hash| lazuli_authz::secret::verify(&secret, hash)))
-                .await;
-        if !verified.unwrap_or(false) {
-            return Err(SignInError::WrongSecret);
-        }
-        Ok(caller_of(&principal))
-    }
-
     /// The principal a token speaks of, if it still exists.
     ///
     /// # Errors
@@ -197,7 +196,8 @@ fn caller_of(principal: &Principal) -> Caller {
     Caller {
         tenant: principal.tenant.clone(),
         principal: principal.id.clone(),
-        app_id: principal.app_id.clone(),
+        // Azure's messages name people by their login where clients are named by their id.
+        app_id: if principal.app_id.is_empty() { principal.login.clone() } else { principal.app_id.clone() },
         display_name: principal.display_name.clone(),
         ..Caller::default()
     }

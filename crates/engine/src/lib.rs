@@ -35,8 +35,13 @@ mod tests;
 mod usage;
 mod write;
 
-pub use identity::{Bootstrap, NewClient, OperatorError, SignInError};
-pub use lazuli_meta::model::{Subscription, Tenant};
+pub use identity::{
+    Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, GrantError,
+    InteractiveClient, NewClient, NewUser, OperatorError, POLL_INTERVAL_SECONDS, Resumed, Session, SignInError,
+    SignedIn, generate_secret,
+};
+pub use lazuli_authz::assertion::AssertionError;
+pub use lazuli_meta::model::{Principal, Subscription, Tenant};
 pub use region_stores::{RegionSettings, RegionStores, region_name};
 pub use secrets::OpenError;
 pub use storage_account::{AccountKey, NetworkRules, StorageAccount};

@@ -1,4 +1,4 @@
-//! `lazuli admin`: tenants, subscriptions, clients, their secrets and first roles. Beside a running server, which heeds every change
+//! `lazuli admin`: tenants, subscriptions, users, clients, their passwords and secrets, first roles. Beside a running server, which heeds every change
 //! at once, or without one.
 //!
 //! Answers are JSON on stdout; a secret is in the answer that made it and nowhere else. Secrets are never taken as arguments, which
@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
 use anyhow::{Context, bail};
-use lazuli_engine::{Engine, EngineConfig};
+use lazuli_engine::{Engine, EngineConfig, NewUser};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -34,10 +34,13 @@ enum What {
     /// Clients (service principals): what signs in with an id and a secret.
     #[command(subcommand)]
     Client(Client),
-    /// Gives a client a role, such as a new subscription's first owner.
+    /// People, who sign in with a login and a password.
+    #[command(subcommand)]
+    User(User),
+    /// Gives a client or a user a role, such as a new subscription's first owner.
     Grant {
-        /// Client id, or object id.
-        #[arg(long)]
+        /// Client id, object id, or a user's login.
+        #[arg(long, visible_alias = "user")]
         client: String,
         /// Name or id.
         #[arg(long, default_value = "Owner")]
@@ -90,6 +93,54 @@ enum Client {
         /// The old secrets stay valid: for a change without interruption.
         #[arg(long)]
         keep: bool,
+    },
+    /// A certificate with whose key the client signs in (az login --service-principal --certificate).
+    AddCertificate {
+        #[arg(long)]
+        client: String,
+        /// PEM; only the certificate in it is read.
+        #[arg(long, value_name = "FILE")]
+        certificate: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum User {
+    Create {
+        #[arg(long)]
+        tenant: String,
+        /// NAME@DOMAIN, any domain.
+        #[arg(long)]
+        login: String,
+        /// As shown to others [default: the login]
+        #[arg(long)]
+        name: Option<String>,
+        /// Read the password from the first line of stdin, instead of making one.
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    List,
+    /// A new password; what was signed in with the old one ends.
+    ResetPassword {
+        #[arg(long)]
+        user: String,
+        /// Where several tenants have this login.
+        #[arg(long)]
+        tenant: Option<String>,
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    Disable {
+        #[arg(long)]
+        user: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    Enable {
+        #[arg(long)]
+        user: String,
+        #[arg(long)]
+        tenant: Option<String>,
     },
 }
 
@@ -158,11 +209,68 @@ async fn act(engine: &Engine, dir: &DataDir, what: What) -> anyhow::Result<Value
             keep_owner(dir, &client, &secret)?;
             json!({"clientId": client, "clientSecret": secret})
         }
+        What::Client(Client::AddCertificate { client, certificate }) => {
+            let pem = std::fs::read_to_string(&certificate);
+            let pem = pem.with_context(|| format!("cannot read {}", certificate.display()))?;
+            let thumbprint = engine.add_certificate(&client, &pem).await?;
+            json!({"clientId": client, "thumbprint": thumbprint})
+        }
+        What::User(what) => act_on_users(engine, what).await?,
         What::Grant { client, role, scope } => {
             engine.grant_role(&client, &role, &scope).await?;
             json!({"client": client, "role": role, "scope": scope})
         }
     })
+}
+
+async fn act_on_users(engine: &Engine, what: User) -> anyhow::Result<Value> {
+    let shown = |made: &NewUser, made_up: Option<String>| {
+        let mut answer = json!({"login": made.login, "objectId": made.object_id, "tenantId": made.tenant_id});
+        if let Some(password) = made_up {
+            answer["password"] = json!(password);
+        }
+        answer
+    };
+    Ok(match what {
+        User::Create { tenant, login, name, password_stdin } => {
+            let (password, made_up) = password(password_stdin)?;
+            let made = engine.create_user(&tenant, &login, name.as_deref().unwrap_or(&login), &password).await?;
+            shown(&made, made_up)
+        }
+        User::ResetPassword { user, tenant, password_stdin } => {
+            let (password, made_up) = password(password_stdin)?;
+            let made = engine.reset_password(tenant.as_deref(), &user, &password).await?;
+            shown(&made, made_up)
+        }
+        User::List => {
+            let value = |p: lazuli_engine::Principal| {
+                json!({
+                    "login": p.login, "objectId": p.id, "tenantId": p.tenant, "displayName": p.display_name,
+                    "enabled": p.body["accountEnabled"] != false,
+                })
+            };
+            engine.all_users().await?.into_iter().map(value).collect()
+        }
+        User::Disable { user, tenant } => {
+            engine.enable_user(tenant.as_deref(), &user, false).await?;
+            json!({"user": user, "enabled": false})
+        }
+        User::Enable { user, tenant } => {
+            engine.enable_user(tenant.as_deref(), &user, true).await?;
+            json!({"user": user, "enabled": true})
+        }
+    })
+}
+
+/// From stdin, or made up; then it is shown once.
+fn password(from_stdin: bool) -> anyhow::Result<(String, Option<String>)> {
+    if from_stdin {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).context("cannot read the password from stdin")?;
+        return Ok((line.trim_end_matches(['\r', '\n']).to_owned(), None));
+    }
+    let made_up = lazuli_engine::generate_secret()?;
+    Ok((made_up.clone(), Some(made_up)))
 }
 
 /// The first owner's secret is in a file of its own, which what starts from it must find right.

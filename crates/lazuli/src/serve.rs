@@ -182,6 +182,7 @@ async fn listen(
     loop {
         let mut serve = ServeConfig::new(dir.path(), Arc::new(engine.clone()));
         serve.blobs = Some(Arc::new(StoragePlane::new(engine.clone())));
+        serve.directory = Some(engine.clone());
         serve.listen = address;
         serve.proxy_listen = proxy_address;
         serve.proxy_passthrough = config.proxy_passthrough;

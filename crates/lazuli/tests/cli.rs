@@ -202,6 +202,35 @@ async fn the_operator_makes_tenants_and_rotates_secrets() {
     assert_eq!(text(&out.stderr).lines().count(), 1);
 }
 
+/// A password is in the answer that made it, and nowhere else.
+#[tokio::test]
+async fn the_operator_makes_people() {
+    let server = TestServer::start_with(&["--no-host"]).await.unwrap();
+    let dir = server.dir();
+    let run = |words: &[&str]| lazuli(&[&["admin", "--data-dir", dir.to_str().unwrap(), "user"], words].concat());
+    let admin = |words: &[&str]| {
+        let out = run(words);
+        assert!(out.status.success(), "{words:?}: {}", text(&out.stderr));
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()
+    };
+    let first = credentials(&dir);
+    let tenant = first["tenantId"].as_str().unwrap();
+    let made = admin(&["create", "--tenant", tenant, "--login", "Alice@Contoso.example", "--name", "Alice"]);
+    assert_eq!(made["login"], "alice@contoso.example");
+    let password = made["password"].as_str().unwrap();
+    let again = run(&["create", "--tenant", tenant, "--login", "alice@contoso.example"]);
+    assert!(text(&again.stderr).contains("known in that tenant already"), "{}", text(&again.stderr));
+    let odd = run(&["create", "--tenant", tenant, "--login", "alice"]);
+    assert!(text(&odd.stderr).contains("NAME@DOMAIN"), "{}", text(&odd.stderr));
+    admin(&["disable", "--user", "alice@contoso.example"]);
+    let all = admin(&["list"]);
+    assert_eq!((&all[0]["displayName"], &all[0]["enabled"]), (&json!("Alice"), &json!(false)));
+    assert!(!all.to_string().contains("argon2"));
+    let new = admin(&["reset-password", "--user", "ALICE@contoso.example", "--tenant", tenant]);
+    assert_ne!(new["password"], made["password"]);
+    assert!(!server.log().contains(password));
+}
+
 #[tokio::test]
 async fn a_scrub_looks_beside_a_server_repairs_alone_and_says_so_by_its_status() {
     let server = TestServer::start_with(&["--no-host"]).await.unwrap();

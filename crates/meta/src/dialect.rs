@@ -258,12 +258,14 @@ const SQLITE_MIGRATIONS: Migrations = &[
     (2, "storage", include_str!("../migrations/sqlite/0002_storage.sql")),
     (3, "sort_key", include_str!("../migrations/sqlite/0003_sort_key.sql")),
     (4, "identity", include_str!("../migrations/sqlite/0004_identity.sql")),
+    (5, "sign_in", include_str!("../migrations/sqlite/0005_sign_in.sql")),
 ];
 const POSTGRES_MIGRATIONS: Migrations = &[
     (1, "initial", include_str!("../migrations/postgres/0001_initial.sql")),
     (2, "storage", include_str!("../migrations/postgres/0002_storage.sql")),
     (3, "sort_key", include_str!("../migrations/postgres/0003_sort_key.sql")),
     (4, "identity", include_str!("../migrations/postgres/0004_identity.sql")),
+    (5, "sign_in", include_str!("../migrations/postgres/0005_sign_in.sql")),
 ];
 
 fn migrator(migrations: Migrations) -> Migrator {

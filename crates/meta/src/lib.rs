@@ -14,6 +14,7 @@ mod identity;
 pub mod model;
 mod operations;
 mod read;
+mod sign_in;
 mod sql;
 mod storage;
 mod watch;

@@ -275,6 +275,19 @@ pub struct BlobQuery {
     pub limit: Option<i64>,
 }
 
+/// What a client holds and can redeem, or has redeemed; what its states mean is the engine's affair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ticket {
+    /// A hash of what the client holds.
+    pub id: String,
+    pub kind: String,
+    /// Names the tickets that end together.
+    pub session: String,
+    pub state: String,
+    pub expires_ms: i64,
+    pub body: Value,
+}
+
 /// One thing to be done in a [`Write`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {

@@ -1,11 +1,18 @@
 //! Who is asking: metadata of the cloud, OpenID discovery, token endpoints, and the check of bearer tokens.
 //!
 //! Shapes follow Microsoft's identity platform, v1 and v2 (az-cli.md §1). A token is issued only after the engine has
-//! confirmed tenant, application and secret.
+//! confirmed who asks: a client by its secret or certificate (`token`), a person by a password on a page (`authorize`, `device`) or
+//! what came of one (`person`).
 
+pub(crate) mod authorize;
 pub(crate) mod bearer;
+pub(crate) mod device;
 pub(crate) mod metadata;
 pub(crate) mod openid;
+mod page;
+mod person;
+mod redirect;
+pub(crate) mod refusal;
 pub(crate) mod token;
 
 use crate::context::Context;

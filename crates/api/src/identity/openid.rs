@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::context::Context;
-use crate::identity::token;
+use crate::identity::refusal::Refusal;
 use crate::respond::{self, Reply};
 use http::StatusCode;
 use lazuli_authz::TokenVersion;
@@ -17,7 +17,7 @@ pub(crate) async fn configuration(app: &App, context: &Context, tenant: &str, ve
     if !is_shared(tenant) {
         match app.backend.has_tenant(tenant).await {
             Ok(true) => {}
-            Ok(false) => return token::Refusal::unknown_tenant(tenant).reply(context),
+            Ok(false) => return Refusal::unknown_tenant(tenant).reply(context),
             Err(error) => return respond::error(&error),
         }
     }
@@ -42,13 +42,16 @@ fn document(authority: &str, tenant: &str, version: TokenVersion) -> Value {
         "token_endpoint": format!("{base}/{oauth}/token"),
         "device_authorization_endpoint": format!("{base}/{oauth}/devicecode"),
         "jwks_uri": format!("{base}/{keys}"),
-        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
-        "response_types_supported": ["token"],
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
+        "response_types_supported": ["code"],
         "response_modes_supported": ["query", "fragment", "form_post"],
         "subject_types_supported": ["pairwise"],
         "id_token_signing_alg_values_supported": ["RS256"],
-        "scopes_supported": ["openid"],
-        "claims_supported": ["sub", "iss", "aud", "exp", "iat", "nbf", "tid", "oid", "appid", "ver"],
+        "code_challenge_methods_supported": ["S256"],
+        "scopes_supported": ["openid", "profile", "offline_access"],
+        "claims_supported": [
+            "sub", "iss", "aud", "exp", "iat", "nbf", "nonce", "tid", "oid", "appid", "ver", "name", "preferred_username",
+        ],
         "tenant_region_scope": null,
     })
 }
@@ -60,11 +63,25 @@ fn adfs(authority: &str) -> Value {
         "token_endpoint": format!("{authority}/adfs/oauth2/token"),
         "device_authorization_endpoint": format!("{authority}/adfs/oauth2/devicecode"),
         "jwks_uri": format!("{authority}/adfs/discovery/keys"),
-        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
-        "response_types_supported": ["token"],
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
+        "response_types_supported": ["code"],
         "subject_types_supported": ["pairwise"],
         "id_token_signing_alg_values_supported": ["RS256"],
     })
+}
+
+/// `/common/userrealm/{login}`: where a login's password is checked, which is here; whether there is such a login is not told.
+pub(crate) fn user_realm(context: &Context, login: &str) -> Reply {
+    let domain = login.rsplit_once('@').map_or("", |(_, domain)| domain);
+    let authority = context.authority();
+    respond::json(
+        StatusCode::OK,
+        &json!({
+            "ver": "1.0", "account_type": "Managed", "domain_name": domain,
+            "cloud_instance_name": authority.trim_start_matches("https://"),
+            "cloud_audience_urn": "urn:federation:MicrosoftOnline",
+        }),
+    )
 }
 
 /// `/common/discovery/instance?authorization_endpoint=…`: this server vouches for the authority that is asked about.

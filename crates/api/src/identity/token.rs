@@ -1,15 +1,19 @@
-//! The token endpoints, v1 and v2: client credentials.
+//! The token endpoints, v1 and v2: clients on their own account (client credentials), and for people who signed in (codes, device
+//! codes, refresh tokens, passwords).
 
 use crate::app::App;
 use crate::context::Context;
-use crate::identity::{self, openid};
+use crate::identity::refusal::{Failure, Refusal, Subject};
+use crate::identity::{self, openid, person};
 use crate::respond::{self, Reply};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::StatusCode;
+use lazuli_arm::ArmError;
 use lazuli_authz::token::Grant;
 use lazuli_authz::{Claims, TokenVersion};
-use lazuli_engine::SignInError;
+use lazuli_engine::ClientProof;
+use lazuli_engine::call::Caller;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -20,199 +24,177 @@ pub(crate) enum Endpoint {
     V2,
 }
 
-/// A refused sign-in, in the identity platform's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    status: StatusCode,
-    error: &'static str,
-    code: u32,
-    message: String,
+impl Endpoint {
+    pub(crate) fn version(self) -> TokenVersion {
+        match self {
+            Self::V1 => TokenVersion::V1,
+            Self::V2 => TokenVersion::V2,
+        }
+    }
 }
 
-impl Refusal {
-    fn new(status: StatusCode, error: &'static str, code: u32, message: impl Into<String>) -> Self {
-        Self { status, error, code, message: message.into() }
+/// The fields of a form. Never shown: they hold secrets.
+pub(crate) struct Form(HashMap<String, String>);
+
+impl Form {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        Self(url::form_urlencoded::parse(bytes).into_owned().collect())
     }
 
-    pub(crate) fn unknown_tenant(tenant: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_request",
-            90002,
-            format!(
-                "Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into \
-                 the correct cloud. Check with your subscription administrator, this may happen if there are no active \
-                 subscriptions for the tenant."
-            ),
-        )
+    /// Empty fields count as absent.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
     }
 
-    fn missing(parameter: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_request",
-            900_144,
-            format!("The request body must contain the following parameter: '{parameter}'."),
-        )
+    pub(crate) fn require(&self, name: &str) -> Result<&str, Refusal> {
+        self.get(name).ok_or_else(|| Refusal::missing(name))
     }
+}
 
-    fn unknown_client(client: &str, tenant: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "unauthorized_client",
-            700_016,
-            format!(
-                "Application with identifier '{client}' was not found in the directory '{tenant}'. This can happen if \
-                 the application has not been installed by the administrator of the tenant or consented to by any user \
-                 in the tenant. You may have sent your authentication request to the wrong tenant."
-            ),
-        )
-    }
-
-    fn wrong_secret(client: &str) -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid_client",
-            7_000_215,
-            format!(
-                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret \
-                 value, not the client secret ID, for a secret added to app '{client}'."
-            ),
-        )
-    }
-
-    fn no_secret() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid_client",
-            7_000_218,
-            "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
-        )
-    }
-
-    fn unknown_resource(resource: &str, tenant: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_resource",
-            500_011,
-            format!(
-                "The resource principal named {resource} was not found in the tenant named {tenant}. This can happen \
-                 if the application has not been installed by the administrator of the tenant or consented to by any \
-                 user in the tenant. You might have sent your authentication request to the wrong tenant."
-            ),
-        )
-    }
-
-    fn bad_scope(scope: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_scope",
-            1_002_012,
-            format!(
-                "The provided value for scope {scope} is not valid. Client credential flows must have a scope value \
-                 with /.default suffixed to the resource identifier (application ID URI)."
-            ),
-        )
-    }
-
-    fn unsupported_grant(grant: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "unsupported_grant_type",
-            70003,
-            format!("The app requested an unsupported grant type '{grant}'."),
-        )
-    }
-
-    pub(crate) fn reply(&self, context: &Context) -> Reply {
-        let time = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%SZ").to_string();
-        let (trace, correlation) = (&context.request_id, &context.correlation_id);
-        let body = json!({
-            "error": self.error,
-            "error_description": format!(
-                "AADSTS{}: {} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {time}", self.code, self.message
-            ),
-            "error_codes": [self.code],
-            "timestamp": time,
-            "trace_id": trace,
-            "correlation_id": correlation,
-            "error_uri": format!("{}/error?code={}", context.authority(), self.code),
-        });
-        respond::json(self.status, &body)
-    }
+/// One request to a token endpoint.
+pub(crate) struct Ask<'a> {
+    pub app: &'a App,
+    pub context: &'a Context,
+    /// As it was written.
+    pub tenant: &'a str,
+    pub endpoint: Endpoint,
+    pub form: &'a Form,
 }
 
 /// `POST /{tenant}/oauth2[/v2.0]/token`
 pub(crate) async fn issue(app: &App, context: &Context, tenant: &str, endpoint: Endpoint, form: &[u8]) -> Reply {
-    let form: HashMap<String, String> = url::form_urlencoded::parse(form).into_owned().collect();
-    match sign_in(app, context, tenant, endpoint, &form).await {
-        Ok(body) => respond::json(StatusCode::OK, &body),
-        Err(Failure::Refused(refusal)) => {
-            tracing::info!(tenant, code = refusal.code, "sign-in refused");
-            refusal.reply(context)
+    let form = Form::parse(form);
+    let ask = Ask { app, context, tenant, endpoint, form: &form };
+    let answered = ask.answer().await;
+    answered.unwrap_or_else(|failure| ask.refuse(failure))
+}
+
+impl Ask<'_> {
+    pub(crate) fn refuse(&self, failure: Failure) -> Reply {
+        match failure {
+            Failure::Refused(refusal) => {
+                tracing::info!(tenant = self.tenant, code = refusal.code, "sign-in refused");
+                refusal.reply(self.context)
+            }
+            Failure::Internal(error) => respond::error(&error),
         }
-        Err(Failure::Internal(error)) => respond::error(&error),
+    }
+
+    async fn answer(&self) -> Result<Reply, Failure> {
+        let grant = self.form.require("grant_type")?;
+        let body = match (grant, &self.app.directory) {
+            ("client_credentials", _) => self.client_credentials().await?,
+            (person::AUTHORIZATION_CODE | person::REFRESH_TOKEN | person::PASSWORD, Some(directory)) => {
+                person::redeem(self, directory, grant).await?
+            }
+            (person::DEVICE_CODE_V1 | person::DEVICE_CODE, Some(directory)) => {
+                person::redeem(self, directory, person::DEVICE_CODE).await?
+            }
+            _ => return Err(Refusal::unsupported_grant(grant).into()),
+        };
+        Ok(respond::json(StatusCode::OK, &body))
+    }
+
+    /// The tenant that the address names; `None` for a name that stands for any.
+    pub(crate) fn named_tenant(&self) -> Option<&str> {
+        let shared = openid::is_shared(self.tenant) || self.tenant.eq_ignore_ascii_case("adfs");
+        (!shared).then_some(self.tenant)
+    }
+
+    /// The tenant that a client of its own account means.
+    fn client_tenant(&self) -> &str {
+        self.named_tenant().or(self.app.tokens.home_tenant.as_deref()).unwrap_or(self.tenant)
+    }
+
+    pub(crate) fn require_resource(&self, resource: &str) -> Result<(), Refusal> {
+        let arm = identity::arm_audiences(&self.app.own.bases(), self.context);
+        if identity::is_known_resource(resource, &arm) {
+            return Ok(());
+        }
+        Err(Refusal::unknown_resource(resource, self.client_tenant()))
+    }
+
+    async fn client_credentials(&self) -> Result<Value, Failure> {
+        let (client, secret) = self.client()?;
+        if secret.is_none() && self.form.get("client_assertion").is_none() {
+            return Err(Refusal::no_secret().into());
+        }
+        let resource = audience(self.form.get("scope"), self.form.get("resource"))?;
+        self.require_resource(&resource)?;
+        let caller = self.prove(&client, secret.as_deref(), &resource).await?;
+        let claims = self.claims(&caller, &caller.app_id, &resource);
+        let token = self.sign(&claims)?;
+        Ok(answer(self.endpoint, &claims, self.app.tokens.lifetime.as_secs(), &token))
+    }
+
+    /// The client, by its assertion or its secret.
+    pub(crate) async fn prove(&self, client: &str, secret: Option<&str>, resource: &str) -> Result<Caller, Failure> {
+        let tenant = self.client_tenant();
+        let audiences = self.assertion_audiences();
+        let proof = match (self.form.get("client_assertion"), secret) {
+            (Some(jwt), _) => {
+                if self.form.get("client_assertion_type") != Some(JWT_BEARER) {
+                    let message = format!("The parameter 'client_assertion_type' must be '{JWT_BEARER}'.");
+                    return Err(Refusal::invalid(50027, message).into());
+                }
+                ClientProof::Assertion { jwt, audiences: &audiences, resource }
+            }
+            (None, Some(secret)) => ClientProof::Secret(secret),
+            (None, None) => return Err(Refusal::no_secret().into()),
+        };
+        let proved = self.app.backend.sign_in_client(tenant, client, proof).await;
+        proved.map_err(|e| Failure::of(e, Subject { tenant, client }))
+    }
+
+    /// Names of this endpoint that an assertion may be meant for: the token endpoints and issuers of the tenant as it was written.
+    fn assertion_audiences(&self) -> Vec<String> {
+        let mut authorities = vec![self.context.authority()];
+        authorities.extend(self.app.own.bases());
+        let mut tenants = vec![self.tenant, self.client_tenant()];
+        tenants.dedup();
+        let mut all = Vec::new();
+        for (authority, tenant) in authorities.iter().flat_map(|a| tenants.iter().map(move |t| (a, t))) {
+            for path in ["oauth2/token", "oauth2/v2.0/token", "v2.0", ""] {
+                all.push(format!("{authority}/{tenant}/{path}"));
+            }
+        }
+        all
+    }
+
+    /// The claims of an access token.
+    pub(crate) fn claims(&self, caller: &Caller, app_id: &str, audience: &str) -> Claims {
+        Claims::new(&Grant {
+            authority: &self.context.authority(),
+            audience,
+            tenant: &caller.tenant,
+            app_id,
+            object_id: &caller.principal,
+            version: self.endpoint.version(),
+            now: identity::now_seconds(),
+            lifetime_seconds: self.app.tokens.lifetime.as_secs(),
+        })
+    }
+
+    pub(crate) fn sign(&self, claims: &Claims) -> Result<String, Failure> {
+        self.app.tokens.key.sign(claims).map_err(|e| Failure::Internal(ArmError::internal(e)))
+    }
+
+    /// Client id and secret, from the form or from HTTP Basic. An assertion names its client itself.
+    pub(crate) fn client(&self) -> Result<(String, Option<String>), Refusal> {
+        if let Some((id, secret)) = basic(self.context) {
+            return Ok((id, Some(secret)));
+        }
+        let of_assertion = || self.form.get("client_assertion").and_then(lazuli_authz::assertion::claimed_client);
+        let id = self.form.get("client_id").map(str::to_owned).or_else(of_assertion);
+        let id = id.ok_or_else(|| Refusal::missing("client_id"))?;
+        Ok((id, self.form.get("client_secret").map(str::to_owned)))
     }
 }
 
-enum Failure {
-    Refused(Refusal),
-    Internal(lazuli_arm::ArmError),
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-async fn sign_in(
-    app: &App,
-    context: &Context,
-    tenant: &str,
-    endpoint: Endpoint,
-    form: &HashMap<String, String>,
-) -> Result<Value, Failure> {
-    let field = |name: &str| form.get(name).map(String::as_str).filter(|v| !v.is_empty());
-    let grant = field("grant_type").ok_or_else(|| Refusal::missing("grant_type"))?;
-    if grant != "client_credentials" {
-        return Err(Refusal::unsupported_grant(grant).into());
-    }
-    let (client, secret) = credentials(context, form)?;
-    let shared = openid::is_shared(tenant) || tenant.eq_ignore_ascii_case("adfs");
-    let tenant = match &app.tokens.home_tenant {
-        Some(home) if shared => home,
-        _ => tenant,
-    };
-    let arm = identity::arm_audiences(&app.own.bases(), context);
-    let audience = audience(field("scope"), field("resource"))?;
-    if !identity::is_known_resource(&audience, &arm) {
-        return Err(Refusal::unknown_resource(&audience, tenant).into());
-    }
-    let caller = app.backend.sign_in_client(tenant, &client, &secret).await.map_err(|e| match e {
-        SignInError::UnknownTenant(_) => Failure::Refused(Refusal::unknown_tenant(tenant)),
-        SignInError::UnknownClient(_) => Refusal::unknown_client(&client, tenant).into(),
-        SignInError::WrongSecret => Refusal::wrong_secret(&client).into(),
-        SignInError::Directory(error) => Failure::Internal(error),
-    })?;
-    let lifetime = app.tokens.lifetime.as_secs();
-    let claims = Claims::new(&Grant {
-        authority: &context.authority(),
-        audience: &audience,
-        tenant: &caller.tenant,
-        app_id: &caller.app_id,
-        object_id: &caller.principal,
-        version: if endpoint == Endpoint::V1 { TokenVersion::V1 } else { TokenVersion::V2 },
-        now: identity::now_seconds(),
-        lifetime_seconds: lifetime,
-    });
-    let token = app.tokens.key.sign(&claims);
-    let token = token.map_err(|e| Failure::Internal(lazuli_arm::ArmError::internal(e)))?;
-    Ok(answer(endpoint, &claims, lifetime, &token))
-}
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// v1 clients (go-autorest) expect numbers as text, v2 clients as numbers.
-fn answer(endpoint: Endpoint, claims: &Claims, lifetime: u64, token: &str) -> Value {
+pub(crate) fn answer(endpoint: Endpoint, claims: &Claims, lifetime: u64, token: &str) -> Value {
     match endpoint {
         Endpoint::V1 => json!({
             "token_type": "Bearer",
@@ -229,17 +211,6 @@ fn answer(endpoint: Endpoint, claims: &Claims, lifetime: u64, token: &str) -> Va
     }
 }
 
-/// Client id and secret, from the form or from HTTP Basic.
-fn credentials(context: &Context, form: &HashMap<String, String>) -> Result<(String, String), Refusal> {
-    let field = |name: &str| form.get(name).cloned().filter(|v| !v.is_empty());
-    if let Some((id, secret)) = basic(context) {
-        return Ok((id, secret));
-    }
-    let id = field("client_id").ok_or_else(|| Refusal::missing("client_id"))?;
-    let secret = field("client_secret").ok_or_else(Refusal::no_secret)?;
-    Ok((id, secret))
-}
-
 fn basic(context: &Context) -> Option<(String, String)> {
     let header = context.header("authorization")?;
     let (scheme, encoded) = header.split_once(' ')?;
@@ -254,16 +225,17 @@ fn basic(context: &Context) -> Option<(String, String)> {
     Some((decode(id)?, decode(secret)?))
 }
 
+/// Words of `scope` that are no resource.
+pub(crate) const OPENID_SCOPES: [&str; 4] = ["openid", "profile", "offline_access", "email"];
+
 /// The resource that is asked for: `scope` is `{resource}/.default`, so `https://h//.default` means `https://h/`.
 fn audience(scope: Option<&str>, resource: Option<&str>) -> Result<String, Refusal> {
     let Some(scope) = scope else {
         let resource = resource.ok_or_else(|| Refusal::missing("scope"))?;
         return Ok(resource.strip_suffix("/.default").unwrap_or(resource).to_owned());
     };
-    let mut resources = scope
-        .split_ascii_whitespace()
-        .filter(|s| !["openid", "profile", "offline_access", "email"].contains(s))
-        .map(|s| s.strip_suffix("/.default"));
+    let mut resources =
+        scope.split_ascii_whitespace().filter(|s| !OPENID_SCOPES.contains(s)).map(|s| s.strip_suffix("/.default"));
     match (resources.next(), resources.next()) {
         (Some(Some(resource)), None) if !resource.is_empty() => Ok(resource.to_owned()),
         _ => Err(Refusal::bad_scope(scope)),

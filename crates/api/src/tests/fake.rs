@@ -4,7 +4,7 @@ use crate::backend::ArmBackend;
 use async_trait::async_trait;
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_engine::call::{ActionReply, Call, Caller, Deleted, Listing, OperationView, ProviderInfo, Written};
-use lazuli_engine::{SignInError, Subscription, Tenant};
+use lazuli_engine::{ClientProof, SignInError, Subscription, Tenant};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -236,8 +236,14 @@ impl ArmBackend for Fake {
         Ok(tenant == TENANT)
     }
 
-    async fn sign_in_client(&self, tenant: &str, client_id: &str, secret: &str) -> Result<Caller, SignInError> {
-        match (tenant == TENANT, client_id == CLIENT, secret == SECRET) {
+    async fn sign_in_client(
+        &self,
+        tenant: &str,
+        client_id: &str,
+        proof: ClientProof<'_>,
+    ) -> Result<Caller, SignInError> {
+        let right = matches!(proof, ClientProof::Secret(secret) if secret == SECRET);
+        match (tenant == TENANT, client_id == CLIENT, right) {
             (false, _, _) => Err(SignInError::UnknownTenant(tenant.into())),
             (_, false, _) => Err(SignInError::UnknownClient(client_id.into())),
             (_, _, false) => Err(SignInError::WrongSecret),

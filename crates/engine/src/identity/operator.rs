@@ -2,9 +2,12 @@
 //!
 //! Secrets are returned once and kept only as hashes.
 
-use super::{Engine, db_error, no_randomness};
+use super::users::{self, USER};
+use super::{Engine, client, db_error, no_randomness};
 use crate::now_ms;
 use lazuli_arm::ArmError;
+use lazuli_authz::certificate::{Certificate, CertificateError};
+use lazuli_authz::password::{self, PasswordError};
 use lazuli_authz::rbac::RoleDefinition;
 use lazuli_meta::WriteError;
 use lazuli_meta::model::{Audit, Change, Conflict, Credential, Principal, RoleAssignment, Subscription, Tenant, Write};
@@ -29,10 +32,30 @@ pub enum OperatorError {
     UnknownRole(String),
     #[error("'{0}' is no scope: expected a subscription's id or `/subscriptions/…`")]
     UnknownScope(String),
-    #[error("the client is known in that tenant already")]
+    #[error("the client or login is known in that tenant already")]
     Exists,
+    #[error("there is no user '{0}'; `lazuli admin user list` shows them")]
+    UnknownUser(String),
+    #[error("'{0}' is no login: expected NAME@DOMAIN, of at most 320 characters")]
+    NotALogin(String),
+    #[error("several tenants have a user '{0}'; name the tenant, or the object id")]
+    SeveralUsers(String),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error("the certificate ended already")]
+    CertificateEnded,
     #[error("{0}")]
     Failed(#[from] ArmError),
+}
+
+/// A user that was made, or given a new password.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    pub tenant_id: String,
+    pub object_id: String,
+    pub login: String,
 }
 
 /// A service principal that was made.
@@ -72,6 +95,13 @@ fn audit(tenant: &str, subscription: &str, key: &str, action: &str) -> Change {
         status: "Succeeded".to_owned(),
         detail: json!({}),
     })
+}
+
+/// Off the async threads: it is slow on purpose.
+async fn hash_password(password: &str) -> Result<String, OperatorError> {
+    let password = password.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || password::hash(&password)).await;
+    Ok(hashed.map_err(ArmError::internal)??)
 }
 
 impl Engine {
@@ -190,9 +220,9 @@ impl Engine {
         let (secret, credential) = secret_of(&client_id)?;
         let mut changes = Vec::new();
         if !keep_others {
-            for old in self.db().credentials(&client_id).await.map_err(db_error)? {
-                changes.push(Change::DeleteCredential { id: old.id });
-            }
+            let kept = self.db().credentials(&client_id).await.map_err(db_error)?;
+            let secrets = kept.into_iter().filter(|c| c.kind == SECRET);
+            changes.extend(secrets.map(|old| Change::DeleteCredential { id: old.id }));
             for mut principal in self.db().principals().await.map_err(db_error)? {
                 if principal.app_id == client_id && !principal.secret_hash.is_empty() {
                     principal.secret_hash.clear();
@@ -205,7 +235,114 @@ impl Engine {
         Ok(secret)
     }
 
-    /// Gives a client a role at a subscription (or below it, by a whole id). What it has already is no error.
+    /// A certificate with which a client signs in, beside its other credentials. Returns its thumbprint.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn add_certificate(&self, client: &str, pem: &str) -> Result<String, OperatorError> {
+        let client_id = self.client(client, None).await?.app_id;
+        let certificate = Certificate::from_pem(pem)?;
+        if certificate.not_after.saturating_mul(1000) <= now_ms() {
+            return Err(OperatorError::CertificateEnded);
+        }
+        let credential = client::certificate_credential(&client_id, &certificate);
+        self.operator_write(vec![Change::PutCredential(credential)]).await?;
+        Ok(certificate.thumbprint())
+    }
+
+    /// A person of a tenant. The password is hashed here.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn create_user(
+        &self,
+        tenant: &str,
+        login: &str,
+        display_name: &str,
+        password: &str,
+    ) -> Result<NewUser, OperatorError> {
+        let tenant = self.tenant(tenant).await?;
+        let login = users::normal(login);
+        let is_login = login.len() <= 320
+            && login.split_once('@').is_some_and(|(name, domain)| !name.is_empty() && !domain.is_empty())
+            && !login.chars().any(|c| c.is_whitespace() || c.is_control());
+        if !is_login {
+            return Err(OperatorError::NotALogin(login));
+        }
+        let principal = Principal {
+            id: Uuid::new_v4().to_string(),
+            tenant: tenant.id.clone(),
+            app_id: String::new(),
+            display_name: display_name.to_owned(),
+            kind: USER.to_owned(),
+            secret_hash: hash_password(password).await?,
+            login: login.clone(),
+            body: json!({"accountEnabled": true}),
+        };
+        let object_id = principal.id.clone();
+        self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
+        Ok(NewUser { tenant_id: tenant.id, object_id, login })
+    }
+
+    /// A new password for a user; whatever was begun with the old one ends. `tenant` where several have the login.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn reset_password(
+        &self,
+        tenant: Option<&str>,
+        user: &str,
+        password: &str,
+    ) -> Result<NewUser, OperatorError> {
+        let mut principal = self.user(tenant, user).await?;
+        principal.secret_hash = hash_password(password).await?;
+        principal.body["sessionsFromMs"] = json!(now_ms());
+        let made = NewUser {
+            tenant_id: principal.tenant.clone(),
+            object_id: principal.id.clone(),
+            login: principal.login.clone(),
+        };
+        self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
+        Ok(made)
+    }
+
+    /// Lets a user sign in, or refuses it and everything that was begun.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn enable_user(&self, tenant: Option<&str>, user: &str, enabled: bool) -> Result<(), OperatorError> {
+        let mut principal = self.user(tenant, user).await?;
+        principal.body["accountEnabled"] = json!(enabled);
+        self.operator_write(vec![Change::PutPrincipal(principal)]).await
+    }
+
+    /// Every user, ordered by object id. Their hashes are left out.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn all_users(&self) -> Result<Vec<Principal>, OperatorError> {
+        let all = self.db().principals().await.map_err(db_error)?;
+        let users = all.into_iter().filter(|p| p.kind == USER);
+        Ok(users.map(|p| Principal { secret_hash: String::new(), ..p }).collect())
+    }
+
+    async fn user(&self, tenant: Option<&str>, user: &str) -> Result<Principal, OperatorError> {
+        let login = users::normal(user);
+        let all = self.db().principals().await.map_err(db_error)?;
+        let same = |p: &Principal| {
+            p.kind == USER
+                && (p.login == login || p.id.eq_ignore_ascii_case(user))
+                && tenant.is_none_or(|t| p.tenant.eq_ignore_ascii_case(t))
+        };
+        let mut found = all.into_iter().filter(same);
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one),
+            (None, _) => Err(OperatorError::UnknownUser(user.to_owned())),
+            (Some(_), Some(_)) => Err(OperatorError::SeveralUsers(user.to_owned())),
+        }
+    }
+
+    /// Gives a client or a user a role at a subscription (or below it, by a whole id). What it has already is no error.
     ///
     /// # Errors
     /// [`OperatorError`].
@@ -216,7 +353,10 @@ impl Engine {
         let parsed = crate::authorization::scope::Scope::parse(&scope).map_err(|_| unknown())?;
         let subscription = crate::authorization::access::subscription_of(&scope).and_then(|s| access.subscription(s));
         let subscription = subscription.ok_or_else(unknown)?;
-        let principal = self.client(client, Some(&subscription.tenant)).await?;
+        let principal = match self.user(Some(&subscription.tenant), client).await {
+            Ok(user) => user,
+            Err(_) => self.client(client, Some(&subscription.tenant)).await?,
+        };
         let same = |r: &RoleDefinition| r.role_name.eq_ignore_ascii_case(role) || r.name.eq_ignore_ascii_case(role);
         let found = access.roles_of(&subscription.tenant).find(|(r, _)| same(r));
         let (role, _) = found.ok_or_else(|| OperatorError::UnknownRole(role.to_owned()))?;

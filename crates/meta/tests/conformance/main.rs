@@ -10,6 +10,7 @@ mod lists;
 mod operations;
 mod resources;
 mod schema;
+mod sign_in;
 mod storage;
 
 use harness::Bench;
@@ -77,6 +78,10 @@ cases! {
     identity::every_identity_change_is_counted,
     identity::roles_and_locks,
     identity::the_directory,
+    sign_in::a_ticket_is_redeemed_once,
+    sign_in::a_session_ends_as_a_whole,
+    sign_in::tickets_are_forgotten_a_day_after_their_end,
+    sign_in::guesses_are_counted_until_their_end,
     concurrency::no_operation_is_claimed_twice,
     concurrency::no_update_is_lost,
     concurrency::a_parent_and_its_child_agree,

@@ -1,0 +1,7 @@
+//! Every way to sign in, and every way in which it is refused, through the server's door (issue 6: points 1, 2, bad input).
+
+mod certificate;
+mod device;
+mod page;
+mod refresh;
+mod world;

@@ -1,0 +1,144 @@
+//! How a client proves who it is: with a secret, or with an assertion signed with a certificate that it registered.
+
+use super::{SignInError, caller_of, operator};
+use crate::call::Caller;
+use crate::{Engine, db_error, now_ms};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use lazuli_authz::assertion::{self, AssertionError};
+use lazuli_authz::certificate::Certificate;
+use lazuli_meta::model::{Credential, Principal, Tenant, Ticket};
+use serde_json::{Value, json};
+
+/// What a client shows of itself.
+#[derive(Clone, Copy)]
+pub enum ClientProof<'a> {
+    Secret(&'a str),
+    /// A JWT (RFC 7523).
+    Assertion {
+        jwt: &'a str,
+        /// What it may be meant for: the names of the endpoint that it was sent to.
+        audiences: &'a [String],
+        /// What a token is asked for with it: an assertion is taken once for each resource.
+        resource: &'a str,
+    },
+}
+
+impl std::fmt::Debug for ClientProof<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Secret(_) => "Secret",
+            Self::Assertion { .. } => "Assertion",
+        })
+    }
+}
+
+impl Engine {
+    /// Who signs in with this proof.
+    ///
+    /// # Errors
+    /// [`SignInError`].
+    pub async fn sign_in_client(
+        &self,
+        tenant: &str,
+        client_id: &str,
+        proof: ClientProof<'_>,
+    ) -> Result<Caller, SignInError> {
+        let directory = |e| SignInError::Directory(db_error(e));
+        let tenant = self.sign_in_tenant(tenant).await?;
+        let client_id = client_id.to_ascii_lowercase();
+        let Some(principal) = self.db().principal_by_app(&tenant.id, &client_id).await.map_err(directory)? else {
+            return Err(SignInError::UnknownClient(client_id));
+        };
+        let now = now_ms();
+        let mut kept = self.db().credentials(&client_id).await.map_err(directory)?;
+        kept.retain(|c| c.expires_ms > now);
+        match proof {
+            ClientProof::Secret(secret) => prove_secret(&principal, kept, secret).await?,
+            ClientProof::Assertion { jwt, audiences, resource } => {
+                self.prove_assertion(&client_id, kept, jwt, audiences, resource).await?;
+            }
+        }
+        if principal.body["accountEnabled"] == false {
+            return Err(SignInError::Disabled);
+        }
+        Ok(caller_of(&principal))
+    }
+
+    /// The tenant of an address.
+    ///
+    /// # Errors
+    /// [`SignInError::UnknownTenant`].
+    pub(crate) async fn sign_in_tenant(&self, tenant: &str) -> Result<Tenant, SignInError> {
+        let all = self.all_tenants().await.map_err(SignInError::Directory)?;
+        let found = all.into_iter().find(|t| t.id.eq_ignore_ascii_case(tenant));
+        found.ok_or_else(|| SignInError::UnknownTenant(tenant.to_owned()))
+    }
+
+    async fn prove_assertion(
+        &self,
+        client_id: &str,
+        kept: Vec<Credential>,
+        jwt: &str,
+        audiences: &[String],
+        resource: &str,
+    ) -> Result<(), SignInError> {
+        let now = now_ms();
+        let seconds = u64::try_from(now / 1000).unwrap_or(0);
+        let known: Vec<Certificate> = kept.iter().filter_map(certificate_of).collect();
+        let believed = assertion::verify(jwt, client_id, audiences, &known, seconds)?;
+        let used = Ticket {
+            id: believed.use_id(resource),
+            kind: "Assertion".to_owned(),
+            session: String::new(),
+            state: "Used".to_owned(),
+            expires_ms: i64::try_from(believed.expires.saturating_mul(1000)).unwrap_or(i64::MAX),
+            body: Value::Null,
+        };
+        let first = self.db().put_ticket(&used, now).await.map_err(|e| SignInError::Directory(db_error(e)))?;
+        if first { Ok(()) } else { Err(AssertionError::Replayed.into()) }
+    }
+}
+
+async fn prove_secret(principal: &Principal, kept: Vec<Credential>, secret: &str) -> Result<(), SignInError> {
+    let mut stored: Vec<String> = kept
+        .into_iter()
+        .filter(|c| c.kind == operator::SECRET)
+        // What a secret begins with is kept with its hash: only one hash is slow work, however many secrets there are.
+        .filter(|c| c.body["hint"].as_str().is_none_or(|hint| secret.starts_with(hint)))
+        .map(|c| c.verifier)
+        .collect();
+    stored.extend(Some(principal.secret_hash.clone()).filter(|h| !h.is_empty()));
+    let secret = secret.to_owned();
+    // The hash is slow on purpose; it must not hold up the other requests of its thread.
+    let verified =
+        tokio::task::spawn_blocking(move || stored.iter().any(|hash| lazuli_authz::secret::verify(&secret, hash)))
+            .await;
+    if verified.unwrap_or(false) { Ok(()) } else { Err(SignInError::WrongSecret) }
+}
+
+/// [`Credential::kind`] of a certificate; the verifier is its DER form in Base64.
+pub(crate) const CERTIFICATE: &str = "Certificate";
+
+fn certificate_of(credential: &Credential) -> Option<Certificate> {
+    if credential.kind != CERTIFICATE {
+        return None;
+    }
+    Certificate::from_der(BASE64_STANDARD.decode(&credential.verifier).ok()?).ok()
+}
+
+/// What is kept of a certificate of a client.
+pub(crate) fn certificate_credential(client_id: &str, certificate: &Certificate) -> Credential {
+    Credential {
+        id: uuid::Uuid::new_v4().to_string(),
+        owner: client_id.to_ascii_lowercase(),
+        kind: CERTIFICATE.to_owned(),
+        verifier: BASE64_STANDARD.encode(&certificate.der),
+        expires_ms: certificate.not_after.saturating_mul(1000),
+        body: json!({
+            "thumbprint": certificate.thumbprint(),
+            "displayName": certificate.subject,
+            "startMs": certificate.not_before.saturating_mul(1000),
+        }),
+    }
+}
