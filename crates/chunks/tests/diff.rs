@@ -22,15 +22,24 @@ fn check(a: &[u8], b: &[u8], diff: &[Diff]) {
         if d.kind == DiffKind::Cleared {
             assert!(b[range.clone()].iter().all(|b| *b == 0), "{d:?} is not zeros");
         }
-        // Every chunk's length holds a reason.
-        for part in range.clone().step_by(2 * MAX_CHUNK) {
-            let part = part.saturating_sub(MAX_CHUNK)..(part + 3 * MAX_CHUNK).min(b.len());
-            assert!(part.clone().any(|i| at(a, i) != at(b, i)), "{d:?} names {part:?} for nothing");
-        }
         end = range.end;
     }
     for i in end..b.len() {
         assert_eq!(at(a, i), at(b, i), "byte {i} was missed");
+    }
+}
+
+/// Every few chunks' length holds a reason. So it is with noise; where the content gives few places to cut at (long repetitions),
+/// the chunks after a change may take longer to be the old ones again.
+fn check_tight(a: &[u8], b: &[u8], diff: &[Diff]) {
+    check(a, b, diff);
+    let differs = |i: usize| a.get(i).copied().unwrap_or(0) != b.get(i).copied().unwrap_or(0);
+    for d in diff {
+        let range = usize::try_from(d.range.start).unwrap()..usize::try_from(d.range.end).unwrap();
+        for part in range.step_by(2 * MAX_CHUNK) {
+            let part = part.saturating_sub(MAX_CHUNK)..(part + 3 * MAX_CHUNK).min(b.len());
+            assert!(part.clone().any(differs), "{d:?} names {part:?} for nothing");
+        }
     }
 }
 
@@ -57,7 +66,7 @@ async fn changes_clearings_and_growth_are_told_over_segments() {
     new[130 * MIB..130 * MIB + 5].fill(1);
     let (a, b) = (ingest(&region, &old).await.manifest, ingest(&region, &new).await.manifest);
     let diff = region.diff(a, b).await.unwrap();
-    check(&old, &new, &diff);
+    check_tight(&old, &new, &diff);
     let told: u64 = diff.iter().map(|d| d.range.end - d.range.start).sum();
     assert!(told < 2 * MIB as u64, "{diff:?}");
     let cleared: u64 = diff.iter().filter(|d| d.kind == DiffKind::Cleared).map(|d| d.range.end - d.range.start).sum();
@@ -74,7 +83,7 @@ async fn changes_clearings_and_growth_are_told_over_segments() {
     let total: u64 = parts.iter().map(|d| d.range.end - d.range.start).sum();
     assert_eq!(total, told);
     // Backwards: what the larger disk has more is beyond the end.
-    check(&new, &old, &region.diff(b, a).await.unwrap());
+    check_tight(&new, &old, &region.diff(b, a).await.unwrap());
 }
 
 proptest! {
