@@ -184,6 +184,39 @@ mod tests {
             prop_assert_eq!(Root::parse(&root.encode()).unwrap(), root);
         }
 
+        /// The lengths are right, all else is chance: what parses is what its type promises.
+        #[test]
+        fn well_formed_junk_never_panics(
+            sizes in (any::<u64>(), any::<u64>(), prop_oneof![Just(SEGMENT), any::<u64>()]),
+            items in proptest::collection::vec((0u32..1 << 27, 0u32..1 << 27, id()), 0..12),
+            sorted: bool,
+        ) {
+            let mut items = items;
+            if sorted {
+                items.sort_by_key(|i| i.0);
+            }
+            let mut bytes = ROOT_MAGIC.to_vec();
+            // Half of the sizes are possible ones.
+            let size = if sizes.0.is_multiple_of(2) { sizes.0 } else { sizes.0 % MAX_DISK };
+            for field in [size, if sorted { size / 2 } else { sizes.1 }, sizes.2] {
+                bytes.extend(field.to_le_bytes());
+            }
+            let mut segment = SEGMENT_MAGIC.to_vec();
+            for out in [&mut bytes, &mut segment] {
+                push_count(out, items.len());
+                items.iter().for_each(|i| push_item(out, i.0, i.1, i.2));
+            }
+            if let Ok(root) = Root::parse(&bytes) {
+                prop_assert!(root.size <= MAX_DISK && root.data_bytes <= root.size);
+                prop_assert!(root.segments.iter().all(|s| u64::from(s.number) * SEGMENT < root.size));
+                prop_assert_eq!(root.encode(), bytes);
+            }
+            if let Ok(parsed) = Segment::parse(&segment) {
+                prop_assert!(parsed.data_bytes() <= SEGMENT);
+                prop_assert_eq!(parsed.encode(), segment);
+            }
+        }
+
         #[test]
         fn junk_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), kind: bool) {
             let magic = if kind { ROOT_MAGIC } else { SEGMENT_MAGIC };

@@ -318,6 +318,26 @@ mod tests {
             prop_assert!(reserved.contains(&at) || parse_tail(&tail, pack.len).is_err());
         }
 
+        /// A table that somebody changed and signed again names nothing outside of its pack, and no frame too large.
+        #[test]
+        fn a_changed_table_that_is_signed_stays_inside(changes in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..6)) {
+            let (pack, bytes) = sealed(&[(vec![1, 2], 0), (vec![3], 60), (vec![2, 1, 1], 5)]);
+            let trailer_at = bytes.len() - TRAILER_LEN;
+            let table_at = trailer_at - usize::try_from(table_len(&bytes[trailer_at..]).unwrap()).unwrap();
+            let mut tail = bytes[table_at..].to_vec();
+            let table_len = trailer_at - table_at;
+            for (at, byte) in changes {
+                tail[at % table_len] = byte;
+            }
+            let hash = blake3::hash(&tail[..table_len]);
+            tail[table_len + 8..table_len + 40].copy_from_slice(hash.as_bytes());
+            if let Ok(frames) = parse_tail(&tail, pack.len) {
+                let end = |f: &Frame| f.offset as usize + f.stored_len as usize;
+                prop_assert!(frames.iter().all(|f| f.offset as usize >= MAGIC.len() && end(f) <= table_at));
+                prop_assert!(frames.iter().all(|f| f.plain_len as usize <= MAX_PLAIN && f.is_filled()));
+            }
+        }
+
         #[test]
         fn junk_that_is_signed_never_panics(table in proptest::collection::vec(any::<u8>(), 0..300), old: bool) {
             let mut tail = table.clone();

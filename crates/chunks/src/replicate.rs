@@ -112,13 +112,22 @@ impl Job {
                 continue;
             }
             match steps.last_mut() {
-                Some(step) if step.bytes < STEP => step.push(extent.chunk, len),
+                Some(step) if step.bytes < STEP || self.share_a_frame(step, extent.chunk) => {
+                    step.push(extent.chunk, len);
+                }
                 _ => steps.push(Step { ids: vec![extent.chunk], bytes: len }),
             }
         }
         self.progress.add(here);
         self.fetch_and_write(steps).await?;
         self.blob(id).await
+    }
+
+    /// Whether the chunk lies in the frame of the step's last one at the source: in another step that would be read twice.
+    fn share_a_frame(&self, step: &Step, id: ChunkId) -> bool {
+        let at = |id| self.source.index.lookup(id);
+        let last = step.ids.last().and_then(|last| at(*last));
+        last.zip(at(id)).is_some_and(|(a, b)| a.same_frame(&b))
     }
 
     async fn fetch_and_write(&mut self, steps: Vec<Step>) -> Result<()> {

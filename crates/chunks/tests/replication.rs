@@ -47,27 +47,12 @@ async fn ten_cuts_send_no_pack_twice() {
     println!("seed {random}");
     for _ in 0..10 {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let (progress, cancel) = (Progress::new(), CancellationToken::new());
         // So many of the bytes that are still missing arrive before the line is cut.
         let more = u64::from(random >> 8) % (8 << 20) + 1;
-        let cut = async {
-            let mut start = None;
-            loop {
-                let here = progress.done();
-                if progress.total() > 0 && here >= *start.get_or_insert(here) + more {
-                    return cancel.cancel();
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        let replication = west.replicate_from(&east, done.manifest, &progress, &cancel);
-        tokio::select! {
-            result = replication => match result {
-                Ok(_) => break,
-                Err(ChunkError::Cancelled) => {}
-                Err(e) => panic!("{e:?}"),
-            },
-            () = async { cut.await; std::future::pending().await } => {}
+        match replicate_until(&west, &east, done.manifest, more).await {
+            Ok(_) => break,
+            Err(ChunkError::Cancelled) => {}
+            Err(e) => panic!("{e:?}"),
         }
     }
     west.replicate_from(&east, done.manifest, &Progress::new(), &CancellationToken::new()).await.unwrap();

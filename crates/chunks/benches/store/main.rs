@@ -1,4 +1,5 @@
-//! The content store beside qemu-img, casync, borg and restic on the same disks, and its reads beside qemu-nbd and cp.
+//! The content store beside qemu-img, casync, borg and restic on the same disks, its reads beside qemu-nbd and cp, its
+//! replication beside a plain copy.
 //!
 //! ```text
 //! cargo bench -p lazuli-chunks --bench store -- [OPTION]... FIRST [NEXT]...     images of like content, raw or .vhd
@@ -7,6 +8,7 @@
 //! --rounds N     all tools take turns, N times; the medians are printed
 //! --sparse       also a disk of 1 TiB that holds FIRST's data a dozen times, each time with other bytes
 //! --no-reads     leaves out the reads
+//! --replication  only the replication
 //! --only TOOL    leaves out the peers but this one
 //! --limit S      a run that takes longer is ended and told as such (default 300)
 //! ```
@@ -14,8 +16,11 @@
 //! repository; "stored" is what each adds to it. Lazuli, borg and restic sync what they write, the others do not. Compare only
 //! figures of one run; on a shared machine processor seconds (user and system) are steadier than seconds.
 
+#[path = "../../tests/common/mod.rs"]
+mod common;
 mod inputs;
 mod reads;
+mod replication;
 mod tools;
 
 use std::path::PathBuf;
@@ -28,6 +33,7 @@ struct Options {
     rounds: usize,
     sparse: bool,
     reads: bool,
+    replication_only: bool,
     only: Option<String>,
     limit: u64,
     files: Vec<PathBuf>,
@@ -43,7 +49,15 @@ fn main() -> Result<()> {
         _ => {}
     }
     let work = tempfile::tempdir()?;
-    let mut options = Options { rounds: 1, sparse: false, reads: true, only: None, limit: 300, files: Vec::new() };
+    let mut options = Options {
+        rounds: 1,
+        sparse: false,
+        reads: true,
+        replication_only: false,
+        only: None,
+        limit: 300,
+        files: Vec::new(),
+    };
     let mut short = false;
     while let Some(arg) = args.next() {
         let mut value = |name: &str| args.next().with_context(|| format!("{name} wants a value"));
@@ -51,6 +65,7 @@ fn main() -> Result<()> {
             "--short" => short = true,
             "--sparse" => options.sparse = true,
             "--no-reads" => options.reads = false,
+            "--replication" => options.replication_only = true,
             "--rounds" => options.rounds = value("--rounds")?.parse()?,
             "--limit" => options.limit = value("--limit")?.parse()?,
             "--only" => options.only = Some(value("--only")?),
@@ -63,6 +78,9 @@ fn main() -> Result<()> {
     if options.files.is_empty() {
         anyhow::ensure!(short, "name one or more disk images, or --short");
         options.files = inputs::samples(work.path())?;
+    }
+    if options.replication_only {
+        return replication::compare(&work.path().join("replication"), &options.files, options.rounds);
     }
     let tools = tools::all().into_iter().filter(|t| {
         let wanted = options.only.as_ref().is_none_or(|only| t.name.contains(only.as_str()));
@@ -87,7 +105,7 @@ fn main() -> Result<()> {
     if options.reads {
         reads::compare(&work.path().join("reads"), &options.files[0])?;
     }
-    Ok(())
+    replication::compare(&work.path().join("replication"), &options.files, options.rounds)
 }
 
 /// All tools take turns over all images.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use futures::stream::BoxStream;
-use lazuli_chunks::{Cache, Ingested, ManifestId, Progress, Region, RegionConfig, local_store};
+use lazuli_chunks::{Cache, ChunkError, Ingested, ManifestId, Progress, Region, RegionConfig, Replicated, local_store};
 use lazuli_disks::DiskSource;
 use object_store::path::Path as Key;
 use object_store::{
@@ -109,6 +109,31 @@ pub async fn read_all(region: &Region, manifest: ManifestId) -> Vec<u8> {
         reader.read_at(i as u64 * 300_000, part).await.unwrap();
     }
     out
+}
+
+/// Replicates until `more` bytes of those that are missing have arrived, then cuts the line ([`ChunkError::Cancelled`]).
+pub async fn replicate_until(
+    to: &Region,
+    from: &Region,
+    manifest: ManifestId,
+    more: u64,
+) -> Result<Replicated, ChunkError> {
+    let (progress, cancel) = (Progress::new(), CancellationToken::new());
+    let cut = async {
+        let mut start = None;
+        loop {
+            let here = progress.done();
+            if progress.total() > 0 && here >= *start.get_or_insert(here) + more {
+                cancel.cancel();
+                return std::future::pending::<()>().await;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        result = to.replicate_from(from, manifest, &progress, &cancel) => result,
+        () = cut => unreachable!("it waits for the replication to end"),
+    }
 }
 
 /// The pack files of a local region.
