@@ -44,6 +44,11 @@ def fixture(client):
         client.done("POST", f"{path}/start")
         return path
 
+    def exported():
+        path = fixtures.disk("exported")
+        client.done("POST", f"{path}/beginGetAccess", {"access": "Read", "durationInSeconds": 3600})
+        return path
+
     generalized = {"osState": "Generalized"}
     makers = {
         "gallery": fixtures.gallery,
@@ -59,8 +64,13 @@ def fixture(client):
         "large": lambda: fixtures.disk("large", diskSizeGB=2520),
         "eastern": eastern,
         "uploading": uploading,
+        "exported": exported,
+        "planned": lambda: fixtures.disk("planned", purchasePlan={"name": "n", "publisher": "p", "product": "q"}),
+        "sold": lambda: fixtures.platform_image("Seller:offer:sku:1.0.0", plan={"name": "n", "publisher": "Seller", "product": "q"}),
         "snapshot": lambda: fixtures.snapshot(source=fixtures.disk()),
         "version": lambda: fixtures.version(definition=fixtures.definition("special")),
+        "wide": lambda: fixtures.version("4.0.0", fixtures.definition("special"), publishingProfile={
+            "targetRegions": [{"name": "westus"}, {"name": "eastus"}]}),
         "general": lambda: fixtures.version("3.0.0", fixtures.definition(**generalized)),
         "blocked": lambda: fixtures.version("9.0.0", fixtures.definition("special"), publishingProfile=years,
                                             safetyProfile={"blockDeletionBeforeEndOfLife": True}),
@@ -77,6 +87,7 @@ def fixture(client):
         except Failure as failure:
             failures[name] = str(failure)
     names["attached"] = fixtures.id("disks/machine-os")
+    names["busy"] = fixtures.id("disks/running-os")
     return names, failures
 
 
@@ -135,7 +146,7 @@ def main():
     for row in table["rows"]:
         if word not in row["when"]:
             continue
-        lacking = [n for n in re.findall(r"\{(\w+)\}", json.dumps([row["send"], row["error"]])) if n in missing]
+        lacking = [n for n in re.findall(r"\{(\w+)\}", json.dumps([row["send"], row["error"], row.get("needs")])) if n in missing]
         wrong = f"no fixture {lacking[0]}: {missing[lacking[0]]}" if lacking else check(client, row, names)
         outcome = "match" if not wrong else "open" if "open" in row else "fail"
         counts[outcome] += 1

@@ -25,8 +25,10 @@ SPEC = "specification/compute/resource-manager/Microsoft.Compute"
 AREAS = [
     ("GalleryRP/stable/2024-03-03", r"^(Galler|Shared|Community|SoftDeleted)"),
     ("DiskRP/stable/2025-01-02", r"^(Disks|Snapshots|DiskAccesses)_"),
-    ("ComputeRP/stable/2025-04-01", r"^(Images|VirtualMachineImages|VirtualMachineImagesEdgeZone)_"),
+    ("ComputeRP/stable/2025-04-01", r"^(Images|VirtualMachineImages|VirtualMachineImagesEdgeZone|VirtualMachines)_"),
 ]
+# Where everything is: West US, where most examples are, has no availability zones, which some of them ask for.
+HOME = "westus2"
 # Creating first, so that there is something to read; deleting last.
 ORDER = ["put", "get", "patch", "post", "delete"]
 
@@ -62,8 +64,13 @@ class Run:
         self.client = client
         self.rules = rules
         self.sent = {}
+        self.operation = ""
         # Generalized: what versions and images are made of in the examples.
-        self.needs = Prerequisites(client, "westus", lambda path: self.sent, lambda path: True, "Generalized")
+        self.needs = Prerequisites(client, HOME, lambda path: self.sent, self.is_source, "Generalized")
+
+    def is_source(self, _path):
+        """Whether a machine is only there to be made an image of."""
+        return not self.operation.startswith("VirtualMachines_")
 
     def adapted(self, value, without=()):
         """The example's value with this server's subscription, group and regions."""
@@ -99,6 +106,7 @@ class Run:
 
     def send(self, operation, name, method, path, parameters, example):
         """What is wrong with the answer; empty if nothing is."""
+        self.operation = operation
         path, url, body = self.request(operation, name, method, path, parameters, example)
         if "/resourceGroups/" in path:
             self.needs.group(path.split("/resourceGroups/")[1].split("/")[0])
@@ -117,6 +125,9 @@ class Run:
             self.needs.ready.discard(target.lower())
             if not prepared:
                 self.needs.resource(target)
+        for disk in (body or {}).get("dataDisksToDetach", []):
+            if not self.client.get(disk["diskId"]).get("managedBy"):
+                self.client.done("POST", path, {"dataDisksToAttach": [{"diskId": disk["diskId"]}]})
         answer = self.client.send(method.upper(), url, body)
         statuses = list(example["responses"])
         if str(answer.status) not in statuses:
@@ -134,12 +145,16 @@ class Run:
         for rule in self.rules["before"]:
             if not re.search(rule["example"], what):
                 continue
-            fixtures = Fixtures(self.client, "examples")
-            for name in rule.get("platformImages", []):
-                fixtures.platform_image(name)
+            fixtures = Fixtures(self.client, "examples", HOME)
+            for name, generation in rule.get("platformImages", {}).items():
+                fixtures.platform_image(name, locations=[HOME, "northcentralus"], generation=generation)
             for below in rule.get("anew", []):
                 # Another example made it otherwise: it is made again as this one has it.
                 self.forget(fixtures.id(below))
+            for name, body in rule.get("disks", {}).items():
+                self.forget(fixtures.id(f"disks/{name}"))
+                fixtures.put(fixtures.id(f"disks/{name}"), body)
+                prepared = True
             if "softDeleted" in rule:
                 version = re.sub(r"/softDeletedArtifactTypes/.*/([^/]+)/versions$", r"/images/\1/versions/1.0.0", path, flags=re.I)
                 definition = version.rsplit("/", 2)[0]
@@ -164,8 +179,13 @@ def main():
     word = sys.argv[3] if len(sys.argv) > 3 else ""
     run = Run(client, rules)
     table, lines, used = collections.defaultdict(collections.Counter), [], set()
+    left_out = collections.Counter()
     for operation, name, method, path, parameters, example in examples(sys.argv[2]):
         if word not in f"{operation} {name}":
+            continue
+        reason = next((rule["reason"] for rule in rules["left_out"] if re.search(rule["example"], f"{operation} {name}")), None)
+        if reason:
+            left_out[reason] += 1
             continue
         try:
             wrong = run.send(operation, name, method, path, parameters, example)
@@ -184,6 +204,8 @@ def main():
             lines.append((reason, f"{operation} {name}: {wrong[:400]}"))
     for area, counts in table.items():
         print(f"  {area:45} {counts['match']:3} match {counts['reason']:3} with a reason {counts['OPEN']:3} open")
+    for reason, number in left_out.items():
+        print(f"  left out {number}: {reason}")
     for reason in sorted({r for r, _ in lines if r}):
         print(f"  with a reason: {reason}")
         for line in [text for r, text in lines if r == reason]:

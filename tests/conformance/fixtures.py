@@ -105,7 +105,7 @@ class Fixtures:
         storage = {"osDisk": {"osType": "Linux", "osState": "Generalized", "managedDisk": {"id": source or self.disk()}}}
         return self.put(self.id(f"images/{name}", group), {"properties": {"storageProfile": storage, **properties}})
 
-    def platform_image(self, urn, source=None, locations=None, generation="V1"):
+    def platform_image(self, urn, source=None, locations=None, generation="V1", **properties):
         """An image of the publishers API; `urn` is publisher:offer:sku:version. Made of an empty disk, unless `source` is given."""
         path = f"/subscriptions/{self.client.subscription}/providers/Lazuli.Images/platformImages/{urn}"
         if path.lower() in self.made or self.exists(path):
@@ -113,7 +113,7 @@ class Fixtures:
         disk = source or self.disk(urn.replace(":", "-").replace(".", "-")[:80])
         return self.put(path, {"properties": {
             "osType": "Linux", "hyperVGeneration": generation, "storageProfile": {"osDiskImage": {"source": {"id": disk}}},
-            "publishingProfile": {"targetRegions": [{"name": name} for name in locations or [self.location]]}}})
+            "publishingProfile": {"targetRegions": [{"name": name} for name in locations or [self.location]]}, **properties}})
 
     def application_version(self, path):
         package = self.blob("https://conformancepackages.blob.core.windows.net/packages/package")

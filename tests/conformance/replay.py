@@ -97,8 +97,6 @@ class Recording:
         ids = set(re.findall(r"https://management\.azure\.com/subscriptions/([0-9a-fA-F-]{36})", text))
         for subscription in ids:
             text = text.replace(subscription, client.subscription)
-        for old, new in rules["locations"].items():
-            text = re.sub(rf"\b{old}\b", new, text, flags=re.I)
         self.exchanges = [json.loads(line) for line in text.splitlines() if line.strip()]
         self.polls = {}
         # Names with a random part: the recording's, and those that stand for them here.
@@ -333,6 +331,14 @@ class Recording:
                 self.needs.problems.append(f"clean up: {failure}")
 
 
+def check_rules(rules):
+    """A rule is for one difference: it names the operation and the kind, and but for the status the property."""
+    for rule in rules["differences"]:
+        wanted = {"operation", "kind"} | (set() if rule.get("kind") == "^status$" else {"path"})
+        if not wanted <= rule.keys():
+            sys.exit(f"replay.json: a rule without {', '.join(sorted(wanted - rule.keys()))}: {rule['reason']}")
+
+
 def kinds_differ(recorded, found):
     return shape.kind(recorded) != shape.kind(found)
 
@@ -349,6 +355,7 @@ def main():
     data, lazuli, guest, *names = sys.argv[1:]
     with open(HERE / "replay.json", encoding="utf-8") as file:
         rules = json.load(file)
+    check_rules(rules)
     client = Client.of(data)
     recordings = [Recording(client, rules, pathlib.Path(name)) for name in sorted(names)]
     images = platform_images(recordings)
@@ -373,17 +380,19 @@ def main():
     for name, count in sorted(total.items()):
         if name.startswith("skipped: "):
             print(f"  left out {count:4}  {name[9:]}")
-    explained, unexplained = collections.Counter(), {}
+    explained, unexplained = collections.defaultdict(collections.Counter), {}
     for recording in recordings:
         for name, index, what, kind, path, want, have, reason in recording.differences:
             if reason:
-                explained[reason] += 1
+                explained[reason][f"{name}: {what} {kind} {path}"] += 1
             else:
                 unexplained.setdefault((what, kind, path, want, have), []).append(f"{name}:{index + 1}")
         for problem in recording.needs.problems:
             print(f"  NOTE  {recording.name}: {problem}")
-    for reason, count in explained.most_common():
-        print(f"  explained {count:4}  {reason}")
+    for reason, places in sorted(explained.items(), key=lambda item: -item[1].total()):
+        print(f"  explained {places.total():4}  {reason}")
+        for place, count in places.items():
+            print(f"            {count:4}  {place.rstrip()}")
     for (what, kind, path, want, have), places in unexplained.items():
         print(f"  OPEN {what} {kind} {path}: recorded {want!r}, here {have!r}  ({places[0]}{', ...' if len(places) > 1 else ''} {len(places)}x)")
     unused = [r["reason"] for r in rules["differences"] if "used" not in r]

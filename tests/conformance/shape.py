@@ -74,10 +74,7 @@ def bodies(recorded, found, path=""):
             if key.lower() not in lower:
                 yield "extra", f"{path}.{key}" if path else key, "", brief(found[key])
     elif isinstance(recorded, list):
-        if len(recorded) != len(found):
-            yield "length", path, str(len(recorded)), str(len(found))
-        for want, have in pairs(recorded, found):
-            yield from bodies(want, have, f"{path}[]")
+        yield from lists(recorded, found, path)
     elif isinstance(recorded, str):
         key = path.rsplit(".", 1)[-1]
         if key not in VOLATILE and plain(recorded) != plain(found):
@@ -86,16 +83,28 @@ def bodies(recorded, found, path=""):
         yield "value", path, str(recorded), str(found)
 
 
-def pairs(recorded, found):
-    """Items that belong together: by name where both lists have things of the same names, else by their places."""
-    def named(items):
-        return {str(i["name"]).lower(): i for i in items if isinstance(i, dict) and i.get("name")}
-
+def lists(recorded, found, path):
+    """Items that belong together are compared: by name where both lists have things of the same names, else by their places."""
     want, have = named(recorded), named(found)
-    common = [name for name in want if name in have]
-    if common:
-        return [(want[name], have[name]) for name in common]
-    return list(zip(recorded, found))
+    common = want.keys() & have.keys()
+    if not common:
+        if len(recorded) != len(found):
+            yield "length", path, str(len(recorded)), str(len(found))
+        for one, other in zip(recorded, found):
+            yield from bodies(one, other, f"{path}[]")
+        return
+    for name, item in want.items():
+        if name in common:
+            yield from bodies(item, have[name], f"{path}[]")
+        else:
+            yield "missing", f"{path}[]", name, ""
+    for name in have:
+        if name not in common:
+            yield "extra", f"{path}[]", "", name
+
+
+def named(items):
+    return {str(i["name"]).lower(): i for i in items if isinstance(i, dict) and i.get("name")}
 
 
 def brief(value):

@@ -119,6 +119,9 @@ impl Engine {
             return Ok(listing);
         }
         self.require_subscription(&call.caller, &parent.subscription).await?;
+        let region = region_of_machines(parent, collection)?;
+        let whole = (ResourceId::subscription(&parent.subscription), machines());
+        let (parent, collection) = if region.is_some() { (&whole.0, &whole.1) } else { (parent, collection) };
         let every = collection.key() == "microsoft.resources/resources";
         let provider = if every { None } else { Some(self.provider(collection)?) };
         let right = provider.map_or("Microsoft.Resources/subscriptions/resources", |p| p.right_type());
@@ -148,8 +151,12 @@ impl Engine {
             let of_row = self.provider_of_kind(&row.kind).map(|p| format!("{}/read", p.right_type()));
             of_row.is_some_and(|right| access.allows(&call.caller.principal, &row.key, &right, Plane::Control))
         };
-        let wanted =
-            |r: &Resource| (!every || tracked(&r.kind)) && (!own_scope || r.resource_group.is_empty()) && readable(r);
+        let wanted = |r: &Resource| {
+            (!every || tracked(&r.kind))
+                && (!own_scope || r.resource_group.is_empty())
+                && region.is_none_or(|region| r.location == region)
+                && readable(r)
+        };
         let (rows, next) = self.page(query, call, wanted).await?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
         let mut items = Vec::with_capacity(rows.len());
@@ -280,6 +287,18 @@ impl Engine {
         self.db().request_cancel(&operation.id).await.map_err(db_error)?;
         Ok(())
     }
+}
+
+fn machines() -> ResourceType {
+    ResourceType { namespace: "Microsoft.Compute".into(), types: vec!["virtualMachines".into()] }
+}
+
+/// The region of `…/Microsoft.Compute/locations/{region}/virtualMachines`; `None` for any other list.
+fn region_of_machines(parent: &ResourceId, collection: &ResourceType) -> Result<Option<&'static str>, ArmError> {
+    if collection.key() != "microsoft.compute/locations/virtualmachines" {
+        return Ok(None);
+    }
+    crate::sizes::region(parent.name()).map(Some)
 }
 
 /// A resource in the list of all resources: without its properties (Swagger resources.json, `GenericResourceExpanded`).

@@ -23,13 +23,7 @@ impl Engine {
     ) -> Result<Option<Listing>, ArmError> {
         let (right, items) = match collection.key().as_str() {
             "microsoft.compute/locations/vmsizes" => {
-                let name = parent.name();
-                if locations::normalize(name).is_none() {
-                    return Err(ArmError::invalid_parameter(
-                        "location",
-                        format!("The value {name} provided for the location is not valid: it is no known region."),
-                    ));
-                }
+                region(parent.name())?;
                 ("Microsoft.Compute/locations/vmSizes/read", vm_sizes())
             }
             "microsoft.compute/skus" => ("Microsoft.Compute/skus/read", skus(wanted_location(call)?.as_deref())),
@@ -40,6 +34,17 @@ impl Engine {
         self.authorize(&call.caller, &scope, right).await?;
         Ok(Some(Listing { items, next: None }))
     }
+}
+
+/// The region that a path names.
+///
+/// # Errors
+/// `InvalidParameter`.
+pub(crate) fn region(name: &str) -> Result<&'static str, ArmError> {
+    locations::normalize(name).map(|l| l.name).ok_or_else(|| {
+        let message = format!("The value {name} provided for the location is not valid: it is no known region.");
+        ArmError::invalid_parameter("location", message)
+    })
 }
 
 /// Sizes as `vmSizes` lists them.

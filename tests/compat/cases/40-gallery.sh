@@ -20,8 +20,11 @@ gives 'replicated as a whole' Completed \
   az sig image-version show "${image[@]}" -e 1.0.0 --expand ReplicationStatus --query replicationStatus.aggregatedState -o tsv
 for e in 1.0.10 1.0.9; do works "version $e" "${version[@]}" -e $e "${from[@]}"; done
 gives 'versions are ordered as numbers' '1.0.0 1.0.9 1.0.10' sh -c "az sig image-version list ${image[*]} --query '[].name' -o tsv | xargs"
+refuses 'a region is not left out unawares' 'Deletion of previously replicated locations is not allowed' \
+  az sig image-version update "${image[@]}" -e 1.0.0 --target-regions eastus westus2=1
 gives 'take a region away' 2 \
-  az sig image-version update "${image[@]}" -e 1.0.0 --target-regions eastus westus2=1 --query 'length(publishingProfile.targetRegions)' -o tsv
+  az sig image-version update "${image[@]}" -e 1.0.0 --target-regions eastus westus2=1 --allow-replicated-location-deletion true \
+  --query 'length(publishingProfile.targetRegions)' -o tsv
 gives 'add a region' Succeeded \
   az sig image-version update "${image[@]}" -e 1.0.0 --add publishingProfile.targetRegions name=chinanorth2 --query provisioningState -o tsv
 gives 'and it is there' 3 az sig image-version show "${image[@]}" -e 1.0.0 --query 'length(publishingProfile.targetRegions)' -o tsv

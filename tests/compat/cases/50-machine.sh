@@ -61,6 +61,20 @@ holds 'ssh answers after that' until_true 120 on_it true
 works 'reapply it' az vm reapply -g machines -n vm
 refuses 'an OS disk that is kept cannot be reimaged' 'OperationNotAllowed' az vm reimage -g machines -n vm
 
+works 'two disks more' az disk create -g machines -n more1 -l eastus --size-gb 1
+works 'of the same kind' az disk create -g machines -n more2 -l eastus --size-gb 1
+disks=("$base/Microsoft.Compute/disks/more1" "$base/Microsoft.Compute/disks/more2")
+works 'attach both at once' az vm disk attach -g machines --vm-name vm --disk-ids "${disks[@]}"
+gives 'the machine shows them' 'more1 more2' \
+  sh -c "az vm show -g machines -n vm --query 'storageProfile.dataDisks[].name' -o tsv | xargs"
+works 'detach both at once' az vm disk detach -g machines --vm-name vm --disk-ids "${disks[@]}"
+gives 'none is left' 0 az vm show -g machines -n vm --query 'length(storageProfile.dataDisks)' -o tsv
+for d in more1 more2; do works "delete $d" az disk delete -g machines -n $d --yes; done
+gives 'what it may become' Standard_B1s az vm list-vm-resize-options -g machines -n vm --query "[?name=='Standard_B1s'].name" -o tsv
+works 'restart it' az vm restart -g machines -n vm
+holds 'ssh answers after the restart' until_true 120 on_it true
+refuses 'it does not hibernate' hibernat az vm deallocate -g machines -n vm --hibernate true
+
 works 'stop it' az vm stop -g machines -n vm
 gives 'it is stopped' PowerState/stopped power
 works 'start it' az vm start -g machines -n vm

@@ -29,8 +29,7 @@ pub(super) async fn handle(arm: &Arm<'_>) -> Result<Option<Reply>, ArmError> {
         ["subscriptions", _] if is_get => subscription_value(&visible(arm, segments[1]).await?),
         ["subscriptions", _, "locations"] if is_get => {
             let subscription = visible(arm, segments[1]).await?;
-            let listed = regions(arm).map(|l| l.to_value(&subscription.id)).collect();
-            page(listed)
+            page(locations::list(cloud(arm), &subscription.id))
         }
         ["subscriptions", _, "providers"] if is_get => {
             let subscription = visible(arm, segments[1]).await?;
@@ -99,12 +98,16 @@ async fn visible(arm: &Arm<'_>, id: &str) -> Result<Subscription, ArmError> {
     })
 }
 
-/// The regions of the cloud that the client believes in; under the server's own name, all of them.
-fn regions<'a>(arm: &Arm<'a>) -> impl Iterator<Item = &'static locations::Location> + use<'a> {
-    let cloud = arm.context.cloud().map(|c| match c {
+/// The cloud that the client believes in; none under the server's own name, where both clouds' regions are.
+fn cloud(arm: &Arm<'_>) -> Option<locations::Cloud> {
+    arm.context.cloud().map(|c| match c {
         Cloud::Public => locations::Cloud::Public,
         Cloud::China => locations::Cloud::China,
-    });
+    })
+}
+
+fn regions(arm: &Arm<'_>) -> impl Iterator<Item = &'static locations::Location> {
+    let cloud = cloud(arm);
     locations::all().iter().filter(move |l| cloud.is_none_or(|c| c == l.cloud))
 }
 

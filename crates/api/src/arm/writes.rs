@@ -91,14 +91,21 @@ impl Arm<'_> {
             ActionReply::Done(None) => Ok(respond::empty(lro::done_without_result(&kind, word))),
             ActionReply::Started { operation } => {
                 let lower = word.to_ascii_lowercase();
-                let mut shape = lro::shape_of(&kind, Verb::Action(&lower));
+                let shape = lro::shape_of(&kind, Verb::Action(&lower));
                 if shape.headers == Headers::None {
                     self.wait(&parent.subscription, &operation).await?;
                     return Ok(respond::empty(shape.status));
                 }
-                shape.body = false;
-                let location = self.location_of(parent, None).await;
-                let mut response = respond::empty(shape.status);
+                let resource = match shape.body {
+                    true => Some(self.app.backend.get(&self.call, parent).await?.0),
+                    false => None,
+                };
+                let location = self.location_of(parent, resource.as_ref()).await;
+                let mut response = match resource {
+                    // The one action with a body shows the disks that it is about to change (Swagger: `StorageProfile`).
+                    Some(value) => respond::json(shape.status, &value["properties"]["storageProfile"]),
+                    None => respond::empty(shape.status),
+                };
                 self.operation_headers(&mut response, parent, shape, &location, &operation);
                 Ok(response)
             }

@@ -1,7 +1,7 @@
 //! `Microsoft.Compute/galleries/applications/versions`: a package with the commands that install, update and remove it.
 
 use super::application::custom_actions;
-use super::image_version::{VersionName, publishing_profile};
+use super::image_version::{VersionName, check_no_region_lost, publishing_profile};
 use super::{Context, Fields, Head, merge_patch, unchanged};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
@@ -13,7 +13,8 @@ const MAX_TEXT: usize = 4096;
 /// A new body, or an update, which may leave out what it does not change (recorded: a PUT with only the source answers 200).
 /// Regions, counts, dates, actions and tags may change; the package may not.
 ///
-/// Errors: `InvalidParameter`; 409 `PropertyChangeNotAllowed`.
+/// Errors: `InvalidParameter`; 409 `PropertyChangeNotAllowed`; `BadRequest` where a region is left out and the safety profile does
+/// not allow it.
 pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     id.name().parse::<VersionName>().map_err(|_| {
         ArmError::invalid_parameter(
@@ -56,7 +57,9 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
             properties.extend(kept.map(|k| ("safetyProfile".to_owned(), k)));
         }
     }
-    Ok(head.body(vec![], properties))
+    let body = head.body(vec![], properties);
+    check_no_region_lost(id, "GalleryApplicationVersion", &body["properties"], stored, ctx)?;
+    Ok(body)
 }
 
 /// RFC 7396, then the checks of [`put`].

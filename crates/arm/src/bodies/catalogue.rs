@@ -12,7 +12,7 @@ impl Regions for Catalogue {
         Some(RegionFacts {
             name: found.name.to_owned(),
             display_name: found.display_name.to_owned(),
-            zones: found.zones,
+            zones: found.zones > 0,
         })
     }
 }

@@ -191,10 +191,7 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     let gib = bytes.or_else(|| creation["uploadSizeBytes"].as_u64()).map(gib_of).and_then(|g| i64::try_from(g).ok());
     let wanted = Wanted::read(&given, old, sku, gib)?;
     if creation["performancePlus"] == true && stored.is_none() && gib.is_some_and(|gib| !can_plus(sku, gib)) {
-        return Err(ArmError::invalid_parameter(
-            "disk.properties.creationData.performancePlus",
-            "Performance plus is for Standard HDD, Standard SSD and Premium SSD disks of 513 GiB or more.",
-        ));
+        return Err(no_performance_plus(sku));
     }
     properties.insert("creationData".into(), creation);
     options(&given, stored, sku, gib, &mut properties, ctx)?;
@@ -225,6 +222,17 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     let mut body = head.body(middle, properties);
     shape(&mut body, bytes, &wanted);
     Ok(body)
+}
+
+/// Azure's code and words where the disk is too small (kubernetes-sigs/azuredisk-csi-driver, pull request 1894). It says 512 GB, and
+/// means more than that (issue 1949).
+fn no_performance_plus(sku: &str) -> ArmError {
+    let message = if is_provisioned(sku) {
+        format!("The performancePlus flag cannot be set on disks of SKU '{sku}', whose performance is chosen.")
+    } else {
+        "The performancePlus flag can only be set on disks at least 512 GB in size.".to_owned()
+    };
+    ArmError::bad_request("BadRequest", message).target("disk.properties.creationData.performancePlus")
 }
 
 /// What a client chose of a disk's performance.

@@ -40,7 +40,7 @@ pub use fields::Fields;
 pub use tags::check_tags;
 pub use time::{format_time, parse_time};
 
-use crate::{ApiVersion, ArmError, ResourceId};
+use crate::{ApiVersion, ArmError, ResourceId, locations};
 use serde_json::{Map, Value};
 
 /// What is known of a region when a body names it.
@@ -94,8 +94,9 @@ impl Head {
                 "LocationNotAvailableForResourceType",
                 format!(
                     "The provided location '{text}' is not available for resource type '{}'. \
-                     It is not the name of a known region.",
-                    id.resource_type()
+                     List of available regions for the resource type is '{}'.",
+                    id.resource_type(),
+                    locations::names()
                 ),
             )
         })?;

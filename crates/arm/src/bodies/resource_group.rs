@@ -1,7 +1,7 @@
 //! `Microsoft.Resources/resourceGroups`.
 
 use super::{Context, Fields, check_tags, merge_patch};
-use crate::{ArmError, ResourceId};
+use crate::{ArmError, ResourceId, locations};
 use serde_json::{Map, Value, json};
 
 const MAX_NAME: usize = 90;
@@ -47,7 +47,8 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
             "LocationNotAvailableForResourceGroup",
             format!(
                 "The provided location '{text}' is not available for resource group. \
-                 It is not the name of a known region."
+                 List of available regions is '{}'.",
+                locations::names()
             ),
         )
     })?;

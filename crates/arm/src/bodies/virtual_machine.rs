@@ -205,6 +205,72 @@ fn keep(properties: &Fields<'_>, body: &mut Map<String, Value>) -> Result<(), Ar
 }
 
 /// A disk is known by its id, or by its name where the entry has no id.
+/// What `attachDetachDataDisks` makes of a stored body: an update for [`update`]. A disk that comes without a LUN gets the first free
+/// one (Swagger 2025-04-01, `AttachDetachDataDisksRequest`).
+///
+/// # Errors
+/// `InvalidParameter` for a disk to detach that is not attached, and where nothing is asked for; `OperationNotSupported` for disk
+/// encryption sets, the write accelerator and a forced detachment.
+pub fn attach_detach(request: &Value, stored: &Value) -> Result<Value, ArmError> {
+    const MANY: &str = "dataDisksToAttach";
+    const FEW: &str = "dataDisksToDetach";
+    let given = Fields::root("parameters", request)?;
+    let (coming, going) = (given.objects(MANY)?.unwrap_or_default(), given.objects(FEW)?.unwrap_or_default());
+    if coming.is_empty() && going.is_empty() {
+        return Err(given.missing(MANY));
+    }
+    let mut body = stored.clone();
+    let old = body["properties"]["storageProfile"]["dataDisks"].as_array().cloned().unwrap_or_default();
+    let mut disks = old;
+    for disk in &going {
+        let id = disk.required_str("diskId")?;
+        if disk.str("detachOption")?.is_some() {
+            return Err(not_offered(&disk.path("detachOption"), "the guest is asked to let go of its disk"));
+        }
+        let is_it = |d: &&mut Value| d["managedDisk"]["id"].as_str().is_some_and(|i| i.eq_ignore_ascii_case(&id));
+        let entry = disks.iter_mut().find(is_it).ok_or_else(|| {
+            ArmError::invalid_parameter(
+                &disk.path("diskId"),
+                format!("Disk '{id}' is not attached to the virtual machine."),
+            )
+        })?;
+        entry["toBeDetached"] = true.into();
+    }
+    for disk in &coming {
+        if !disk.object("diskEncryptionSet")?.is_empty() {
+            return Err(not_offered(&disk.path("diskEncryptionSet"), "this server has no disk encryption sets yet"));
+        }
+        if disk.bool("writeAcceleratorEnabled")? == Some(true) {
+            return Err(not_offered(&disk.path("writeAcceleratorEnabled"), "there is no write accelerator"));
+        }
+        let id = disk.required_str("diskId")?;
+        if disks.iter().any(|d| d["managedDisk"]["id"].as_str().is_some_and(|i| i.eq_ignore_ascii_case(&id))) {
+            let message = format!("Disk '{id}' is attached to the virtual machine already.");
+            return Err(ArmError::invalid_parameter(&disk.path("diskId"), message));
+        }
+        let taken = |lun: i64| disks.iter().any(|d| d["lun"] == lun && d["toBeDetached"] != true);
+        let lun = match disk.int_within("lun", 0, 63)? {
+            Some(lun) => lun,
+            // Also not that of a disk that is about to go: both happen at once.
+            None => (0..64).find(|lun| !disks.iter().any(|d| d["lun"] == *lun)).ok_or_else(|| {
+                ArmError::invalid_parameter(&disk.path("lun"), "All LUNs of the virtual machine are in use.")
+            })?,
+        };
+        if taken(lun) {
+            return Err(lun_in_use(lun));
+        }
+        let mut entry = json!({"lun": lun, "createOption": "Attach", "managedDisk": {"id": id}});
+        for name in ["caching", "deleteOption"] {
+            if let Some(choice) = disk.str(name)? {
+                entry[name] = choice.into();
+            }
+        }
+        disks.push(entry);
+    }
+    body["properties"]["storageProfile"]["dataDisks"] = disks.into();
+    Ok(body)
+}
+
 fn changed_data_disks(
     id: &ResourceId,
     profile: &Fields<'_>,

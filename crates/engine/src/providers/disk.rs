@@ -151,7 +151,7 @@ pub(super) async fn delete(cx: Context<'_>, old: &Resource) -> Result<DeletePlan
             "OperationNotAllowed",
             format!(
                 "There is an active shared access signature outstanding for disk {}. Call EndGetAccess before attaching or \
-                 deleting the disk. Learn more here: aka.ms/revokeaccessapi.",
+                 deleting the disk.",
                 old.name
             ),
         ));

@@ -179,7 +179,18 @@ impl Provider for VirtualMachine {
     }
 
     fn actions(&self) -> &'static [&'static str] {
-        &["start", "powerOff", "restart", "deallocate", "redeploy", "reapply", "generalize", "capture", "reimage"]
+        &[
+            "start",
+            "powerOff",
+            "restart",
+            "deallocate",
+            "redeploy",
+            "reapply",
+            "generalize",
+            "capture",
+            "reimage",
+            "attachDetachDataDisks",
+        ]
     }
 
     async fn action(&self, cx: Context<'_>, row: &Resource, action: &str, body: Value) -> Result<ActionPlan, ArmError> {
@@ -193,8 +204,14 @@ impl Provider for VirtualMachine {
             "generalize" => return generalize(cx, row).await,
             "capture" => return Err(capture(row, &body)?),
             "reimage" => return Err(reimage(row)),
+            "attachdetachdatadisks" => return update::attach_detach(cx, row, &body).await,
             _ => return Err(unknown_action(&row.id, action)),
         };
+        if kind == "virtual_machine.deallocate"
+            && cx.call.query.get("hibernate").is_some_and(|v| v.eq_ignore_ascii_case("true"))
+        {
+            return Err(not_allowed("deallocate", &row.name, "with hibernation, which is not enabled on it"));
+        }
         let skip = cx.call.query.get("skipshutdown").is_some_and(|v| v.eq_ignore_ascii_case("true"));
         let mut busy = row.clone();
         busy.provisioning_state = "Updating".into();

@@ -80,7 +80,13 @@ async fn a_package_is_in_every_region_and_outlives_its_blob() {
     assert_eq!(shown["properties"]["replicationStatus"]["aggregatedState"], "Completed");
 
     // A region less, then nothing.
-    let fewer = json!({"properties": {"publishingProfile": {"targetRegions": [{"name": "eastus"}]}}});
+    let mut fewer = json!({"properties": {"publishingProfile": {"targetRegions": [{"name": "eastus"}]}}});
+    let error = server.engine.patch(&server.call, &server.id(VERSION), fewer.clone()).await.unwrap_err();
+    assert!(
+        error.message.contains("type 'GalleryApplicationVersion'. Deletion of previously replicated locations"),
+        "{error}"
+    );
+    fewer["properties"]["safetyProfile"] = json!({"allowDeletionOfReplicatedLocations": true});
     let written = server.engine.patch(&server.call, &server.id(VERSION), fewer).await.unwrap();
     assert_eq!(written.resource["properties"]["provisioningState"], "Updating");
     server.end(&written.operation.unwrap()).await.unwrap();

@@ -1,6 +1,7 @@
 //! What becomes of a machine that exists: disks that come and go, another size, redeploy and reapply (issue of VM life, MD-6).
 
 use super::site::{Site, VM};
+use crate::call::ActionReply;
 use lazuli_arm::ArmError;
 use serde_json::{Value, json};
 
@@ -142,4 +143,46 @@ async fn redeployed_it_has_its_disks_and_what_is_not_offered_is_refused() {
         let error = site.patch(json!({name: value})).await.unwrap_err();
         assert_eq!(error.code, "OperationNotSupported", "{error}");
     }
+}
+
+/// Swagger 2025-04-01, `VirtualMachines_AttachDetachDataDisks`.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_are_attached_and_detached_by_their_ids() {
+    let site = Site::start().await;
+    let server = &site.server;
+    site.create(|_| {}).await.unwrap();
+    let [a, b] = [site.blank_disk("a").await["id"].clone(), site.blank_disk("b").await["id"].clone()];
+    let ask = async |body: Value| -> Result<(), ArmError> {
+        let asked = server.engine.action(&server.call, &server.id(VM), "attachDetachDataDisks", body).await?;
+        let ActionReply::Started { operation } = asked else { panic!("disks come and go by an operation") };
+        server.end(&operation).await.map(drop)
+    };
+    ask(json!({"dataDisksToAttach": [{"diskId": a}, {"diskId": b, "lun": 5, "caching": "ReadOnly", "deleteOption": "Delete"}]}))
+        .await
+        .unwrap();
+    assert_eq!(site.guest_disks().await, ["lun0", "lun5", "os"]);
+    let shown = server.get(VM).await.unwrap()["properties"]["storageProfile"]["dataDisks"].clone();
+    assert_eq!(
+        (&shown[0]["name"], &shown[1]["caching"], &shown[1]["deleteOption"]),
+        (&json!("a"), &json!("ReadOnly"), &json!("Delete"))
+    );
+    let refused = async |body: Value| ask(body).await.unwrap_err().code;
+    assert_eq!(refused(json!({})).await, "InvalidParameter");
+    assert_eq!(refused(json!({"dataDisksToAttach": [{"lun": 1}]})).await, "InvalidParameter");
+    assert_eq!(
+        refused(json!({"dataDisksToDetach": [{"diskId": server.id("disks/none").to_string()}]})).await,
+        "InvalidParameter"
+    );
+    assert_eq!(
+        refused(json!({"dataDisksToDetach": [{"diskId": a, "detachOption": "ForceDetach"}]})).await,
+        "OperationNotSupported"
+    );
+    assert_eq!(refused(json!({"dataDisksToAttach": [{"diskId": a, "lun": 9}]})).await, "InvalidParameter");
+    // One for another, in one request.
+    let c = site.blank_disk("c").await["id"].clone();
+    assert_eq!(refused(json!({"dataDisksToAttach": [{"diskId": c, "lun": 5}]})).await, "InvalidParameter");
+    ask(json!({"dataDisksToAttach": [{"diskId": c}], "dataDisksToDetach": [{"diskId": a}]})).await.unwrap();
+    assert_eq!(site.guest_disks().await, ["lun1", "lun5", "os"]);
+    assert_eq!(site.state("disks/a").await, "Unattached");
+    assert_eq!(site.state("disks/c").await, "Attached");
 }

@@ -68,7 +68,8 @@ async fn iv4_every_disk_is_in_every_region() {
     // A region that comes later gets them all, one that goes gives them all back.
     let west = server.stored_bytes("westus").await;
     let update = json!({"location": "eastus", "properties": {
-        "publishingProfile": {"targetRegions": [{"name": "eastus"}, {"name": "northeurope"}]}, "storageProfile": {}}});
+        "publishingProfile": {"targetRegions": [{"name": "eastus"}, {"name": "northeurope"}]},
+        "safetyProfile": {"allowDeletionOfReplicatedLocations": true}, "storageProfile": {}}});
     let version = server.put(VERSION, update).await.unwrap();
     assert_eq!(version["properties"]["storageProfile"], shown);
     assert_eq!(server.stored("northeurope", &manifest(&server, VERSION, Some(7)).await).await, b);

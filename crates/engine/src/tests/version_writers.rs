@@ -79,13 +79,16 @@ async fn thirty_two_writers_lose_no_region() {
     assert!(wanted.iter().all(|r| internal["regions"][r]["state"] == "Completed"), "{internal}");
 }
 
-/// Without If-Match the last one wins, as in Azure; what it does not name is let go of, also when it was still on its way.
+/// Without If-Match the last one wins, as in Azure where the safety profile allows it; what it does not name is let go of, also when
+/// it was still on its way.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_conditions_the_last_writer_wins() {
     let server = with_version().await;
     let id = server.id(VERSION);
     for regions in [["eastus", "westus"], ["eastus", "northeurope"], ["eastus", "westus2"]] {
-        server.engine.put(&server.call, &id, of_disk(&server, &regions)).await.unwrap();
+        let mut body = of_disk(&server, &regions);
+        body["properties"]["safetyProfile"] = json!({"allowDeletionOfReplicatedLocations": true});
+        server.engine.put(&server.call, &id, body).await.unwrap();
     }
     all_ended(&server).await;
     let version = server.get(VERSION).await.unwrap();

@@ -88,6 +88,7 @@ async fn regions_are_added_and_removed() {
     // As az sends it: without the source.
     let update = json!({"location": "eastus", "properties": {
         "publishingProfile": {"targetRegions": [{"name": "eastus", "regionalReplicaCount": 2}, {"name": "northeurope"}]},
+        "safetyProfile": {"allowDeletionOfReplicatedLocations": true},
         "storageProfile": {"osDiskImage": {"hostCaching": "ReadWrite"}}}});
     let version = server.put(VERSION, update).await.unwrap();
     assert_eq!(version["properties"]["publishingProfile"]["targetRegions"][0]["regionalReplicaCount"], 2);

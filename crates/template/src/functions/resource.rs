@@ -112,7 +112,7 @@ fn not_here(f: &str, what: &str) -> Eval<Value> {
     error(format!("The template function '{f}' is not expected at this location: this is no deployment to {what}."))
 }
 
-/// Zones that a region has: all regions with zones have three, whatever the type.
+/// Zones that a region has, whatever the type.
 fn pick_zones(f: &'static str, v: Vec<Value>, _: &Evaluator<'_>) -> Eval<Value> {
     let a = Args { function: f, values: &v };
     let region = a.str(2)?;
@@ -121,7 +121,7 @@ fn pick_zones(f: &'static str, v: Vec<Value>, _: &Evaluator<'_>) -> Eval<Value> 
     let Some(location) = locations::normalize(region) else {
         return invalid(f, &format!("'{region}' is not the name of a known region."));
     };
-    let zones: &[&str] = if location.zones { &["1", "2", "3"] } else { &[] };
+    let zones = &["1", "2", "3"][..usize::from(location.zones.min(3))];
     let (Ok(offset), Ok(count)) = (usize::try_from(offset), usize::try_from(count)) else {
         return invalid(f, "The number of zones and the offset must not be negative.");
     };

@@ -192,7 +192,12 @@ fn refuses_bad_disks() {
         (
             "Premium_LRS",
             json!({"creationData": {"createOption": "Empty", "performancePlus": true}, "diskSizeGB": 512}),
-            "Performance plus is for",
+            "The performancePlus flag can only be set on disks at least 512 GB in size.",
+        ),
+        (
+            "UltraSSD_LRS",
+            json!({"creationData": {"createOption": "Empty", "performancePlus": true}, "diskSizeGB": 1024}),
+            "The performancePlus flag cannot be set on disks of SKU 'UltraSSD_LRS'",
         ),
         (
             "Standard_LRS",

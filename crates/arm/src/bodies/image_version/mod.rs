@@ -15,8 +15,8 @@ mod security;
 mod source;
 
 pub use name::{VersionName, parse_name};
-pub(super) use regions::publishing_profile;
 pub use regions::{TargetRegion, target_regions};
+pub(super) use regions::{check_no_region_lost, publishing_profile};
 pub use replication::{RegionProgress, ReplicationState, replication_status};
 pub use source::{DataDisk, DiskOrBlob, Source, show_disks, source};
 
@@ -30,7 +30,8 @@ const ROOT: &str = "galleryImageVersion";
 /// location answers 200), and a source that is given must be the stored one.
 ///
 /// Errors: `InvalidParameter` with the texts of the catalogue (mission: version); 409 `PropertyChangeNotAllowed` for the
-/// source, LUNs, storage types of regions that exist, `storageAccountType`, `replicationMode`, `securityProfile`;
+/// source, LUNs, storage types of regions that exist, `storageAccountType`, `replicationMode`, `securityProfile`; `BadRequest`
+/// where a region is left out and the safety profile does not allow it;
 /// `OperationNotSupported` for disk encryption sets and edge zones, which this server does not have.
 pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     id.name().parse::<VersionName>()?;
@@ -45,7 +46,9 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     if let Some(security) = security::security_profile(&given, old)? {
         properties.insert("securityProfile".into(), security);
     }
-    Ok(head.body(vec![], properties))
+    let body = head.body(vec![], properties);
+    check_no_region_lost(id, "GalleryImageVersion", &body["properties"], old, ctx)?;
+    Ok(body)
 }
 
 /// RFC 7396, then the checks of [`put`].
@@ -65,8 +68,8 @@ pub fn tags(body: &Value) -> Result<Option<Value>, ArmError> {
     Ok(super::check_tags(Fields::root(ROOT, body)?.get("tags"))?.map(Value::Object))
 }
 
-/// `allowDeletionOfReplicatedLocations` is stored and shown, and hinders nothing: Azure shows `false` where nobody set it, and
-/// clients send that back with every update (recorded), also with those that remove a region.
+/// `allowDeletionOfReplicatedLocations` is `false` where nobody set it (recorded), and then keeps regions from being left out
+/// ([`check_no_region_lost`]).
 fn safety_profile(given: &Fields<'_>, old: Option<&Value>) -> Result<Value, ArmError> {
     let fields = given.object("safetyProfile")?;
     let stored = |name: &str| old.and_then(|o| o["safetyProfile"][name].as_bool());

@@ -2,7 +2,7 @@
 
 use super::super::{Context, Fields, RegionFacts, format_time, not_offered};
 use super::end_of_life;
-use crate::ArmError;
+use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
 
 const STORAGE_TYPES: [&str; 4] = ["Standard_LRS", "Standard_ZRS", "Premium_LRS", "PremiumV2_LRS"];
@@ -228,6 +228,42 @@ fn region(
         shown["excludeFromLatest"] = exclude.into();
     }
     Ok(shown)
+}
+
+/// Since 2022-03-03 an update that leaves out a region of an artifact takes it away only where the safety profile allows it: a writer
+/// that does not know all regions must not end the service of one. No regions at all means those that are there. (Azure's words:
+/// hashicorp/terraform-provider-azurerm, pull request 21999.)
+///
+/// # Errors
+/// 400 `BadRequest`.
+pub(in crate::bodies) fn check_no_region_lost(
+    id: &ResourceId,
+    artifact: &str,
+    new: &Value,
+    old: Option<&Value>,
+    ctx: &Context<'_>,
+) -> Result<(), ArmError> {
+    let names = |properties: &Value| -> Vec<Value> {
+        let regions = properties["publishingProfile"]["targetRegions"].as_array();
+        regions.into_iter().flatten().map(|r| r["name"].clone()).collect()
+    };
+    let allowed = new["safetyProfile"]["allowDeletionOfReplicatedLocations"] == true;
+    let left = names(new);
+    let lost = old.is_some_and(|old| names(old).iter().any(|name| !left.contains(name)));
+    if !lost || allowed || !ctx.api_version.at_least("2022-03-03") {
+        return Ok(());
+    }
+    Err(ArmError::bad_request(
+        "BadRequest",
+        format!(
+            "Complete set of target locations not specified while updating gallery artifact '{}' and type '{artifact}'. Deletion of \
+             previously replicated locations is not allowed, and you need to specify a complete set of target locations in the \
+             update request or specify null or empty set for target regions in the update request or set allow deletion of \
+             replicated locations under safety profile property. To figure out complete set of target locations, you can perform a \
+             get first on gallery artifact",
+            id.name()
+        ),
+    ))
 }
 
 fn refuse_what_is_missing(item: &Fields<'_>) -> Result<(), ArmError> {

@@ -307,6 +307,32 @@ fn iv12_block_deletion_before_end_of_life() {
 }
 
 #[test]
+fn regions_are_taken_away_only_where_that_is_allowed() {
+    let old = create(&body(json!({"targetRegions": [{"name": "eastus2"}, {"name": "westus2"}]}), os_disk())).unwrap();
+    let mut fewer = body(json!({"targetRegions": [{"name": "eastus2"}, {"name": "eastus"}]}), json!({}));
+    let error = update(&fewer, Some(&old)).unwrap_err();
+    assert_eq!((error.status, error.code.as_str()), (400, "BadRequest"));
+    assert!(error.message.starts_with(
+        "Complete set of target locations not specified while updating gallery artifact '1.0.0' and type 'GalleryImageVersion'. \
+         Deletion of previously replicated locations is not allowed,"
+    ));
+    // Versions of the API that know no safety profile: as ever.
+    let api = version("2021-10-01");
+    let before = put(&id("galleries/g/images/i/versions/1.0.0"), &fewer, Some(&old), &context(&api)).unwrap();
+    assert_eq!(target_regions(&before).len(), 2);
+    // No regions: those that are there.
+    for keeps in [json!({"targetRegions": []}), json!({"targetRegions": null}), json!({})] {
+        assert_eq!(target_regions(&update(&body(keeps, json!({})), Some(&old)).unwrap()), target_regions(&old));
+    }
+    fewer["properties"]["safetyProfile"] = json!({"allowDeletionOfReplicatedLocations": true});
+    let new = update(&fewer, Some(&old)).unwrap();
+    assert_eq!(new["properties"]["safetyProfile"]["allowDeletionOfReplicatedLocations"], true);
+    // It is kept, and counts for later updates.
+    let one = body(json!({"targetRegions": [{"name": "eastus2"}]}), json!({}));
+    assert_eq!(target_regions(&update(&one, Some(&new)).unwrap()).len(), 1);
+}
+
+#[test]
 fn gs13_hv4_id9_facts_of_source_and_definition() {
     let definition = json!({"properties": {"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2",
         "architecture": "x64", "purchasePlan": {"name": "n", "publisher": "p", "product": "q"}}});

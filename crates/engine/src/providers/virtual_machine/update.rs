@@ -5,7 +5,7 @@
 use super::{Builder, CREATE, MachineInternal};
 use crate::capture::outrun_readers;
 use crate::operations::virtual_machine_update::Before;
-use crate::provider::{Context, Plan, Start};
+use crate::provider::{ActionPlan, Context, Plan, Start};
 use crate::providers::arm_context;
 use crate::stored::{internal, to_internal};
 use lazuli_arm::bodies::virtual_machine as body;
@@ -47,6 +47,16 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
         changes.extend(outrun_readers(cx.engine, &state).await?);
     }
     Ok(Plan { body, internal: to_internal(&next), start, changes })
+}
+
+/// `attachDetachDataDisks`: an update that names only the disks that come and go.
+pub(super) async fn attach_detach(cx: Context<'_>, row: &Resource, request: &Value) -> Result<ActionPlan, ArmError> {
+    let id: ResourceId = row.id.parse().map_err(ArmError::internal)?;
+    let new = body::attach_detach(request, &row.body)?;
+    let Plan { body, internal, start, changes } = plan(cx, &id, &new, row).await?;
+    let start = start.ok_or_else(|| ArmError::internal("disks come or go without an operation"))?;
+    let busy = Resource { body, internal, provisioning_state: "Updating".into(), ..row.clone() };
+    Ok(ActionPlan::Start { start, resource: Some(busy), changes })
 }
 
 impl Builder<'_> {
