@@ -36,7 +36,7 @@ impl Filter {
                 return Err(bad());
             };
             let (name, value) = (name.to_ascii_lowercase(), value.trim().trim_matches('\''));
-            let time = || value.parse::<jiff::Timestamp>().map(|t| t.as_millisecond()).map_err(|_| bad());
+            let time = || milliseconds(value).ok_or_else(bad);
             match (name.as_str(), operator) {
                 ("eventtimestamp", "ge") => filter.since_ms = Some(time()?),
                 ("eventtimestamp", "le") => filter.until_ms = Some(time()?),
@@ -65,6 +65,12 @@ impl Filter {
                 _ => false,
             })
     }
+}
+
+/// az leaves the zone out: it is UTC.
+fn milliseconds(time: &str) -> Option<i64> {
+    let time = time.parse().or_else(|_| format!("{time}Z").parse::<jiff::Timestamp>()).ok()?;
+    Some(time.as_millisecond())
 }
 
 fn localized(value: &str) -> Value {
@@ -178,7 +184,7 @@ mod tests {
 
     #[test]
     fn filters_of_az_are_understood() {
-        let az = "eventTimestamp ge '2026-11-01T00:00:00Z' and eventTimestamp le 2026-11-28T00:00:00.000000Z and eventChannels eq \
+        let az = "eventTimestamp ge '2026-11-01T00:00:00Z' and eventTimestamp le 2026-11-28T00:00:00.000000 and eventChannels eq \
                   'Admin, Operation' and resourceGroupName eq 'RG1'";
         let filter = Filter::parse(az).unwrap();
         assert!(filter.since_ms < filter.until_ms && filter.since_ms.is_some());

@@ -53,7 +53,7 @@ other=$(admin subscription create --tenant "$second" --name other --owner "$(cre
 works 'sign in to a second tenant with the same client' az login --service-principal -u "$(credential clientId)" \
   -p "$(credential clientSecret)" --tenant "$second"
 gives 'a group there' Succeeded az group create -n there -l eastus --subscription "$other" --query properties.provisioningState -o tsv
-refuses 'the reader does not get there' "SubscriptionNotFound|doesn't exist in cloud|could not be found" \
+refuses 'the reader does not get there' 'not found\. Check the spelling' \
   as_reader az group list --subscription "$other"
 works 'back to the first' az account set --subscription "$subscription"
 works 'delete the group' az group delete -n access --yes
