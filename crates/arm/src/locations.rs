@@ -272,7 +272,7 @@ impl Location {
     }
 
     /// An item of `GET /subscriptions/{id}/locations`.
-    fn to_value(&self, subscription: &str) -> Value {
+    fn to_value(self, subscription: &str) -> Value {
         let mut metadata = json!({
             "regionType": "Physical",
             "regionCategory": if self.recommended() { "Recommended" } else { "Other" },

@@ -30,7 +30,8 @@ async fn azures_own_names_lead_here() {
         let response = azure.get(url).bearer_auth(token).send().await.unwrap();
         assert!(response.headers().contains_key("strict-transport-security"));
         let locations = body(response).await;
-        let names: Vec<&str> = locations["value"].as_array().unwrap().iter().filter_map(|l| l["name"].as_str()).collect();
+        let names: Vec<&str> =
+            locations["value"].as_array().unwrap().iter().filter_map(|l| l["name"].as_str()).collect();
         assert!(names.contains(&region), "{names:?}");
         assert_eq!(names.contains(&"chinanorth"), cloud == "AzureChinaCloud");
     }
