@@ -12,6 +12,7 @@ mod files;
 mod gc;
 mod host;
 mod image;
+mod index;
 mod keeper;
 mod logging;
 mod scrub;
@@ -54,6 +55,8 @@ enum Command {
     Scrub(scrub::Args),
     /// Frees what no disk needs any more, or tells what it would free.
     Gc(gc::Args),
+    /// Builds the indexes of the content stores again, from their packs.
+    Index(index::Args),
     /// Measures the content store alone, without a server.
     Bench(bench::Args),
 }
@@ -89,6 +92,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Gc(args) => gc::run(args).await,
+            Command::Index(args) => return index::run(args).await,
             Command::Scrub(args) => return scrub::run(args).await,
             Command::Env(_) => Ok(()),
         };

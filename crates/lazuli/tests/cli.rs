@@ -1,11 +1,15 @@
 //! The command line as its users and their scripts meet it.
 
+use lazuli_chunks::{Cache, Progress, Region, RegionConfig};
+use lazuli_disks::RawFile;
 use lazuli_testkit::{Arm, TestServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 fn lazuli(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lazuli")).args(arguments).env_remove("LAZULI_DATA_DIR").output().unwrap()
@@ -245,12 +249,11 @@ async fn a_scrub_looks_beside_a_server_repairs_alone_and_says_so_by_its_status()
     let preview = lazuli(&["gc", "--preview", "--data-dir", &path]);
     assert!(preview.status.success());
     assert_eq!(lazuli(&["gc", "--data-dir", &path]).status.code(), Some(1));
+    assert_eq!(lazuli(&["index", "rebuild", "--data-dir", &path]).status.code(), Some(1));
 
     // A store with a pack of junk that the index names as its own.
     let folder = dir.join("regions/eastus");
-    let region = lazuli_chunks::RegionConfig::local("eastus", &folder, lazuli_chunks::Cache::new(0)).unwrap();
-    let region = lazuli_chunks::Region::open(region).await.unwrap();
-    drop(region);
+    drop(Region::open(RegionConfig::local("eastus", &folder, Cache::new(0)).unwrap()).await.unwrap());
     assert_eq!(scrub(&[]).status.code(), Some(0));
     std::fs::write(folder.join("index/index.log"), "junk in place of an index").unwrap();
     let wrong = scrub(&[]);
@@ -258,5 +261,51 @@ async fn a_scrub_looks_beside_a_server_repairs_alone_and_says_so_by_its_status()
     let said = text(&wrong.stdout);
     assert!(said.contains("eastus: NOT SOUND") && said.contains("index index.log: damaged"), "{said}");
     let unknown = scrub(&["--region", "westus"]);
+    assert!(text(&unknown.stderr).contains("known are: eastus"), "{}", text(&unknown.stderr));
+}
+
+#[tokio::test]
+async fn an_index_that_forgot_a_disk_is_rebuilt_and_a_pack_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let store = dir.path().join("regions/eastus");
+    let open = || {
+        let config = RegionConfig::local("eastus", &store, Cache::new(0)).unwrap();
+        async { Region::open(config).await.unwrap() }
+    };
+    let disk = dir.path().join("disk.raw");
+    let mut bytes: Vec<u8> = (0u32..200_000).flat_map(u32::to_le_bytes).collect();
+    bytes.resize(1 << 20, 0);
+    std::fs::write(&disk, &bytes).unwrap();
+    let region = open().await;
+    let log = store.join("index/index.log");
+    let stale = std::fs::read(&log).unwrap();
+    let source = Arc::new(RawFile::open(&disk).unwrap());
+    let done = region.ingest(source, &Progress::new(), &CancellationToken::new()).await.unwrap();
+    drop(region);
+    std::fs::write(&log, stale).unwrap();
+
+    let rebuild = || lazuli(&["index", "rebuild", "--json", "--data-dir", path]);
+    let out = rebuild();
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let told: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&told[0]["packs"], &told[0]["damagedPacks"]), (&json!(1), &json!([])));
+    let mut read = vec![0; bytes.len()];
+    open().await.reader(done.manifest).await.unwrap().read_at(0, &mut read).await.unwrap();
+    assert!(read == bytes);
+
+    let folder = std::fs::read_dir(store.join("packs")).unwrap().next().unwrap().unwrap().path();
+    let pack = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let mut damaged = std::fs::read(&pack).unwrap();
+    let at = damaged.len() - 60;
+    damaged[at] ^= 1;
+    std::fs::write(&pack, &damaged).unwrap();
+    let out = rebuild();
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
+    let told: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&told[0]["packs"], told[0]["damagedPacks"].as_array().unwrap().len()), (&json!(0), 1));
+    assert!(std::fs::read(&pack).unwrap() == damaged, "it was not touched");
+    let unknown = lazuli(&["index", "rebuild", "--region", "westus", "--data-dir", path]);
+    assert_eq!(unknown.status.code(), Some(1));
     assert!(text(&unknown.stderr).contains("known are: eastus"), "{}", text(&unknown.stderr));
 }

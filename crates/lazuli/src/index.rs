@@ -1,0 +1,98 @@
+//! `lazuli index rebuild`: the indexes of the content stores again, from the packs themselves. A server must not run,
+//! for it would hold them.
+//!
+//! Exit status: 0 all packs are in the index again, 2 some could not be read and were left out, 1 it failed.
+
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use anyhow::{Context, bail};
+use lazuli_chunks::Rebuilt;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const LEFT_OUT: u8 = 2;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Reads the table of every pack and writes the index anew. No server may run on the folder.
+    Rebuild(Rebuild),
+}
+
+#[derive(Debug, clap::Args)]
+struct Rebuild {
+    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
+    #[arg(long, env = "LAZULI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file (TOML), the same as the server's.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only this region; may be given more than once [default: all]
+    #[arg(long = "region", value_name = "REGION")]
+    regions: Vec<String>,
+    /// A JSON list instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let What::Rebuild(args) = args.what;
+    let config = Config::read(args.config.as_deref())?;
+    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let _lock = dir.lock().context("an index is rebuilt while no server runs on the folder")?;
+    let engine = crate::scrub::open(&dir, &config).await?;
+    let known = engine.regions().known().context("cannot read the folder of the regions")?;
+    if let Some(unknown) = args.regions.iter().find(|r| !known.contains(r)) {
+        bail!("there is no store of a region {unknown}; known are: {}", known.join(", "));
+    }
+    let wanted = known.iter().filter(|r| args.regions.is_empty() || args.regions.contains(r));
+    let mut done = Vec::new();
+    for name in wanted {
+        let at = || format!("cannot rebuild the index of the region {name}");
+        let region = engine.regions().get(name).await.with_context(at)?;
+        let rebuilt = region.rebuild_index().await.with_context(at)?;
+        if !args.json {
+            println!("{}", line(name, &rebuilt));
+        }
+        done.push((name, rebuilt));
+    }
+    if args.json {
+        println!("{:#}", Value::from_iter(done.iter().map(|(name, r)| as_json(name, r))));
+    }
+    let whole = done.iter().all(|(_, r)| r.damaged.is_empty());
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(LEFT_OUT) })
+}
+
+fn as_json(name: &str, rebuilt: &Rebuilt) -> Value {
+    json!({"region": name, "packs": rebuilt.packs, "blobs": rebuilt.blobs, "damagedPacks": rebuilt.damaged})
+}
+
+fn line(name: &str, rebuilt: &Rebuilt) -> String {
+    let damaged = match &rebuilt.damaged[..] {
+        [] => String::new(),
+        packs => {
+            let packs = packs.join(", ");
+            format!("; left out, their tables are damaged: {packs} (`lazuli scrub --repair` mends what it can)")
+        }
+    };
+    format!("{name}: {} blobs in {} packs{damaged}", rebuilt.blobs, rebuilt.packs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_that_was_left_out_is_named() {
+        let rebuilt = Rebuilt { packs: 2, blobs: 7, damaged: vec!["ab".into()] };
+        assert_eq!(as_json("eastus", &rebuilt)["damagedPacks"], json!(["ab"]));
+        let text = line("eastus", &rebuilt);
+        assert!(text.starts_with("eastus: 7 blobs in 2 packs; left out") && text.contains("ab"), "{text}");
+    }
+}
