@@ -42,6 +42,12 @@ holds 'ssh answers' until_true 120 on_it true
 gives 'ssh to it' compat-vm on_it hostname
 works 'the mark of this machine' on_it 'echo kept > mark; sync'
 gives 'list machines' vm az vm list -g machines --query '[].name' -o tsv
+gives 'list those of a location' vm az rest --resource "$LAZULI_ENDPOINT" --query 'value[].name' -o tsv \
+  --url "$LAZULI_ENDPOINT/subscriptions/$subscription/providers/Microsoft.Compute/locations/eastus/virtualMachines?api-version=2024-11-01"
+works 'patch its tags' az rest --method patch --resource "$LAZULI_ENDPOINT" --body '{"tags": {"purpose": "compat"}}' \
+  --url "$LAZULI_ENDPOINT$base/Microsoft.Compute/virtualMachines/vm?api-version=2024-11-01"
+works 'that ends' az vm wait -g machines -n vm --updated --interval 3 --timeout 60
+gives 'they are shown' compat az vm show -g machines -n vm --query tags.purpose -o tsv
 
 gives 'the sizes to choose from' 1 az vm list-sizes -l eastus --query "[?name=='Standard_B1s'].numberOfCores | [0]" -o tsv
 gives 'and what they can do' Standard_B1s az vm list-skus -l eastus --size Standard_B1s --query '[0].name' -o tsv
