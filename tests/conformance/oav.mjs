@@ -26,7 +26,7 @@ const areas = [
     file: "GalleryRP", old: "2024-03-03", new: "2026-03-03" },
   { name: "disks", test: /\/providers\/microsoft\.compute\/(disks|snapshots|diskaccesses)(\/|$)/i,
     file: "DiskRP", old: "2025-01-02", new: "2026-03-02" },
-  { name: "images and machines", test: /\/providers\/microsoft\.compute\/(images|virtualmachines|locations\/[^/]+\/(publishers|edgezones|vmimages))(\/|$)/i,
+  { name: "images and machines", test: /\/providers\/microsoft\.compute\/(images|virtualmachines|locations\/[^/]+\/(publishers|edgezones|vmimages|virtualmachines))(\/|$)/i,
     file: "ComputeRP", old: "2025-04-01", new: "2026-04-01" },
 ];
 
