@@ -119,15 +119,17 @@ async fn identity_or_arm(app: &App, context: &Context, route: Route, body: Body)
 
 /// What is sent as a form.
 async fn sign_in(app: &App, context: &Context, route: Route, form: &[u8]) -> Reply {
-    match (route, &app.directory) {
-        (Route::Token { tenant, endpoint }, _) => token::issue(app, context, &tenant, endpoint, form).await,
+    let form = token::Form::parse(form);
+    let ask = |tenant, endpoint| token::Ask { app, context, tenant, endpoint, form };
+    match (&route, &app.directory) {
+        (Route::Token { tenant, endpoint }, _) => token::issue(&ask(tenant, *endpoint)).await,
         (Route::DeviceCode { tenant, endpoint }, Some(directory)) => {
-            device::start(app, directory, context, &tenant, endpoint, form).await
+            device::start(&ask(tenant, *endpoint), directory).await
         }
         (Route::Authorize { tenant, endpoint }, Some(directory)) => {
-            authorize::handle(app, directory, context, &tenant, endpoint, form).await
+            authorize::handle(&ask(tenant, *endpoint), directory).await
         }
-        (Route::DevicePage, Some(directory)) => device::enter(app, directory, context, form).await,
+        (Route::DevicePage, Some(directory)) => device::enter(&ask("common", token::Endpoint::V2), directory).await,
         _ => respond::error(&no_route(context)),
     }
 }

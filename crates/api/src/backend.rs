@@ -97,7 +97,7 @@ impl ArmBackend for Engine {
     }
 
     async fn has_tenant(&self, tenant: &str) -> Result<bool, ArmError> {
-        Ok(self.all_tenants().await?.iter().any(|t| t.id.eq_ignore_ascii_case(tenant)))
+        Ok(self.tenant(tenant).await?.is_some())
     }
 
     async fn sign_in_client(

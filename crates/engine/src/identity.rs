@@ -49,7 +49,7 @@ pub enum SignInError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error("the directory cannot be read")]
-    Directory(#[source] ArmError),
+    Directory(#[from] ArmError),
 }
 
 /// The first tenant, subscription and owner. Whoever keeps the credentials writes them down before they take effect, so that a
@@ -76,7 +76,7 @@ impl Bootstrap {
             subscription_id: id(),
             object_id: id(),
             client_id: id(),
-            client_secret: lazuli_authz::secret::generate().map_err(|_| no_randomness())?,
+            client_secret: generate_secret()?,
         })
     }
 }
@@ -87,6 +87,11 @@ impl Bootstrap {
 /// If the machine has no randomness to give.
 pub fn generate_secret() -> Result<String, ArmError> {
     lazuli_authz::secret::generate().map_err(|_| no_randomness())
+}
+
+/// What a secret, or what is counted of somebody, is looked up by in the database: a hash, told apart by its kind.
+fn kept_as(kind: &str, text: &str) -> String {
+    lazuli_authz::secret::fingerprint(&format!("{kind}\n{text}"))
 }
 
 fn no_randomness() -> ArmError {
@@ -174,6 +179,14 @@ impl Engine {
     /// What the database says.
     pub async fn all_tenants(&self) -> Result<Vec<Tenant>, ArmError> {
         self.db().tenants().await.map_err(db_error)
+    }
+
+    /// The tenant of this id, in any letter case.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn tenant(&self, id: &str) -> Result<Option<Tenant>, ArmError> {
+        Ok(self.all_tenants().await?.into_iter().find(|t| t.id.eq_ignore_ascii_case(id)))
     }
 
     /// The subscriptions on which (or below which) the caller has a role, ordered by id.

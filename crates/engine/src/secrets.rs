@@ -1,5 +1,5 @@
-//! Secrets that the database keeps (keys of storage accounts, what deployments were given), sealed with a key that is not in it: whoever has a copy of the
-//! database alone has none of them.
+//! Secrets that the database keeps (keys of storage accounts, what deployments were given), sealed with a key that is not in it:
+//! whoever has a copy of the database alone has none of them.
 //!
 //! ```text
 //! DIR/secrets.key (32 random bytes, mode 0600, made once)          settings: secretsKey = first half of SHA-256(key)

@@ -3,10 +3,9 @@
 //! Nobody is ever sent to an address that the client may not use: until that is known, errors are shown on a page. No cookie is set,
 //! each sign-in asks for the password.
 
-use crate::app::App;
 use crate::context::Context;
 use crate::identity::refusal::{Failure, Refusal, Subject};
-use crate::identity::token::{Ask, Endpoint, Form};
+use crate::identity::token::Ask;
 use crate::identity::{page, person, redirect};
 use crate::respond::{self, Reply};
 use http::{Method, StatusCode, header};
@@ -30,33 +29,25 @@ struct Request<'a> {
 }
 
 /// `GET` shows the page, `POST` is the page's form.
-pub(crate) async fn handle(
-    app: &App,
-    directory: &Engine,
-    context: &Context,
-    tenant: &str,
-    endpoint: Endpoint,
-    form: &[u8],
-) -> Reply {
-    let form = Form::parse(form);
-    let ask = Ask { app, context, tenant, endpoint, form: &form };
-    let request = match identify(&ask, directory).await {
+pub(crate) async fn handle(ask: &Ask<'_>, directory: &Engine) -> Reply {
+    let context = ask.context;
+    let request = match identify(ask, directory).await {
         Ok(request) => request,
-        Err(failure) => return shown(&ask, failure),
+        Err(failure) => return shown(ask, failure),
     };
-    if let Err(refusal) = request.check(&ask) {
+    if let Err(refusal) = request.check(ask) {
         return request.refuse(&refusal);
     }
     if context.method != Method::POST {
         let hint = context.query.get("login_hint").map_or("", String::as_str);
         return request.page(StatusCode::OK, hint, None);
     }
-    match sign_in(&ask, directory, &request).await {
+    match sign_in(ask, directory, &request).await {
         Ok(reply) => reply,
         // Another try, on the same page.
         Err(Failure::Refused(refusal)) => {
-            tracing::info!(tenant, code = refusal.code, "sign-in refused");
-            request.page(refusal.status, form.get("login").unwrap_or_default(), Some(&refusal.message))
+            tracing::info!(tenant = ask.tenant, code = refusal.code, "sign-in refused");
+            request.page(refusal.status, ask.form.get("login").unwrap_or_default(), Some(&refusal.message))
         }
         Err(Failure::Internal(error)) => respond::error(&error),
     }

@@ -1,9 +1,7 @@
 //! Device codes: the endpoint that gives them out, and the page on which people enter them.
 
-use crate::app::App;
-use crate::context::Context;
 use crate::identity::refusal::{Failure, Refusal, Subject};
-use crate::identity::token::{Ask, Endpoint, Form};
+use crate::identity::token::{Ask, Endpoint};
 use crate::identity::{page, person};
 use crate::net::hosts::Service;
 use crate::respond::{self, Reply};
@@ -12,17 +10,8 @@ use lazuli_engine::{DEVICE_CODE_LIFE_SECONDS, Engine, POLL_INTERVAL_SECONDS};
 use serde_json::{Value, json};
 
 /// `POST /{tenant}/oauth2[/v2.0]/devicecode`
-pub(crate) async fn start(
-    app: &App,
-    directory: &Engine,
-    context: &Context,
-    tenant: &str,
-    endpoint: Endpoint,
-    form: &[u8],
-) -> Reply {
-    let form = Form::parse(form);
-    let ask = Ask { app, context, tenant, endpoint, form: &form };
-    match issue(&ask, directory).await {
+pub(crate) async fn start(ask: &Ask<'_>, directory: &Engine) -> Reply {
+    match issue(ask, directory).await {
         Ok(body) => respond::json(StatusCode::OK, &body),
         Err(failure) => ask.refuse(failure),
     }
@@ -65,17 +54,15 @@ async fn issue(ask: &Ask<'_>, directory: &Engine) -> Result<Value, Failure> {
 }
 
 /// `/devicelogin`
-pub(crate) async fn enter(app: &App, directory: &Engine, context: &Context, form: &[u8]) -> Reply {
-    if context.method != Method::POST {
+pub(crate) async fn enter(ask: &Ask<'_>, directory: &Engine) -> Reply {
+    if ask.context.method != Method::POST {
         return page::device(StatusCode::OK, "", "", None);
     }
-    let form = Form::parse(form);
-    let ask = Ask { app, context, tenant: "common", endpoint: Endpoint::V2, form: &form };
-    match decide(&ask, directory).await {
+    match decide(ask, directory).await {
         Ok(reply) => reply,
         Err(Failure::Refused(refusal)) => {
             tracing::info!(code = refusal.code, "device code refused");
-            let (code, login) = (form.get("code").unwrap_or_default(), form.get("login").unwrap_or_default());
+            let (code, login) = (ask.form.get("code").unwrap_or_default(), ask.form.get("login").unwrap_or_default());
             page::device(refusal.status, code, login, Some(&refusal.message))
         }
         Err(Failure::Internal(error)) => respond::error(&error),

@@ -51,20 +51,18 @@ impl Form {
     }
 }
 
-/// One request to a token endpoint.
+/// One request that is sent as a form.
 pub(crate) struct Ask<'a> {
     pub app: &'a App,
     pub context: &'a Context,
     /// As it was written.
     pub tenant: &'a str,
     pub endpoint: Endpoint,
-    pub form: &'a Form,
+    pub form: Form,
 }
 
 /// `POST /{tenant}/oauth2[/v2.0]/token`
-pub(crate) async fn issue(app: &App, context: &Context, tenant: &str, endpoint: Endpoint, form: &[u8]) -> Reply {
-    let form = Form::parse(form);
-    let ask = Ask { app, context, tenant, endpoint, form: &form };
+pub(crate) async fn issue(ask: &Ask<'_>) -> Reply {
     let answered = ask.answer().await;
     answered.unwrap_or_else(|failure| ask.refuse(failure))
 }

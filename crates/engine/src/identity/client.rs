@@ -44,14 +44,13 @@ impl Engine {
         client_id: &str,
         proof: ClientProof<'_>,
     ) -> Result<Caller, SignInError> {
-        let directory = |e| SignInError::Directory(db_error(e));
         let tenant = self.sign_in_tenant(tenant).await?;
         let client_id = client_id.to_ascii_lowercase();
-        let Some(principal) = self.db().principal_by_app(&tenant.id, &client_id).await.map_err(directory)? else {
+        let Some(principal) = self.db().principal_by_app(&tenant.id, &client_id).await.map_err(db_error)? else {
             return Err(SignInError::UnknownClient(client_id));
         };
         let now = now_ms();
-        let mut kept = self.db().credentials(&client_id).await.map_err(directory)?;
+        let mut kept = self.db().credentials(&client_id).await.map_err(db_error)?;
         kept.retain(|c| c.expires_ms > now);
         match proof {
             ClientProof::Secret(secret) => prove_secret(&principal, kept, secret).await?,
@@ -70,9 +69,7 @@ impl Engine {
     /// # Errors
     /// [`SignInError::UnknownTenant`].
     pub(crate) async fn sign_in_tenant(&self, tenant: &str) -> Result<Tenant, SignInError> {
-        let all = self.all_tenants().await.map_err(SignInError::Directory)?;
-        let found = all.into_iter().find(|t| t.id.eq_ignore_ascii_case(tenant));
-        found.ok_or_else(|| SignInError::UnknownTenant(tenant.to_owned()))
+        self.tenant(tenant).await?.ok_or_else(|| SignInError::UnknownTenant(tenant.to_owned()))
     }
 
     async fn prove_assertion(
@@ -95,7 +92,7 @@ impl Engine {
             expires_ms: i64::try_from(believed.expires.saturating_mul(1000)).unwrap_or(i64::MAX),
             body: Value::Null,
         };
-        let first = self.db().put_ticket(&used, now).await.map_err(|e| SignInError::Directory(db_error(e)))?;
+        let first = self.db().put_ticket(&used, now).await.map_err(db_error)?;
         if first { Ok(()) } else { Err(AssertionError::Replayed.into()) }
     }
 }

@@ -9,7 +9,7 @@
 //! tries short codes must have signed in, and may err as often as with a password.
 
 use super::sessions::{GrantError, Resumed, Session, USED};
-use super::{SignInError, SignedIn};
+use super::{SignInError, SignedIn, kept_as};
 use crate::{Engine, db_error, now_ms};
 use lazuli_authz::secret;
 use lazuli_meta::model::Ticket;
@@ -72,10 +72,6 @@ fn judge(ticket: &Ticket, now_ms: i64) -> Poll {
     }
 }
 
-fn key(kind: &str, code: &str) -> String {
-    secret::fingerprint(&format!("{kind}\n{code}"))
-}
-
 /// As codes are compared: people write them in groups and in lower case.
 fn normal(user_code: &str) -> String {
     user_code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase()
@@ -90,13 +86,11 @@ impl Engine {
         client_id: &str,
         scope: &str,
     ) -> Result<DeviceCode, SignInError> {
-        let directory = |e| SignInError::Directory(db_error(e));
         let now = now_ms();
-        if self.db().count_guess("device codes", now, now + 60_000).await.map_err(directory)? > MAX_STARTS {
+        if self.db().count_guess("device codes", now, now + 60_000).await.map_err(db_error)? > MAX_STARTS {
             return Err(DeviceError::TooMany.into());
         }
-        let random = |_| SignInError::Directory(super::no_randomness());
-        let device_code = secret::generate().map_err(random)?;
+        let device_code = super::generate_secret()?;
         let session = Session::begin(tenant.unwrap_or_default(), "", client_id, scope);
         let expires_ms = now + DEVICE_CODE_LIFE_SECONDS * 1000;
         let ticket = |id: String, kind: &str, body: Value| Ticket {
@@ -107,12 +101,12 @@ impl Engine {
             expires_ms,
             body,
         };
-        let device = ticket(key(DEVICE, &device_code), DEVICE, session.body());
-        self.db().put_ticket(&device, now).await.map_err(directory)?;
+        let device = ticket(kept_as(DEVICE, &device_code), DEVICE, session.body());
+        self.db().put_ticket(&device, now).await.map_err(db_error)?;
         loop {
-            let user_code = secret::user_code().map_err(random)?;
-            let short = ticket(key(USER_CODE, &user_code), USER_CODE, json!({"device": device.id}));
-            if self.db().put_ticket(&short, now).await.map_err(directory)? {
+            let user_code = secret::user_code().map_err(|_| super::no_randomness())?;
+            let short = ticket(kept_as(USER_CODE, &user_code), USER_CODE, json!({"device": device.id}));
+            if self.db().put_ticket(&short, now).await.map_err(db_error)? {
                 return Ok(DeviceCode { device_code, user_code });
             }
         }
@@ -125,10 +119,9 @@ impl Engine {
     }
 
     async fn pending(&self, user_code: &str) -> Result<Ticket, SignInError> {
-        let directory = |e| SignInError::Directory(db_error(e));
-        let short = self.db().ticket(&key(USER_CODE, &normal(user_code))).await.map_err(directory)?;
+        let short = self.db().ticket(&kept_as(USER_CODE, &normal(user_code))).await.map_err(db_error)?;
         let device = short.and_then(|s| s.body["device"].as_str().map(str::to_owned)).ok_or(DeviceError::Unknown)?;
-        let ticket = self.db().ticket(&device).await.map_err(directory)?;
+        let ticket = self.db().ticket(&device).await.map_err(db_error)?;
         let waits = |t: &Ticket| t.kind == DEVICE && t.state == PENDING && t.expires_ms > now_ms();
         Ok(ticket.filter(waits).ok_or(DeviceError::Unknown)?)
     }
@@ -144,8 +137,7 @@ impl Engine {
         person: &SignedIn,
         approved: bool,
     ) -> Result<String, SignInError> {
-        let directory = |e| SignInError::Directory(db_error(e));
-        let subject = secret::fingerprint(&format!("code\n{}", person.caller.principal));
+        let subject = kept_as("code", &person.caller.principal);
         self.count_guess(&subject).await?;
         loop {
             let mut ticket = self.pending(user_code).await?;
@@ -159,8 +151,8 @@ impl Engine {
             ticket.body["tenant"] = json!(person.caller.tenant);
             ticket.body["sinceMs"] = json!(now_ms());
             // Else it was polled or decided meanwhile.
-            if self.db().move_ticket(PENDING, &ticket).await.map_err(directory)? {
-                self.db().clear_guesses(&subject).await.map_err(directory)?;
+            if self.db().move_ticket(PENDING, &ticket).await.map_err(db_error)? {
+                self.db().clear_guesses(&subject).await.map_err(db_error)?;
                 return Ok(client.name);
             }
         }
@@ -171,11 +163,10 @@ impl Engine {
     /// # Errors
     /// [`SignInError::Device`].
     pub async fn redeem_device(&self, client_id: &str, device_code: &str) -> Result<Resumed, SignInError> {
-        let directory = |e| SignInError::Directory(db_error(e));
-        let id = key(DEVICE, device_code);
+        let id = kept_as(DEVICE, device_code);
         loop {
             let now = now_ms();
-            let found = self.db().ticket(&id).await.map_err(directory)?;
+            let found = self.db().ticket(&id).await.map_err(db_error)?;
             let mut ticket = found.filter(|t| t.kind == DEVICE).ok_or(DeviceError::Unknown)?;
             let session = Session::of(&ticket);
             if !session.client_id.eq_ignore_ascii_case(client_id) {
@@ -185,13 +176,13 @@ impl Engine {
             match verdict {
                 Poll::Take => {
                     ticket.state = USED.to_owned();
-                    if self.db().move_ticket(APPROVED, &ticket).await.map_err(directory)? {
+                    if self.db().move_ticket(APPROVED, &ticket).await.map_err(db_error)? {
                         return self.resume(session).await;
                     }
                 }
                 Poll::Refuse(error @ (DeviceError::Pending | DeviceError::SlowDown)) => {
                     ticket.body["polledMs"] = json!(now);
-                    if self.db().move_ticket(PENDING, &ticket).await.map_err(directory)? {
+                    if self.db().move_ticket(PENDING, &ticket).await.map_err(db_error)? {
                         return Err(error.into());
                     }
                 }

@@ -43,11 +43,11 @@ impl Engine {
                 redirect_uris: vec![],
             });
         }
-        let access = self.access().await.map_err(SignInError::Directory)?;
+        let access = self.access().await?;
         let of_tenant = |t: &str| tenant.is_none_or(|wanted| t.eq_ignore_ascii_case(wanted));
         let principal = access.principals.values().find(|p| p.app_id == id && !id.is_empty() && of_tenant(&p.tenant));
         let Some(principal) = principal else { return Err(SignInError::UnknownClient(id)) };
-        let application = self.db().application_by_app(&id).await.map_err(|e| SignInError::Directory(db_error(e)))?;
+        let application = self.db().application_by_app(&id).await.map_err(db_error)?;
         let registered = application.map(|a| a.body).unwrap_or(Value::Null);
         let uris = |kind: &str| -> Vec<String> {
             let listed = registered[kind]["redirectUris"].as_array().into_iter().flatten();

@@ -69,7 +69,7 @@ pub struct NewClient {
 }
 
 fn secret_of(client_id: &str) -> Result<(String, Credential), ArmError> {
-    let secret = lazuli_authz::secret::generate().map_err(|_| no_randomness())?;
+    let secret = super::generate_secret()?;
     let hint: String = secret.chars().take(3).collect();
     let credential = Credential {
         id: Uuid::new_v4().to_string(),
@@ -113,10 +113,8 @@ impl Engine {
         })
     }
 
-    async fn tenant(&self, id: &str) -> Result<Tenant, OperatorError> {
-        let all = self.all_tenants().await?;
-        let found = all.into_iter().find(|t| t.id.eq_ignore_ascii_case(id));
-        found.ok_or_else(|| OperatorError::UnknownTenant(id.to_owned()))
+    async fn known_tenant(&self, id: &str) -> Result<Tenant, OperatorError> {
+        self.tenant(id).await?.ok_or_else(|| OperatorError::UnknownTenant(id.to_owned()))
     }
 
     /// # Errors
@@ -130,7 +128,7 @@ impl Engine {
     /// # Errors
     /// [`OperatorError::UnknownTenant`].
     pub async fn create_subscription(&self, tenant: &str, display_name: &str) -> Result<Subscription, OperatorError> {
-        let tenant = self.tenant(tenant).await?;
+        let tenant = self.known_tenant(tenant).await?;
         let subscription = Subscription {
             id: Uuid::new_v4().to_string(),
             tenant: tenant.id,
@@ -170,7 +168,7 @@ impl Engine {
         display_name: &str,
         known: Option<&str>,
     ) -> Result<NewClient, OperatorError> {
-        let tenant = self.tenant(tenant).await?;
+        let tenant = self.known_tenant(tenant).await?;
         let known = match known {
             Some(client) => Some(self.client(client, None).await?),
             None => None,
@@ -261,7 +259,7 @@ impl Engine {
         display_name: &str,
         password: &str,
     ) -> Result<NewUser, OperatorError> {
-        let tenant = self.tenant(tenant).await?;
+        let tenant = self.known_tenant(tenant).await?;
         let login = users::normal(login);
         let is_login = login.len() <= 320
             && login.split_once('@').is_some_and(|(name, domain)| !name.is_empty() && !domain.is_empty())

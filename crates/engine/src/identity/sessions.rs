@@ -10,10 +10,10 @@
 //! nobody goes on with that session. For some seconds the same token may come again, as from two commands of az that begin at once.
 //! The database keeps hashes only; bodies hold nothing that opens anything.
 
-use super::{SignInError, caller_of};
+use super::{SignInError, caller_of, kept_as};
 use crate::call::Caller;
 use crate::{Engine, db_error, now_ms};
-use lazuli_authz::{pkce, secret};
+use lazuli_authz::pkce;
 use lazuli_meta::model::Ticket;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -139,10 +139,6 @@ fn judge(ticket: &Ticket, now_ms: i64) -> Verdict {
     }
 }
 
-fn key(kind: &str, secret: &str) -> String {
-    secret::fingerprint(&format!("{kind}\n{secret}"))
-}
-
 impl Engine {
     /// A code for the client to redeem.
     ///
@@ -164,17 +160,17 @@ impl Engine {
     }
 
     async fn issue(&self, kind: &str, session: &Session, body: Value, life_ms: i64) -> Result<String, SignInError> {
-        let text = secret::generate().map_err(|_| SignInError::Directory(super::no_randomness()))?;
+        let text = super::generate_secret()?;
         let now = now_ms();
         let ticket = Ticket {
-            id: key(kind, &text),
+            id: kept_as(kind, &text),
             kind: kind.to_owned(),
             session: session.id.clone(),
             state: ISSUED.to_owned(),
             expires_ms: now + life_ms,
             body,
         };
-        self.db().put_ticket(&ticket, now).await.map_err(|e| SignInError::Directory(db_error(e)))?;
+        self.db().put_ticket(&ticket, now).await.map_err(db_error)?;
         Ok(text)
     }
 
@@ -225,11 +221,10 @@ impl Engine {
         secret: &str,
         matches: impl Fn(&Ticket) -> Result<(), GrantError> + Send,
     ) -> Result<Resumed, SignInError> {
-        let directory = |e| SignInError::Directory(db_error(e));
-        let id = key(kind, secret);
+        let id = kept_as(kind, secret);
         loop {
             let now = now_ms();
-            let found = self.db().ticket(&id).await.map_err(directory)?;
+            let found = self.db().ticket(&id).await.map_err(db_error)?;
             let ticket = found.filter(|t| t.kind == kind).ok_or(GrantError::Unknown)?;
             let session = Session::of(&ticket);
             if !session.client_id.eq_ignore_ascii_case(client_id) {
@@ -243,7 +238,7 @@ impl Engine {
                 Verdict::Refuse(error) => return Err(error.into()),
                 Verdict::Again => return self.resume(session).await,
                 Verdict::Revoke => {
-                    self.db().move_session(&ticket.session, REVOKED).await.map_err(directory)?;
+                    self.db().move_session(&ticket.session, REVOKED).await.map_err(db_error)?;
                     tracing::warn!(kind, principal = session.principal, "a grant came again; its session is revoked");
                     return Err(if kind == CODE { GrantError::CodeUsed } else { GrantError::Revoked }.into());
                 }
@@ -251,7 +246,7 @@ impl Engine {
                     let mut used = Ticket { state: USED.to_owned(), ..ticket };
                     used.body["usedMs"] = json!(now);
                     // Else another request was first, and it is judged anew.
-                    if self.db().move_ticket(ISSUED, &used).await.map_err(directory)? {
+                    if self.db().move_ticket(ISSUED, &used).await.map_err(db_error)? {
                         return self.resume(session).await;
                     }
                 }
@@ -261,7 +256,7 @@ impl Engine {
 
     /// The person of a session, if it may still go on.
     pub(super) async fn resume(&self, session: Session) -> Result<Resumed, SignInError> {
-        let access = self.access().await.map_err(SignInError::Directory)?;
+        let access = self.access().await?;
         let person = access.principal(&session.principal).filter(|p| p.tenant.eq_ignore_ascii_case(&session.tenant));
         let person = person.ok_or(GrantError::Revoked)?;
         if person.body["accountEnabled"] == false {

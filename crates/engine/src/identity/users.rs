@@ -3,10 +3,10 @@
 //! A guess is counted before it is looked at, so that many at once are no more than so many one after the other. An answer never
 //! says whether there is such a user.
 
-use super::{SignInError, caller_of};
+use super::{SignInError, caller_of, kept_as};
 use crate::call::Caller;
 use crate::{Engine, db_error, now_ms};
-use lazuli_authz::{password, secret};
+use lazuli_authz::password;
 use lazuli_meta::model::Principal;
 use tokio::sync::Semaphore;
 
@@ -49,8 +49,7 @@ impl Engine {
     /// Counts a guess before it is looked at.
     pub(super) async fn count_guess(&self, subject: &str) -> Result<(), SignInError> {
         let now = now_ms();
-        let guess = self.db().count_guess(subject, now, now + GUESS_WINDOW_MS).await;
-        let guess = guess.map_err(|e| SignInError::Directory(db_error(e)))?;
+        let guess = self.db().count_guess(subject, now, now + GUESS_WINDOW_MS).await.map_err(db_error)?;
         if guess > MAX_GUESSES { Err(SignInError::LockedOut) } else { Ok(()) }
     }
 
@@ -64,21 +63,20 @@ impl Engine {
         login: &str,
         password: &str,
     ) -> Result<SignedIn, SignInError> {
-        let directory = |e| SignInError::Directory(db_error(e));
         if let Some(tenant) = tenant {
             self.sign_in_tenant(tenant).await?;
         }
         let login = normal(login);
-        let subject = secret::fingerprint(&format!("user\n{login}"));
+        let subject = kept_as("user", &login);
         self.count_guess(&subject).await?;
-        let access = self.access().await.map_err(SignInError::Directory)?;
+        let access = self.access().await?;
         let found = user(access.principals.values(), tenant, &login);
         let stored = found.map_or(password::NOBODY, |p| p.secret_hash.as_str()).to_owned();
         let right = verify(password.to_owned(), stored).await;
         let Some(found) = found.filter(|_| right) else {
             return Err(SignInError::WrongPassword);
         };
-        self.db().clear_guesses(&subject).await.map_err(directory)?;
+        self.db().clear_guesses(&subject).await.map_err(db_error)?;
         if found.body["accountEnabled"] == false {
             return Err(SignInError::Disabled);
         }
