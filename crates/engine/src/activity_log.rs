@@ -51,14 +51,12 @@ impl Filter {
 
     fn holds(&self, access: &Access, line: &Audit) -> bool {
         let id = &line.resource_key;
-        let group = || id.split("/resourcegroups/").nth(1).and_then(|r| r.split('/').next()).unwrap_or_default();
-        let provider = || line.action.split('/').next().unwrap_or_default().to_ascii_lowercase();
         let caller = || access.principal(&line.principal).map(|p| p.app_id.to_ascii_lowercase()).unwrap_or_default();
         self.until_ms.is_none_or(|until| line.time_ms <= until)
             && self.equal.iter().all(|(name, value)| match name.as_str() {
-                "resourcegroupname" => group() == value,
+                "resourcegroupname" => group_of(id) == value,
                 "resourceuri" | "resourceid" => id == value,
-                "resourceprovider" => provider() == *value,
+                "resourceprovider" => provider_of(&line.action).eq_ignore_ascii_case(value),
                 "correlationid" => line.correlation_id.eq_ignore_ascii_case(value),
                 "caller" => line.principal.eq_ignore_ascii_case(value) || caller() == *value,
                 "status" => line.status.eq_ignore_ascii_case(value),
@@ -73,6 +71,15 @@ fn milliseconds(time: &str) -> Option<i64> {
     Some(time.as_millisecond())
 }
 
+/// The group in a key.
+fn group_of(key: &str) -> &str {
+    key.split("/resourcegroups/").nth(1).and_then(|r| r.split('/').next()).unwrap_or_default()
+}
+
+fn provider_of(action: &str) -> &str {
+    action.split('/').next().unwrap_or_default()
+}
+
 fn localized(value: &str) -> Value {
     json!({"value": value, "localizedValue": value})
 }
@@ -84,8 +91,6 @@ fn shown(access: &Access, line: &Audit) -> Value {
     let id = &line.resource_key;
     let kind = line.action.rsplit_once('/').map_or(line.action.as_str(), |(kind, _)| kind);
     let kind = if line.action.ends_with("/action") { kind.rsplit_once('/').map_or(kind, |(k, _)| k) } else { kind };
-    let provider = line.action.split('/').next().unwrap_or_default();
-    let group = id.split("/resourcegroups/").nth(1).and_then(|r| r.split('/').next()).unwrap_or_default();
     json!({
         "authorization": {"action": line.action, "scope": id},
         "caller": who.unwrap_or(&line.principal),
@@ -103,8 +108,8 @@ fn shown(access: &Access, line: &Audit) -> Value {
         "category": localized("Administrative"),
         "id": format!("{id}/events/{}/ticks/{}", line.id, line.time_ms),
         "level": "Informational",
-        "resourceGroupName": group,
-        "resourceProviderName": localized(provider),
+        "resourceGroupName": group_of(id),
+        "resourceProviderName": localized(provider_of(&line.action)),
         "resourceId": id,
         "resourceType": localized(kind),
         "operationId": line.correlation_id,
@@ -125,7 +130,7 @@ impl Engine {
         let key = scope.key();
         let subscription = subscription_of(&key)
             .ok_or_else(|| ArmError::bad_request("BadRequest", "The activity log is read at a subscription."))?;
-        let access = self.access().await?;
+        let access = self.access_of(&call.caller).await?;
         let principal = &call.caller.principal;
         if !access.allows_below(principal, &key, READ) {
             return Err(crate::authorization::not_authorized(&call.caller, &scope.shown(), READ));

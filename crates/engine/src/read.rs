@@ -239,12 +239,11 @@ impl Engine {
     pub async fn operation(&self, call: &Call, subscription: &str, id: &str) -> Result<OperationView, ArmError> {
         self.require_subscription(&call.caller, subscription).await?;
         let operation = self.db().operation(&id.to_ascii_lowercase()).await.map_err(db_error)?;
-        let Some(operation) = operation.filter(|o| o.subscription.eq_ignore_ascii_case(subscription)) else {
-            return Err(ArmError::new(404, "NotFound", format!("The operation '{id}' could not be found.")));
-        };
+        let absent = || ArmError::new(404, "NotFound", format!("The operation '{id}' could not be found."));
+        let operation = operation.filter(|o| o.subscription.eq_ignore_ascii_case(subscription)).ok_or_else(absent)?;
         if !self.may_poll(call, &operation).await? {
             // Told apart from an unknown one, it would tell that it exists.
-            return Err(ArmError::new(404, "NotFound", format!("The operation '{id}' could not be found.")));
+            return Err(absent());
         }
         let row = self.db().resource(&operation.resource_key).await.map_err(db_error)?;
         let mut resource = None;

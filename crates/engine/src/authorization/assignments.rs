@@ -1,19 +1,19 @@
 //! Role assignments: a principal of the tenant has a role at a scope and below it.
 
 use super::access::Access;
-use super::extension::{Request, argument, equals, has_function, list, ok};
+use super::extension::{Request, argument, equals, has_function, list, not_written, ok};
 use super::locks::Verb;
 use super::roles::{is_assignable, require_guid, role_prefix};
 use super::scope::{Scope, is_within};
 use crate::call::ExtensionReply;
-use crate::write::audit;
 use crate::{db_error, now_ms, time_text};
 use lazuli_arm::ArmError;
 use lazuli_authz::rbac::{Plane, role_allows};
 use lazuli_meta::WriteError;
-use lazuli_meta::model::{Change, Conflict, RoleAssignment, Write};
+use lazuli_meta::model::{Change, Conflict, RoleAssignment};
 use serde_json::{Value, json};
 
+const KIND: &str = "roleAssignments";
 const READ: &str = "Microsoft.Authorization/roleAssignments/read";
 const WRITE: &str = "Microsoft.Authorization/roleAssignments/write";
 const DELETE: &str = "Microsoft.Authorization/roleAssignments/delete";
@@ -120,12 +120,9 @@ impl Request<'_> {
             super::locks::check(&access, &self.scope, &self.tenant, Verb::Write)?;
             let (new, created) = self.assignment_of_body(&access, &name)?;
             let change = Change::PutRoleAssignment(new.clone());
-            match self.commit_assignment(&access, change, &name, WRITE).await? {
-                Some(()) => {
-                    let body = Some(shown(&access, &new));
-                    return Ok(ExtensionReply { status: if created { 201 } else { 200 }, body });
-                }
-                None => continue,
+            if self.commit(&access, change, &self.id(KIND, &name), WRITE).await.map_err(taken)? {
+                let body = Some(shown(&access, &new));
+                return Ok(ExtensionReply { status: if created { 201 } else { 200 }, body });
             }
         }
     }
@@ -240,34 +237,17 @@ impl Request<'_> {
             }
             let body = shown(&access, found);
             let change = Change::DeleteRoleAssignment { id: found.id.clone() };
-            if self.commit_assignment(&access, change, &found.id, DELETE).await?.is_some() {
+            if self.commit(&access, change, &self.id(KIND, &found.id), DELETE).await.map_err(not_written)? {
                 return Ok(ok(body));
             }
         }
     }
+}
 
-    /// `None`: the identities changed meanwhile, decide again.
-    async fn commit_assignment(
-        &self,
-        access: &Access,
-        change: Change,
-        name: &str,
-        action: &str,
-    ) -> Result<Option<()>, ArmError> {
-        let key = self.id("roleAssignments", name).to_ascii_lowercase();
-        let subscription = super::subscription_of(&key).unwrap_or_default().to_owned();
-        let changes = vec![
-            Change::RequireIdentity { changes: access.changes },
-            change,
-            audit(self.call, &key, &subscription, action),
-        ];
-        match self.engine.db().write(Write { fence: None, changes }).await {
-            Ok(()) => Ok(Some(())),
-            Err(WriteError::Conflict(Conflict::Etag { .. })) => Ok(None),
-            Err(WriteError::Conflict(Conflict::Exists { key })) => Err(exists(&key)),
-            Err(WriteError::Conflict(conflict)) => Err(ArmError::internal(conflict)),
-            Err(WriteError::Db(e)) => Err(db_error(e)),
-        }
+fn taken(error: WriteError) -> ArmError {
+    match error {
+        WriteError::Conflict(Conflict::Exists { key }) => exists(&key),
+        other => not_written(other),
     }
 }
 

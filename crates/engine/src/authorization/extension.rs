@@ -1,9 +1,13 @@
 //! The resources that hang on any scope: `{scope}/providers/Microsoft.Authorization/…`, and the activity log.
 
+use super::access::{Access, subscription_of};
 use super::scope::Scope;
-use crate::Engine;
 use crate::call::{Call, Extension, ExtensionReply, Method};
+use crate::write::audit;
+use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
+use lazuli_meta::WriteError;
+use lazuli_meta::model::{Change, Conflict, Write};
 use serde_json::{Value, json};
 
 /// A request with its scope understood.
@@ -28,8 +32,28 @@ impl Request<'_> {
         format!("{}/providers/Microsoft.Authorization/{kind}/{name}", self.scope.prefix())
     }
 
+    /// Writes what was decided on `access`, with a line in the activity log about `id`. `false`: the identities changed meanwhile,
+    /// decide again.
+    pub async fn commit(&self, access: &Access, change: Change, id: &str, action: &str) -> Result<bool, WriteError> {
+        let key = id.to_ascii_lowercase();
+        let line = audit(self.call, &key, subscription_of(&key).unwrap_or_default(), action);
+        let changes = vec![Change::RequireIdentity { changes: access.changes }, change, line];
+        match self.engine.db().write(Write { fence: None, changes }).await {
+            Err(WriteError::Conflict(Conflict::Etag { .. })) => Ok(false),
+            written => written.map(|()| true),
+        }
+    }
+
     pub fn filter(&self) -> &str {
         self.call.query.get("$filter").map_or("", String::as_str)
+    }
+}
+
+/// For what no request can be the cause of.
+pub(super) fn not_written(error: WriteError) -> ArmError {
+    match error {
+        WriteError::Conflict(conflict) => ArmError::internal(conflict),
+        WriteError::Db(e) => db_error(e),
     }
 }
 
@@ -71,7 +95,7 @@ impl Engine {
     /// Azure's own.
     pub async fn extension(&self, call: &Call, asked: &Extension) -> Result<Option<ExtensionReply>, ArmError> {
         let scope = Scope::parse(&asked.scope)?;
-        let access = self.access().await?;
+        let access = self.access_of(&call.caller).await?;
         let tenant = scope.tenant(&access, &call.caller)?;
         let path: Vec<String> = asked.path.iter().map(|s| s.to_ascii_lowercase()).collect();
         let words: Vec<&str> = path.iter().map(String::as_str).collect();

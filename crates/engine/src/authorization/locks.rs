@@ -1,13 +1,12 @@
 //! Management locks: `CanNotDelete` keeps what is below it from being deleted, `ReadOnly` from being changed by anybody.
 
 use super::access::Access;
-use super::extension::{Request, has_function, list, ok};
+use super::extension::{Request, has_function, list, not_written, ok};
 use super::scope::{Scope, is_within};
+use crate::Engine;
 use crate::call::{Caller, ExtensionReply};
 use crate::write::audit;
-use crate::{Engine, db_error};
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::WriteError;
 use lazuli_meta::model::{Change, ManagementLock, Write};
 use serde_json::{Value, json};
 
@@ -161,9 +160,6 @@ impl Request<'_> {
     }
 
     async fn write(&self, changes: Vec<Change>) -> Result<(), ArmError> {
-        self.engine.db().write(Write { fence: None, changes }).await.map_err(|e| match e {
-            WriteError::Db(e) => db_error(e),
-            WriteError::Conflict(conflict) => ArmError::internal(conflict),
-        })
+        self.engine.db().write(Write { fence: None, changes }).await.map_err(not_written)
     }
 }

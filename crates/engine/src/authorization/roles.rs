@@ -4,18 +4,17 @@
 //! roles at every one of them.
 
 use super::access::{Access, OwnRole};
-use super::extension::{Request, equals, has_function, list, ok};
+use super::extension::{Request, equals, has_function, list, not_written, ok};
 use super::scope::{Scope, is_within};
 use crate::call::ExtensionReply;
-use crate::write::audit;
-use crate::{db_error, now_ms, time_text};
+use crate::{now_ms, time_text};
 use lazuli_arm::ArmError;
 use lazuli_authz::rbac::{Permissions, RoleDefinition, RoleError, check_role};
-use lazuli_meta::WriteError;
-use lazuli_meta::model::{Change, Conflict, CustomRole, Write};
+use lazuli_meta::model::{Change, CustomRole};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+const KIND: &str = "roleDefinitions";
 const WRITE: &str = "Microsoft.Authorization/roleDefinitions/write";
 const DELETE: &str = "Microsoft.Authorization/roleDefinitions/delete";
 
@@ -130,7 +129,8 @@ impl Request<'_> {
                 "updatedBy": by,
             });
             let stored = CustomRole { id: name.clone(), tenant: self.tenant.clone(), body: body.clone() };
-            if self.commit(&access, Change::PutCustomRole(stored), &name, WRITE).await? {
+            let change = Change::PutCustomRole(stored);
+            if self.commit(&access, change, &self.id(KIND, &name), WRITE).await.map_err(not_written)? {
                 let own = OwnRole { tenant: self.tenant.clone(), role, body };
                 let body = shown(&role_prefix(&self.scope), &own.role, Some(&own));
                 // az takes 201 for both.
@@ -167,29 +167,9 @@ impl Request<'_> {
             }
             let body = shown(&role_prefix(&self.scope), role, own);
             let change = Change::DeleteCustomRole { id: role.name.clone() };
-            if self.commit(&access, change, &role.name, DELETE).await? {
+            if self.commit(&access, change, &self.id(KIND, &role.name), DELETE).await.map_err(not_written)? {
                 return Ok(ok(body));
             }
-        }
-    }
-
-    /// `false`: the identities changed meanwhile, decide again.
-    async fn commit(&self, access: &Access, change: Change, name: &str, action: &str) -> Result<bool, ArmError> {
-        let key = self.id("roleDefinitions", name).to_ascii_lowercase();
-        let subscription = match &self.scope {
-            Scope::Resource(id) => id.subscription.clone(),
-            _ => String::new(),
-        };
-        let changes = vec![
-            Change::RequireIdentity { changes: access.changes },
-            change,
-            audit(self.call, &key, &subscription, action),
-        ];
-        match self.engine.db().write(Write { fence: None, changes }).await {
-            Ok(()) => Ok(true),
-            Err(WriteError::Conflict(Conflict::Etag { .. })) => Ok(false),
-            Err(WriteError::Conflict(conflict)) => Err(ArmError::internal(conflict)),
-            Err(WriteError::Db(e)) => Err(db_error(e)),
         }
     }
 
