@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{ChunkError, Result};
 
 /// Lets bytes pass at a steady rate. Nothing is saved up: after a pause there is no burst.
 #[derive(Debug, Clone)]
@@ -29,6 +32,14 @@ impl RateLimit {
     /// Returns when `bytes` that were just moved fit the rate.
     pub async fn pass(&self, bytes: u64) {
         tokio::time::sleep_until(self.until(bytes, Instant::now())).await;
+    }
+
+    /// As [`RateLimit::pass`], unless it is cancelled meanwhile.
+    pub(crate) async fn pass_unless(&self, cancel: &CancellationToken, bytes: u64) -> Result<()> {
+        tokio::select! {
+            () = cancel.cancelled() => Err(ChunkError::Cancelled),
+            () = self.pass(bytes) => Ok(()),
+        }
     }
 
     fn until(&self, bytes: u64, now: Instant) -> Instant {

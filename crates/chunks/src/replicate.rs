@@ -1,7 +1,8 @@
 //! Replication: a manifest of one region becomes readable in another, moving only what that lacks.
 //!
-//! Chunks move as they are stored (a frame of which the target lacks only a part is packed anew), are verified before they are written at the target, and enter its
-//! index pack by pack: after any interruption the next attempt finds what already arrived.
+//! Chunks move as they are stored (a frame of which the target lacks only a part is packed anew), are verified before they
+//! are written at the target, and enter its index pack by pack: after any interruption the next attempt finds what already
+//! arrived.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -143,10 +144,7 @@ impl Job {
             let Some(frames) = next else { return Ok(()) };
             let frames = frames?;
             if let Some(limit) = &self.limit {
-                tokio::select! {
-                    () = self.cancel.cancelled() => return Err(ChunkError::Cancelled),
-                    () = limit.pass(frames.iter().map(|f| f.bytes.len() as u64).sum()) => {}
-                }
+                limit.pass_unless(&self.cancel, frames.iter().map(|f| f.bytes.len() as u64).sum()).await?;
             }
             for frame in frames {
                 let (len, chunks) = (u64::from(frame.plain_len), frame.blobs.len() as u64);

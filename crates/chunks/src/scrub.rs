@@ -319,10 +319,7 @@ impl Scrub<'_> {
         let len = bytes.as_ref().map_or(0, Bytes::len) as u64;
         self.report.read_bytes += len;
         if let Some(rate) = &self.options.rate {
-            tokio::select! {
-                () = self.cancel.cancelled() => return Err(ChunkError::Cancelled),
-                () = rate.pass(len) => {}
-            }
+            rate.pass_unless(self.cancel, len).await?;
         }
         Ok(bytes)
     }

@@ -220,10 +220,8 @@ impl Scrub<'_> {
         let root = |key: &Key| self.roots.as_ref().is_some_and(|roots| roots.contains(key));
         let lost = emptied.lost.iter().filter(|k| self.wanted.contains_key(k) || root(k)).count();
         if lost == 0 {
-            let mut from: Vec<&str> = donors.iter().map(String::as_str).collect();
-            from.sort_unstable();
-            let none = emptied.lost.is_empty() || from.is_empty();
-            let from = if none { "its own sound blobs".into() } else { format!("region {}", from.join(", ")) };
+            let helped = if emptied.lost.is_empty() { None } else { regions(donors) };
+            let from = helped.unwrap_or_else(|| "its own sound blobs".into());
             self.conclude_all(key.as_ref(), Outcome::Repaired { from });
             return self.inner.zones.delete(&aside(emptied.pack)).await;
         }
@@ -237,10 +235,7 @@ impl Scrub<'_> {
 
     /// What became of missing blobs and manifests.
     fn settle(&mut self, donors: &HashSet<String>) {
-        let mut from: Vec<&str> = donors.iter().map(String::as_str).collect();
-        from.sort_unstable();
-        let from =
-            if from.is_empty() { "this region's packs".to_owned() } else { format!("region {}", from.join(", ")) };
+        let from = regions(donors).unwrap_or_else(|| "this region's packs".to_owned());
         let wanted: HashSet<String> = self.wanted.values().map(ToString::to_string).collect();
         let unreadable: HashSet<&String> = self.report.unreadable.iter().collect();
         let asked = self.options.donors.len();
@@ -270,6 +265,13 @@ impl Scrub<'_> {
             }
         }
     }
+}
+
+/// The regions that helped, in words.
+fn regions(donors: &HashSet<String>) -> Option<String> {
+    let mut names: Vec<&str> = donors.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    (!names.is_empty()).then(|| format!("region {}", names.join(", ")))
 }
 
 /// Where a damaged pack is kept.
