@@ -1,14 +1,14 @@
-//! `lazuli admin`: tenants, subscriptions, users, clients, their passwords and secrets, first roles. Beside a running server, which heeds every change
-//! at once, or without one.
+//! `lazuli admin`: tenants, subscriptions, users, clients, their passwords and secrets, first roles. Beside a running server,
+//! which heeds every change at once, or without one.
 //!
 //! Answers are JSON on stdout; a secret is in the answer that made it and nowhere else. Secrets are never taken as arguments, which
 //! other users of the machine could read.
 
-use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
+use crate::site;
 use anyhow::{Context, bail};
-use lazuli_engine::{Engine, EngineConfig, NewUser};
+use lazuli_engine::{Engine, NewUser};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -145,17 +145,12 @@ enum User {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let config = Config::read(args.config.as_deref())?;
-    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let (config, dir) = site::find(args.config.as_deref(), args.data_dir.as_deref())?;
     if Credentials::read(&dir)?.is_none() && config.database.is_none() {
         bail!("no server was started in {0}; start one with `lazuli serve --data-dir {0}`", dir.path().display());
     }
-    let mut engine = EngineConfig::local(dir.path());
-    if let Some(database) = config.database {
-        engine.database = database;
-    }
     let at = || format!("cannot open the database of {}", dir.path().display());
-    let engine = Engine::open(engine).await.with_context(at)?;
+    let engine = Engine::open(site::engine_config(&dir, &config)).await.with_context(at)?;
     let answer = act(&engine, &dir, args.what).await?;
     println!("{answer:#}");
     Ok(())

@@ -1,24 +1,16 @@
 //! `lazuli gc`: frees what no disk needs any more. A server does this by itself; this is for when none runs, and with
 //! `--preview` to see beforehand what it would free, also beside a running server.
 
-use crate::config::Config;
-use crate::data_dir::DataDir;
+use crate::site::{self, Site};
 use anyhow::Context;
 use indicatif::BinaryBytes;
-use lazuli_chunks::{Cache, Collected, Region};
+use lazuli_chunks::Collected;
 use serde_json::{Value, json};
-use std::path::PathBuf;
-
-const CACHE_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
-    #[arg(long, env = "LAZULI_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// Configuration file (TOML), the same as the server's.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    site: Site,
     /// Only tell what would be freed.
     #[arg(long)]
     preview: bool,
@@ -28,17 +20,15 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let config = Config::read(args.config.as_deref())?;
-    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let (config, dir) = args.site.find()?;
     let alone = || dir.lock().context("a running server frees by itself; `lazuli gc --preview` runs beside it");
     let _lock = if args.preview { None } else { Some(alone()?) };
-    let engine = crate::scrub::open(&dir, &config).await?;
+    let engine = site::open(&dir, &config).await?;
     let mut done = Vec::new();
-    for name in engine.regions().known().context("cannot read the folder of the regions")? {
+    for name in site::regions(&engine)? {
         let at = || format!("cannot collect the garbage of the region {name}");
         let collected = if args.preview {
-            let config = engine.regions().stores().config(&name, Cache::new(CACHE_BYTES)).with_context(at)?;
-            let region = Region::open_read_only(config).await.with_context(at)?;
+            let region = site::read_only(&engine, &name).await.with_context(at)?;
             let live = engine.referenced(&name).await.map_err(|e| anyhow::anyhow!("{}", e.message))?;
             region.preview_garbage(&live).await.with_context(at)?
         } else {

@@ -2,9 +2,7 @@
 //!
 //! Asked to end it stops serving and leaves the guests running; the next host takes them over.
 
-use crate::config::Config;
-use crate::data_dir::DataDir;
-use crate::{files, signals};
+use crate::{files, signals, site};
 use anyhow::Context;
 use lazuli_engine::RegionStores;
 use lazuli_engine::base_images::StoredImages;
@@ -34,8 +32,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         // Fails only for the leader of a group, who has left already.
         let _ = rustix::process::setsid();
     }
-    let config = Config::read(args.config.as_deref())?;
-    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let (config, dir) = site::find(args.config.as_deref(), args.data_dir.as_deref())?;
     dir.create()?;
     files::private_dir(&dir.host())?;
     let shutdown = signals::shutdown()?;

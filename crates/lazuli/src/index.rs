@@ -3,12 +3,10 @@
 //!
 //! Exit status: 0 all packs are in the index again, 2 some could not be read and were left out, 1 it failed.
 
-use crate::config::Config;
-use crate::data_dir::DataDir;
-use anyhow::{Context, bail};
+use crate::site::{self, Site};
+use anyhow::Context;
 use lazuli_chunks::Rebuilt;
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 const LEFT_OUT: u8 = 2;
@@ -27,12 +25,8 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct Rebuild {
-    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
-    #[arg(long, env = "LAZULI_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// Configuration file (TOML), the same as the server's.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    site: Site,
     /// Only this region; may be given more than once [default: all]
     #[arg(long = "region", value_name = "REGION")]
     regions: Vec<String>,
@@ -43,17 +37,12 @@ struct Rebuild {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let What::Rebuild(args) = args.what;
-    let config = Config::read(args.config.as_deref())?;
-    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let (config, dir) = args.site.find()?;
     let _lock = dir.lock().context("an index is rebuilt while no server runs on the folder")?;
-    let engine = crate::scrub::open(&dir, &config).await?;
-    let known = engine.regions().known().context("cannot read the folder of the regions")?;
-    if let Some(unknown) = args.regions.iter().find(|r| !known.contains(r)) {
-        bail!("there is no store of a region {unknown}; known are: {}", known.join(", "));
-    }
-    let wanted = known.iter().filter(|r| args.regions.is_empty() || args.regions.contains(r));
+    let engine = site::open(&dir, &config).await?;
+    let known = site::regions(&engine)?;
     let mut done = Vec::new();
-    for name in wanted {
+    for name in site::chosen(&known, &args.regions)? {
         let at = || format!("cannot rebuild the index of the region {name}");
         let region = engine.regions().get(name).await.with_context(at)?;
         let rebuilt = region.rebuild_index().await.with_context(at)?;

@@ -18,6 +18,7 @@ mod logging;
 mod scrub;
 mod serve;
 mod signals;
+mod site;
 mod stop;
 mod usage;
 

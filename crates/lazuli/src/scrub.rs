@@ -3,29 +3,23 @@
 //! Looking is safe beside a running server. A repair writes, so it wants the folder for itself. Exit status: 0 all is
 //! sound, 2 something is wrong still, 1 the scrub itself failed.
 
-use crate::config::Config;
 use crate::data_dir::DataDir;
-use anyhow::{Context, bail};
+use crate::site::{self, Site};
+use anyhow::Context;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use lazuli_chunks::{Cache, Finding, Outcome, Progress, RateLimit, Region, ScrubOptions, ScrubReport};
-use lazuli_engine::{Engine, EngineConfig};
+use lazuli_chunks::{Finding, Outcome, Progress, RateLimit, Region, ScrubOptions, ScrubReport};
+use lazuli_engine::Engine;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const CACHE_BYTES: u64 = 64 << 20;
 const WRONG: u8 = 2;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
-    #[arg(long, env = "LAZULI_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// Configuration file (TOML), the same as the server's.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    site: Site,
     /// Only this region; may be given more than once [default: all]
     #[arg(long = "region", value_name = "REGION")]
     regions: Vec<String>,
@@ -41,18 +35,13 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = Config::read(args.config.as_deref())?;
-    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let (config, dir) = args.site.find()?;
     let _lock = if args.repair { Some(alone(&dir)?) } else { None };
-    let engine = open(&dir, &config).await?;
-    let known = engine.regions().known().context("cannot read the folder of the regions")?;
-    if let Some(unknown) = args.regions.iter().find(|r| !known.contains(r)) {
-        bail!("there is no store of a region {unknown}; known are: {}", known.join(", "));
-    }
-    let wanted = known.iter().filter(|r| args.regions.is_empty() || args.regions.contains(r));
+    let engine = site::open(&dir, &config).await?;
+    let known = site::regions(&engine)?;
     let cancel = crate::signals::shutdown()?;
     let mut reports = Vec::new();
-    for name in wanted {
+    for name in site::chosen(&known, &args.regions)? {
         let donors = if args.repair { donors(&engine, &known, name).await } else { Vec::new() };
         let report = scrub(&engine, name, donors, &args, &cancel).await;
         reports.push(report.with_context(|| format!("cannot scrub the region {name}"))?);
@@ -68,24 +57,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn alone(dir: &DataDir) -> anyhow::Result<crate::data_dir::ServeLock> {
     dir.lock().context("a repair wants the folder for itself; without --repair, scrub runs beside a server")
-}
-
-/// The engine for what it knows of the disks; it runs nothing.
-pub async fn open(dir: &DataDir, config: &Config) -> anyhow::Result<Engine> {
-    if !dir.path().is_dir() {
-        bail!("{} is no data folder; name one with --data-dir", dir.path().display());
-    }
-    let engine = Engine::open(engine_config(dir, config)?).await;
-    engine.with_context(|| format!("cannot open the database of {}", dir.path().display()))
-}
-
-fn engine_config(dir: &DataDir, config: &Config) -> anyhow::Result<EngineConfig> {
-    let mut engine = EngineConfig::local(dir.path());
-    if let Some(database) = &config.database {
-        engine.database.clone_from(database);
-    }
-    engine.regions = config.regions()?;
-    Ok(engine)
 }
 
 /// The other regions that open: what they have may help.
@@ -107,11 +78,7 @@ async fn scrub(
     args: &Args,
     cancel: &CancellationToken,
 ) -> anyhow::Result<ScrubReport> {
-    let region = if args.repair {
-        engine.regions().get(name).await?
-    } else {
-        Region::open_read_only(engine.regions().stores().config(name, Cache::new(CACHE_BYTES))?).await?
-    };
+    let region = if args.repair { engine.regions().get(name).await? } else { site::read_only(engine, name).await? };
     let manifests = engine.referenced(name).await.map_err(|e| anyhow::anyhow!("{}", e.message))?;
     let rate = args.rate.and_then(|mib| NonZeroU64::new(mib.get() << 20)).map(RateLimit::new);
     let options = ScrubOptions { manifests: Some(manifests), rate, repair: args.repair, donors };

@@ -6,10 +6,10 @@
 use crate::config::Config;
 use crate::credentials::{Credentials, keep_port};
 use crate::data_dir::DataDir;
-use crate::{keeper, signals};
+use crate::{keeper, signals, site};
 use anyhow::Context;
 use lazuli_api::{Running, ServeConfig, ServeError, StoragePlane};
-use lazuli_engine::{Bootstrap, Engine, EngineConfig};
+use lazuli_engine::{Bootstrap, Engine};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -50,8 +50,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let config = Config::read(args.config.as_deref())?;
-    let dir = DataDir::find(args.data_dir.as_deref().or(config.data_dir.as_deref()))?;
+    let (config, dir) = site::find(args.config.as_deref(), args.data_dir.as_deref())?;
     dir.create()?;
     let _lock = dir.lock()?;
     let shutdown = signals::shutdown()?;
@@ -94,10 +93,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn open_engine(dir: &DataDir, args: &Args, config: &Config) -> anyhow::Result<Engine> {
-    let mut engine = EngineConfig::local(dir.path());
-    if let Some(database) = &config.database {
-        engine.database.clone_from(database);
-    }
+    let mut engine = site::engine_config(dir, config);
     engine.lenient = args.lenient || config.lenient;
     engine.regions = config.regions()?;
     let at = || format!("cannot open the database of {}", dir.path().display());

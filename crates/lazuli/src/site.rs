@@ -1,0 +1,73 @@
+//! What the commands that work on a server's folder have in common: how it is named, and what is opened of it without running a
+//! server. It never starts a worker.
+
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use anyhow::{Context, bail};
+use lazuli_chunks::{Cache, Region};
+use lazuli_engine::{Engine, EngineConfig};
+use std::path::{Path, PathBuf};
+
+/// For reading a region once through.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// Which server's folder.
+#[derive(Debug, clap::Args)]
+pub struct Site {
+    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
+    #[arg(long, env = "LAZULI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file (TOML), the same as the server's.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Site {
+    pub fn find(&self) -> anyhow::Result<(Config, DataDir)> {
+        find(self.config.as_deref(), self.data_dir.as_deref())
+    }
+}
+
+/// The configuration, and the folder: `data_dir`, or what the configuration names, or the usual one.
+pub fn find(config: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<(Config, DataDir)> {
+    let config = Config::read(config)?;
+    let dir = DataDir::find(data_dir.or(config.data_dir.as_deref()))?;
+    Ok((config, dir))
+}
+
+/// An engine's settings, but for the regions' stores.
+pub fn engine_config(dir: &DataDir, config: &Config) -> EngineConfig {
+    let mut engine = EngineConfig::local(dir.path());
+    if let Some(database) = &config.database {
+        engine.database.clone_from(database);
+    }
+    engine
+}
+
+/// The engine for what it knows of the disks; it runs nothing.
+pub async fn open(dir: &DataDir, config: &Config) -> anyhow::Result<Engine> {
+    if !dir.path().is_dir() {
+        bail!("{} is no data folder; name one with --data-dir", dir.path().display());
+    }
+    let settings = EngineConfig { regions: config.regions()?, ..engine_config(dir, config) };
+    let engine = Engine::open(settings).await;
+    engine.with_context(|| format!("cannot open the database of {}", dir.path().display()))
+}
+
+/// Names of the regions that have been opened here.
+pub fn regions(engine: &Engine) -> anyhow::Result<Vec<String>> {
+    engine.regions().known().context("cannot read the folder of the regions")
+}
+
+/// Of the regions those that were asked for, or all.
+pub fn chosen<'a>(known: &'a [String], asked: &'a [String]) -> anyhow::Result<impl Iterator<Item = &'a String>> {
+    if let Some(unknown) = asked.iter().find(|r| !known.contains(r)) {
+        bail!("there is no store of a region {unknown}; known are: {}", known.join(", "));
+    }
+    Ok(known.iter().filter(move |r| asked.is_empty() || asked.contains(r)))
+}
+
+/// A region to look at, also beside a running server.
+pub async fn read_only(engine: &Engine, region: &str) -> anyhow::Result<Region> {
+    Ok(Region::open_read_only(engine.regions().stores().config(region, Cache::new(CACHE_BYTES))?).await?)
+}
