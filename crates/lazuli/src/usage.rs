@@ -3,10 +3,11 @@
 use crate::data_dir::DataDir;
 use anyhow::Context;
 use indicatif::BinaryBytes;
-use lazuli_chunks::{Cache, Region, RegionConfig, Usage};
+use lazuli_chunks::{Cache, Region, Usage};
+use lazuli_engine::RegionStores;
 use serde_json::{Value, json};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 const CACHE_BYTES: u64 = 8 << 20;
 
@@ -22,11 +23,11 @@ pub struct Args {
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let dir = DataDir::find(args.data_dir.as_deref())?;
+    let stores = RegionStores::new(dir.regions(), BTreeMap::new());
     let mut regions = Vec::new();
-    for name in names(&dir.regions())? {
+    for name in stores.known().with_context(|| format!("cannot read {}", dir.regions().display()))? {
         let at = || format!("cannot read the store of the region {name}");
-        let folder = dir.regions().join(&name);
-        let config = RegionConfig::local(&name, &folder, Cache::new(CACHE_BYTES)).with_context(at)?;
+        let config = stores.config(&name, Cache::new(CACHE_BYTES)).with_context(at)?;
         let region = Region::open_read_only(config).await.with_context(at)?;
         let usage = region.usage().await.with_context(at)?;
         regions.push((name, usage));
@@ -37,17 +38,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         print!("{}", table(&regions));
     }
     Ok(())
-}
-
-fn names(root: &Path) -> anyhow::Result<Vec<String>> {
-    let entries = match std::fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| format!("cannot read {}", root.display())),
-    };
-    let mut names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect::<Vec<_>>();
-    names.sort();
-    Ok(names)
 }
 
 fn as_json(name: &str, usage: &Usage) -> Value {
@@ -77,7 +67,8 @@ mod tests {
 
     #[test]
     fn a_folder_without_stores_is_an_empty_table() {
-        assert!(names(Path::new("/nonexistent/regions")).unwrap().is_empty());
+        let stores = RegionStores::new("/nonexistent/regions".into(), BTreeMap::new());
+        assert!(stores.known().unwrap().is_empty());
         assert_eq!(table(&[]).lines().count(), 1);
         let usage = Usage { manifests: 2, logical_bytes: 1 << 30, stored_bytes: 1 << 20, ..Usage::default() };
         let text = table(&[("eastus".into(), usage)]);
