@@ -6,9 +6,9 @@
 use crate::data_dir::DataDir;
 use crate::keeper;
 use anyhow::{Context, bail};
+use lazuli_vmm::hypervisor::Process;
 use lazuli_vmm::{HostClient, PowerState};
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -44,14 +44,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn stop_server(dir: &DataDir) -> anyhow::Result<()> {
     let Some(pid) = dir.server_pid()? else { return Ok(()) };
-    terminate(pid)?;
+    end("the server", pid).await?;
     wait_until("the server", || Ok(dir.server_pid()?.is_none())).await
 }
 
 async fn stop_host(dir: &DataDir) -> anyhow::Result<()> {
     let lock = dir.host().join("host.lock");
     if let Ok(info) = keeper::client(dir).info().await {
-        terminate(i32::try_from(info.pid).context("the host process has no usable id")?)?;
+        end("the host process", i32::try_from(info.pid).context("the host process has no usable id")?).await?;
     }
     wait_until("the host process", || is_free(&lock)).await
 }
@@ -99,11 +99,17 @@ async fn host_for_guests(dir: &DataDir) -> anyhow::Result<Option<HostClient>> {
     Ok(Some(client))
 }
 
-fn terminate(pid: i32) -> anyhow::Result<()> {
-    let pid = Pid::from_raw(pid).with_context(|| format!("{pid} is no process id"))?;
-    match kill_process(pid, Signal::TERM) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(e) => Err(e).with_context(|| format!("process {pid} cannot be told to end")),
+/// Returns when the process has ended: what it held is free a moment before.
+async fn end(what: &str, pid: i32) -> anyhow::Result<()> {
+    let process = match Process::open(pid) {
+        Ok(process) => process,
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(()),
+        Err(e) => return Err(e).with_context(|| format!("process {pid} cannot be watched")),
+    };
+    process.terminate().with_context(|| format!("process {pid} cannot be told to end"))?;
+    match tokio::time::timeout(PATIENCE, process.ended()).await {
+        Ok(ended) => ended.with_context(|| format!("process {pid} cannot be watched")),
+        Err(_) => bail!("{what} was asked to end and did not within {} seconds", PATIENCE.as_secs()),
     }
 }
 

@@ -23,6 +23,7 @@ use crate::provisioning::Fabric;
 use crate::spec::{DiskSpec, VmSpec};
 
 pub use fake::{Behaviour, Fake};
+pub use process::Process;
 pub use qemu::{Qemu, QemuConfig};
 
 /// Where the files and sockets of one machine are.

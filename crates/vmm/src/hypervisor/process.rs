@@ -34,7 +34,16 @@ impl Process {
 
     /// SIGKILL; of a process that is gone: nothing.
     pub fn kill(&self) -> io::Result<()> {
-        match pidfd_send_signal(self.fd.get_ref(), Signal::KILL) {
+        self.signal(Signal::KILL)
+    }
+
+    /// SIGTERM; of a process that is gone: nothing.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self.fd.get_ref(), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(e) => Err(e.into()),
         }
