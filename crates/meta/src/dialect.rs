@@ -23,6 +23,8 @@ use crate::watch::{CHANNEL, Signal};
 /// How long to wait for a connection, or for another process that writes to the same SQLite file.
 const WAIT: Duration = Duration::from_secs(30);
 const SQLITE_READERS: u32 = 4;
+/// Of each connection to SQLite: the upper pages of the indexes of a million resources stay in it.
+const SQLITE_CACHE_KIB: u32 = 16 << 10;
 const POSTGRES_CONNECTIONS: u32 = 10;
 
 #[derive(Debug)]
@@ -188,19 +190,20 @@ async fn open_sqlite(path: &Path) -> Result<Pools, MetaError> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(WAIT)
-        .foreign_keys(true);
-    let write = SqlitePoolOptions::new()
+        .foreign_keys(true)
+        .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"));
+    // A connection to a file does not go away; to ask each time before it is used costs as much as a short query.
+    let pool = || SqlitePoolOptions::new().acquire_timeout(WAIT).test_before_acquire(false);
+    let write = pool()
         .max_connections(1)
-        .acquire_timeout(WAIT)
         .idle_timeout(None)
         .max_lifetime(None)
         .connect_with(options.clone())
         .await
         .map_err(|source| MetaError::Open { url: url.clone(), source })?;
     migrator(SQLITE_MIGRATIONS).run(&write).await.map_err(|source| MetaError::Migrate { url: url.clone(), source })?;
-    let read = SqlitePoolOptions::new()
+    let read = pool()
         .max_connections(SQLITE_READERS)
-        .acquire_timeout(WAIT)
         .connect_with(options.pragma("query_only", "ON"))
         .await
         .map_err(|source| MetaError::Open { url, source })?;
