@@ -19,7 +19,7 @@ use lazuli_disks::{DiskSource, RawFile, vhd};
 /// Bytes of the manifest for each chunk, compressed; of the pack's table for each new chunk and each frame.
 const EXTENT: usize = 35;
 const ENTRY: usize = 36;
-const HEAD: usize = 16;
+const HEAD: usize = 32;
 
 fn main() -> Result<()> {
     let files: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(PathBuf::from).collect();

@@ -14,7 +14,7 @@ use crate::id::{BlobKind, ManifestId};
 use crate::index::Index;
 use crate::ingest::Ingested;
 use crate::log::{Key, Record};
-use crate::pack::{Frame, Part};
+use crate::pack::{Check, Frame, Part};
 use crate::progress::Progress;
 use crate::region::Region;
 
@@ -159,7 +159,8 @@ fn made_up_frame(chunks: Range<u64>) -> Frame<Key> {
     let place = u32::try_from(chunks.start % 1800).unwrap_or(0);
     let blobs: Vec<_> = (0..).zip(chunks).map(|(i, n)| Part { id: made_up_key(n), at: i * LEN, len: LEN }).collect();
     let plain_len = blobs.last().map_or(0, |b| b.at + b.len);
-    Frame { offset: place * 6000, stored_len: 36_000, plain_len, kind: BlobKind::Chunk, raw: false, blobs }
+    let check = Some(Check([1; 16]));
+    Frame { offset: place * 6000, stored_len: 36_000, plain_len, kind: BlobKind::Chunk, raw: false, check, blobs }
 }
 
 /// Spread like a hash.

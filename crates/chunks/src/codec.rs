@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId};
-use crate::pack::Part;
+use crate::pack::{Check, Part};
 
 /// No blob is larger than this when plain. It bounds what a damaged length can make us allocate.
 pub(crate) const MAX_PLAIN: usize = 32 << 20;
@@ -23,6 +23,8 @@ pub(crate) struct StoredFrame {
     pub kind: BlobKind,
     pub raw: bool,
     pub plain_len: u32,
+    /// Of `bytes`.
+    pub check: Check,
     pub bytes: Bytes,
     pub blobs: Vec<Part>,
 }
@@ -72,7 +74,7 @@ impl Encoder {
         self.zstd.compress_to_buffer(plain, &mut self.packed).map_err(ChunkError::worker)?;
         let raw = self.packed.len() >= plain.len() - plain.len() * 3 / 100;
         let bytes = Bytes::copy_from_slice(if raw { plain } else { &self.packed });
-        Ok(StoredFrame { kind, raw, plain_len, bytes, blobs })
+        Ok(StoredFrame { kind, raw, plain_len, check: Check::of(&bytes), bytes, blobs })
     }
 }
 

@@ -21,7 +21,8 @@ use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId, ManifestId};
 use crate::index::{Condemned, PackFate};
 use crate::log::{Key, Record};
-use crate::reader::{self, fetch_frames};
+use crate::moving;
+use crate::reader;
 use crate::rebuild::read_table;
 use crate::region::{Inner, Region};
 use crate::writer::PackWriter;
@@ -263,10 +264,10 @@ async fn move_live(
         .map(|b| b.id)
         .filter(|id| marked.contains(&Key::from(*id)) && here(*id))
         .collect();
-    // In steps, so that memory stays bounded; all are verified before any is written.
+    // All are verified before any is written; a pack's worth is in memory.
     let mut frames = Vec::new();
-    for ids in live.chunks(256) {
-        frames.extend(fetch_frames(inner, ids).await?);
+    for step in moving::steps(reader::locate(inner, live.into_iter()).await?) {
+        frames.extend(moving::fetch(inner, step).await?);
     }
     for frame in frames {
         writer.add(frame).await?;

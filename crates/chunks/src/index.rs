@@ -1,5 +1,5 @@
 //! The region's index: where each blob lies. In memory 28 bytes a blob in a hash table ([`keys`], 33 to 41
-//! bytes with its free places) and 16 a frame; on disk the [`log`](crate::log).
+//! bytes with its free places) and 32 a frame; on disk the [`log`](crate::log).
 //!
 //! One process writes (it holds `writer.lock`), others follow the log. Locks are taken in the order
 //! log, then table, then a writer's set of used packs.
@@ -21,7 +21,7 @@ use self::keys::{Keys, Value};
 use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId};
 use crate::log::{self, HEADER_LEN, Key, Record, Step, from_place, place};
-use crate::pack::{Frame, Part};
+use crate::pack::{Check, Frame, Part};
 
 const LOG: &str = "index.log";
 const LOCK: &str = "writer.lock";
@@ -44,6 +44,8 @@ pub(crate) struct Location {
     pub plain_len: u32,
     pub kind: BlobKind,
     pub raw: bool,
+    /// Of the frame; `None` in packs of earlier formats.
+    pub check: Option<Check>,
 }
 
 impl Location {
@@ -141,6 +143,7 @@ impl Table {
             plain_len,
             kind: frame.kind(),
             raw: frame.raw(),
+            check: frame.check(),
         };
         Some((location, pack))
     }
@@ -697,6 +700,7 @@ fn frames_of(mut blobs: Vec<(Key, Location)>) -> Vec<Frame<Key>> {
                 plain_len: l.frame_len,
                 kind: l.kind,
                 raw: l.raw,
+                check: l.check,
                 blobs: vec![part],
             }),
         }

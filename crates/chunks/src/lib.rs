@@ -28,6 +28,7 @@ mod index;
 mod ingest;
 mod log;
 mod manifest;
+mod moving;
 mod object_stores;
 mod pack;
 mod params;

@@ -3,9 +3,10 @@
 //! ```text
 //! header   magic "LZINDEX\x01", generation [u8; 16] (new whenever the file is written anew)
 //! record   length u32 of the payload, check u32 (the length's complement), BLAKE3 of the payload [..8], payload
-//! payload  4 PackAdded    pack [u8; 16], pack length u64, then per frame
+//! payload  5 PackAdded    pack [u8; 16], pack length u64, then per frame
 //!                           offset u32, stored u32, plain u32, flags u8 (kind, raw << 4), count u16,
-//!                           then `count` times: key [u8; 20], place u32 (block in the frame << 26, length)
+//!                           check [u8; 16], then `count` times: key [u8; 20], place u32 (block in the frame << 26, length)
+//!          4 PackAdded     of a pack of format 2 or 1: the same without checks
 //!          2 PacksRemoved  packs [u8; 16]...
 //!          3 Forgotten     keys [u8; 20]...   (manifests that nothing refers to, in packs that stay)
 //!          1 PackAdded     as stores of format 1 have it: frames of one blob, each
@@ -20,12 +21,13 @@
 use uuid::Uuid;
 
 use crate::id::{BlobKind, ChunkId};
-use crate::pack::{BLOCK, Frame, Part, u32_at, u64_at};
+use crate::pack::{BLOCK, Check, Frame, Part, u32_at, u64_at};
 
 pub(crate) const HEADER_LEN: usize = 24;
 const MAGIC: &[u8; 8] = b"LZINDEX\x01";
 const RECORD_HEAD: usize = 16;
-const FRAME_LEN: usize = 15;
+const FRAME_LEN: usize = 31;
+const FRAME_LEN_4: usize = 15;
 const LEN_BITS: u32 = 26;
 const LEN_MASK: u32 = (1 << LEN_BITS) - 1;
 const BLOB_LEN: usize = 24;
@@ -50,6 +52,7 @@ impl From<&Frame> for Frame<Key> {
             plain_len: f.plain_len,
             kind: f.kind,
             raw: f.raw,
+            check: f.check,
             blobs: f.blobs.iter().map(|b| Part { id: b.id.into(), at: b.at, len: b.len }).collect(),
         }
     }
@@ -80,10 +83,12 @@ impl Record {
         let mut out = vec![0; RECORD_HEAD];
         match self {
             Self::PackAdded { pack, len, frames } => {
-                out.push(4);
+                // A pack is of one format.
+                let checked = frames.iter().all(|f| f.check.is_some());
+                out.push(if checked { 5 } else { 4 });
                 out.extend_from_slice(pack.as_bytes());
                 out.extend_from_slice(&len.to_le_bytes());
-                frames.iter().for_each(|f| push_frame(&mut out, f));
+                frames.iter().for_each(|f| push_frame(&mut out, f, f.check.filter(|_| checked)));
             }
             Self::PacksRemoved(packs) => {
                 out.push(2);
@@ -115,12 +120,13 @@ impl Record {
                     frames: exact.map(parse_blob_1).collect::<Option<_>>()?,
                 })
             }
-            4 => {
+            4 | 5 => {
                 let (head, frames) = rest.split_at_checked(24)?;
+                let frame_len = if *kind == 5 { FRAME_LEN } else { FRAME_LEN_4 };
                 Some(Self::PackAdded {
                     pack: Uuid::from_slice(&head[..16]).ok()?,
                     len: u64_at(head, 16),
-                    frames: parse_frames(frames)?,
+                    frames: parse_frames(frames, frame_len)?,
                 })
             }
             2 => {
@@ -138,13 +144,14 @@ impl Record {
     }
 }
 
-fn push_frame(out: &mut Vec<u8>, frame: &Frame<Key>) {
+fn push_frame(out: &mut Vec<u8>, frame: &Frame<Key>, check: Option<Check>) {
     for n in [frame.offset, frame.stored_len, frame.plain_len] {
         out.extend_from_slice(&n.to_le_bytes());
     }
     out.push(frame.kind as u8 | u8::from(frame.raw) << 4);
     let count = u16::try_from(frame.blobs.len()).expect("a frame holds some tens of blobs");
     out.extend_from_slice(&count.to_le_bytes());
+    out.extend(check.iter().flat_map(|c| c.0));
     for blob in &frame.blobs {
         out.extend_from_slice(&blob.id.0);
         out.extend_from_slice(&place(blob.at, blob.len).to_le_bytes());
@@ -162,10 +169,11 @@ pub(crate) fn from_place(place: u32) -> (u32, u32) {
     ((place >> LEN_BITS) * BLOCK, place & LEN_MASK)
 }
 
-fn parse_frames(mut bytes: &[u8]) -> Option<Vec<Frame<Key>>> {
+/// `frame_len`: with checks or without.
+fn parse_frames(mut bytes: &[u8], frame_len: usize) -> Option<Vec<Frame<Key>>> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
-        let (head, rest) = bytes.split_at_checked(FRAME_LEN)?;
+        let (head, rest) = bytes.split_at_checked(frame_len)?;
         let count = usize::from(u16::from_le_bytes([head[13], head[14]]));
         let (blobs, rest) = rest.split_at_checked(count * BLOB_LEN)?;
         bytes = rest;
@@ -177,7 +185,8 @@ fn parse_frames(mut bytes: &[u8]) -> Option<Vec<Frame<Key>>> {
         let blobs = blobs.collect();
         let (kind, raw) = parse_flags(head[12])?;
         let (offset, stored_len, plain_len) = (u32_at(head, 0), u32_at(head, 4), u32_at(head, 8));
-        frames.push(Frame { offset, stored_len, plain_len, kind, raw, blobs });
+        let check = head[FRAME_LEN_4..].first_chunk().map(|check| Check(*check));
+        frames.push(Frame { offset, stored_len, plain_len, kind, raw, check, blobs });
     }
     let inside = |f: &Frame<Key>| f.blobs.iter().all(|b| b.at + b.len <= f.plain_len);
     frames.iter().all(inside).then_some(frames)
@@ -192,6 +201,7 @@ fn parse_blob_1(bytes: &[u8]) -> Option<Frame<Key>> {
         plain_len: len,
         kind,
         raw,
+        check: None,
         blobs: vec![Part { id: Key(*bytes.first_chunk()?), at: 0, len }],
     })
 }
@@ -244,6 +254,14 @@ mod tests {
     use crate::pack::line_up;
     use proptest::prelude::*;
 
+    /// A pack of today's format, or of an earlier one.
+    fn pack_added((pack, len, mut frames, checked): (Uuid, u64, Vec<Frame<Key>>, bool)) -> Record {
+        if !checked {
+            frames.iter_mut().for_each(|f| f.check = None);
+        }
+        Record::PackAdded { pack, len, frames }
+    }
+
     fn record() -> impl Strategy<Value = Record> {
         let key = || any::<[u8; 20]>().prop_map(Key);
         let blocks = proptest::collection::vec((key(), 1u32..8), 1..9);
@@ -255,13 +273,13 @@ mod tests {
                 plain_len: blobs.last().map_or(0, |b| b.at + b.len),
                 kind: BlobKind::from_u8(kind).unwrap(),
                 raw,
+                check: Some(Check(blake3::hash(&n[0].to_le_bytes()).as_bytes()[..16].try_into().unwrap())),
                 blobs,
             }
         });
         let uuid = || any::<[u8; 16]>().prop_map(Uuid::from_bytes);
         prop_oneof![
-            (uuid(), any::<u64>(), proptest::collection::vec(frame, 0..9))
-                .prop_map(|(pack, len, frames)| Record::PackAdded { pack, len, frames }),
+            (uuid(), any::<u64>(), proptest::collection::vec(frame, 0..9), any::<bool>()).prop_map(pack_added),
             proptest::collection::vec(uuid(), 0..9).prop_map(Record::PacksRemoved),
             proptest::collection::vec(key(), 0..9).prop_map(Record::Forgotten),
         ]
@@ -278,7 +296,8 @@ mod tests {
         }
         payload.push(2 | 1 << 4);
         let blobs = vec![Part { id: Key([9; 20]), at: 0, len: 4608 }];
-        let frame = Frame { offset: 8, stored_len: 1000, plain_len: 4608, kind: BlobKind::Root, raw: true, blobs };
+        let kind = BlobKind::Root;
+        let frame = Frame { offset: 8, stored_len: 1000, plain_len: 4608, kind, raw: true, check: None, blobs };
         let pack = Uuid::from_bytes([7; 16]);
         assert_eq!(Record::parse_payload(&payload), Some(Record::PackAdded { pack, len: 5000, frames: vec![frame] }));
     }

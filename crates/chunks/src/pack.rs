@@ -4,19 +4,22 @@
 //! and were new at the same time. Its plain bytes are those of its blobs, one after another.
 //!
 //! ```text
-//! offset 0      magic            "LZPACK\x00\x02"
+//! offset 0      magic            "LZPACK\x00\x03"
 //!        8      frames           stored bytes, one after another, no padding
 //!        ..     table            for each frame, in their order:
 //!                                  offset u32, stored_len u32, plain_len u32, kind u8, raw u8, count u16,
+//!                                  check [u8; 16]: BLAKE3 of the stored bytes, its first half,
 //!                                  then `count` times: blob id [u8; 32], length u32
-//!        end-48 trailer          length of the table u32, zero u32, BLAKE3 of the table [u8; 32], magic "LZPKEND\x02"
+//!        end-48 trailer          length of the table u32, zero u32, BLAKE3 of the table [u8; 32], magic "LZPKEND\x03"
 //! ```
 //! Integers are little-endian. The trailer is last so that one read of the end finds everything:
-//! the index of a region can be built again from its packs alone.
+//! the index of a region can be built again from its packs alone. By its check a frame is known to be as it was
+//! written without being unpacked: replication moves whole frames by it, a scrub reads by it. What a blob is, its id
+//! says, and every byte that is handed out is verified by that.
 //!
-//! Packs of format 1 are still read. They have frames of one blob each; their table has an entry of 48 bytes
-//! for each (id [u8; 32], offset u32, stored_len u32, plain_len u32, kind u8, raw u8, zero [u8; 2]), their
-//! trailer the number of entries in place of the table's length.
+//! Earlier formats are still read. Packs of format 2 are the same without checks. Packs of format 1 have frames of
+//! one blob each; their table has an entry of 48 bytes for each (id [u8; 32], offset u32, stored_len u32,
+//! plain_len u32, kind u8, raw u8, zero [u8; 2]), their trailer the number of entries in place of the table's length.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
@@ -25,12 +28,14 @@ use crate::codec::{MAX_FRAME, MAX_PLAIN, StoredFrame};
 use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId};
 
-const MAGIC: &[u8; 8] = b"LZPACK\x00\x02";
-const MAGIC_1: &[u8; 8] = b"LZPACK\x00\x01";
-const END_MAGIC: &[u8; 8] = b"LZPKEND\x02";
-const END_MAGIC_1: &[u8; 8] = b"LZPKEND\x01";
+const MAGIC: &[u8; 8] = b"LZPACK\x00\x03";
+const END_MAGIC: &[u8; 8] = b"LZPKEND\x03";
+/// Both magics end in the number of the format.
+const MAGIC_STEM: &[u8; 7] = b"LZPACK\x00";
+const END_MAGIC_STEM: &[u8; 7] = b"LZPKEND";
 const ENTRY_LEN_1: usize = 48;
-const FRAME_LEN: usize = 16;
+const FRAME_LEN: usize = 32;
+const FRAME_LEN_2: usize = 16;
 /// Blobs that share a frame begin on multiples of this.
 pub(crate) const BLOCK: u32 = 4096;
 const BLOB_LEN: usize = 36;
@@ -55,6 +60,16 @@ pub(crate) fn from_key(key: &object_store::path::Path) -> Option<Uuid> {
     (self::key(id) == *key).then_some(id)
 }
 
+/// Tells whether a frame's stored bytes are those that were written: the first half of their BLAKE3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Check(pub [u8; 16]);
+
+impl Check {
+    pub(crate) fn of(stored: &[u8]) -> Self {
+        Self(*blake3::hash(stored).as_bytes().first_chunk().expect("16 of 32 bytes"))
+    }
+}
+
 /// Where one frame lies in its pack, and what it holds. Blobs are named by their ids, or in the index
 /// by their keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +79,8 @@ pub(crate) struct Frame<Id = ChunkId> {
     pub plain_len: u32,
     pub kind: BlobKind,
     pub raw: bool,
+    /// `None` in packs of earlier formats.
+    pub check: Option<Check>,
     pub blobs: Vec<Part<Id>>,
 }
 
@@ -124,6 +141,7 @@ impl PackBuilder {
             plain_len: frame.plain_len,
             kind: frame.kind,
             raw: frame.raw,
+            check: Some(frame.check),
             blobs: frame.blobs,
         });
         self.len += frame.bytes.len();
@@ -140,6 +158,7 @@ impl PackBuilder {
             tail.put_u8(frame.kind as u8);
             tail.put_u8(u8::from(frame.raw));
             tail.put_u16_le(u16::try_from(frame.blobs.len()).expect("a frame holds some tens of blobs"));
+            tail.put_slice(&frame.check.expect("every frame that is pushed has one").0);
             for blob in &frame.blobs {
                 tail.put_slice(&blob.id.0);
                 tail.put_u32_le(blob.len);
@@ -156,25 +175,24 @@ impl PackBuilder {
     }
 }
 
+/// The format that the magic at a pack's end names.
+fn format_of(end: &[u8]) -> Option<u8> {
+    let (stem, format) = end.last_chunk::<8>()?.split_at(END_MAGIC_STEM.len());
+    (stem == END_MAGIC_STEM && (1..=3).contains(&format[0])).then_some(format[0])
+}
+
 /// Whether a pack begins as its format does (and, if its end cannot be read, as any does).
 pub(crate) fn has_magic(pack: &[u8]) -> bool {
-    match pack {
-        p if p.ends_with(END_MAGIC) => p.starts_with(MAGIC),
-        p if p.ends_with(END_MAGIC_1) => p.starts_with(MAGIC_1),
-        p => p.starts_with(MAGIC) || p.starts_with(MAGIC_1),
-    }
+    let Some(format) = pack.strip_prefix(MAGIC_STEM).and_then(|rest| rest.first()) else { return false };
+    format_of(pack).map_or((1..=3).contains(format), |end| end == *format)
 }
 
 /// How many bytes before the trailer the table takes, told by the trailer.
 pub(crate) fn table_len(trailer: &[u8]) -> Result<u64> {
     let bad = || ChunkError::corrupt("a pack", "its trailer is missing or torn");
-    let (numbers, magic) = trailer.split_at_checked(40).filter(|_| trailer.len() == TRAILER_LEN).ok_or_else(bad)?;
-    let number = u64::from(u32_at(numbers, 0));
-    match magic {
-        m if m == END_MAGIC => Ok(number),
-        m if m == END_MAGIC_1 => Ok(number * ENTRY_LEN_1 as u64),
-        _ => Err(bad()),
-    }
+    let format = format_of(trailer).filter(|_| trailer.len() == TRAILER_LEN).ok_or_else(bad)?;
+    let number = u64::from(u32_at(trailer, 0));
+    Ok(if format == 1 { number * ENTRY_LEN_1 as u64 } else { number })
 }
 
 /// The frames of a pack of `pack_len` bytes, from `tail`: its table and trailer.
@@ -189,15 +207,20 @@ pub(crate) fn parse_tail(tail: &[u8], pack_len: u64) -> Result<Vec<Frame>> {
         return Err(bad("its table does not match its checksum"));
     }
     let frames_end = pack_len.checked_sub(tail.len() as u64).ok_or_else(|| bad("it is too short"))?;
-    let frames = if &trailer[40..] == END_MAGIC { parse_table(table) } else { parse_table_1(table) };
+    let frames = match format_of(trailer) {
+        Some(1) => parse_table_1(table),
+        Some(2) => parse_table(table, FRAME_LEN_2),
+        _ => parse_table(table, FRAME_LEN),
+    };
     let frames = frames.filter(|f| f.iter().all(|f| is_possible(f, frames_end)));
     frames.ok_or_else(|| bad("one of its entries is impossible"))
 }
 
-fn parse_table(mut table: &[u8]) -> Option<Vec<Frame>> {
+/// `frame_len`: with checks or without.
+fn parse_table(mut table: &[u8], frame_len: usize) -> Option<Vec<Frame>> {
     let mut frames = Vec::new();
     while !table.is_empty() {
-        let (head, rest) = table.split_at_checked(FRAME_LEN)?;
+        let (head, rest) = table.split_at_checked(frame_len)?;
         let count = usize::from(u16::from_le_bytes([head[14], head[15]]));
         let (blobs, rest) = rest.split_at_checked(count * BLOB_LEN)?;
         table = rest;
@@ -207,6 +230,7 @@ fn parse_table(mut table: &[u8]) -> Option<Vec<Frame>> {
             plain_len: u32_at(head, 8),
             kind: BlobKind::from_u8(head[12])?,
             raw: flag(head[13])?,
+            check: head[FRAME_LEN_2..].first_chunk().map(|check| Check(*check)),
             blobs: line_up(blobs.chunks_exact(BLOB_LEN).map(|b| {
                 let (id, len) = b.split_first_chunk().expect("36 bytes");
                 (ChunkId(*id), u32_at(len, 0))
@@ -225,6 +249,7 @@ fn parse_table_1(table: &[u8]) -> Option<Vec<Frame>> {
             plain_len: len,
             kind: BlobKind::from_u8(raw[44])?,
             raw: flag(raw[45])?,
+            check: None,
             blobs: vec![Part { id: ChunkId(*raw.first_chunk()?), at: 0, len }],
         })
     };
@@ -283,7 +308,8 @@ mod tests {
             };
             let blobs: Vec<Part> = (0u8..).zip(blocks).map(part).collect();
             let bytes = Bytes::from(vec![n; at as usize % 100 + 1]);
-            pack.push(StoredFrame { kind: BlobKind::Chunk, raw: false, plain_len: at, blobs, bytes });
+            let check = Check::of(&bytes);
+            pack.push(StoredFrame { kind: BlobKind::Chunk, raw: false, plain_len: at, check, blobs, bytes });
         }
         let sealed = pack.seal();
         let bytes = sealed.pieces.concat();
@@ -339,13 +365,14 @@ mod tests {
         }
 
         #[test]
-        fn junk_that_is_signed_never_panics(table in proptest::collection::vec(any::<u8>(), 0..300), old: bool) {
+        fn junk_that_is_signed_never_panics(table in proptest::collection::vec(any::<u8>(), 0..300), format in 0u8..5) {
             let mut tail = table.clone();
-            let number = if old { table.len() / ENTRY_LEN_1 } else { table.len() };
+            let number = if format == 1 { table.len() / ENTRY_LEN_1 } else { table.len() };
             tail.extend(u32::try_from(number).unwrap().to_le_bytes());
             tail.extend([0; 4]);
             tail.extend(blake3::hash(&table).as_bytes());
-            tail.extend(if old { END_MAGIC_1 } else { END_MAGIC });
+            tail.extend(END_MAGIC_STEM);
+            tail.push(format);
             let _ = parse_tail(&tail, tail.len() as u64 + 1000);
         }
     }

@@ -1,19 +1,20 @@
-//! `store.json`, the head of a store: how it was made. Written create-only, once; a store is never
-//! written with other parameters than it was made with, or deduplication would silently end. A store of
-//! format 1 is used on as it was made; see RFD 2 for what changed.
+//! `store.json`, the head of a store: how its disks are cut, and which format its packs may have. A store is never
+//! written with another cutting rule than it was made with, or deduplication would silently end. A store of an earlier
+//! format is used on: whoever opens it for writing says so in its head first, so that earlier versions, which cannot
+//! read what is written from now on, refuse it. See RFD 2 for what changed.
 
 use serde::{Deserialize, Serialize};
 
 use crate::chunker::ChunkerParams;
 
 pub(crate) const HEAD: &str = "store.json";
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 /// How much of a disk one segment covers.
 pub(crate) const SEGMENT: u64 = 64 << 20;
 
 /// The recorded parameters of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StoreParams {
     pub format: u32,
     /// Names the cutting rule and the block hash together.
@@ -40,19 +41,29 @@ impl StoreParams {
         Self::new(FORMAT, "block-cdc-2", ChunkerParams::FILES)
     }
 
-    /// What format 1 made. Such a store is read, and goes on being cut as it was; what is written into it from now on
-    /// is only for this version.
+    /// What format 2 made: packs without checks.
+    pub fn format_2() -> Self {
+        Self::new(2, "block-cdc-2", ChunkerParams::FILES)
+    }
+
+    /// What format 1 made: an earlier cutting rule, packs without checks whose frames have one blob each.
     pub fn format_1() -> Self {
         Self::new(1, "block-cdc-1", ChunkerParams::STANDARD)
     }
 
+    /// The same store once this version writes into it: cut as before.
+    pub(crate) fn today(&self) -> Self {
+        Self { format: FORMAT, ..self.clone() }
+    }
+
     /// Whether this version can use a store of these parameters.
     pub(crate) fn is_known(&self) -> bool {
-        *self == Self::standard() || *self == Self::format_1()
+        let made = [Self::format_1(), Self::format_2(), Self::standard()];
+        made.iter().any(|m| self == m || *self == m.today())
     }
 
     pub(crate) fn chunker(&self) -> ChunkerParams {
-        if self.format == 1 { ChunkerParams::STANDARD } else { ChunkerParams::FILES }
+        if self.chunker == Self::format_1().chunker { ChunkerParams::STANDARD } else { ChunkerParams::FILES }
     }
 
     fn new(format: u32, chunker: &str, params: ChunkerParams) -> Self {

@@ -15,7 +15,7 @@ use crate::error::{ChunkError, Result};
 use crate::id::{BlobKind, ChunkId, ManifestId};
 use crate::index::Location;
 use crate::manifest::{Root, Segment, SegmentExtent};
-use crate::pack::line_up;
+use crate::pack::{Check, line_up};
 use crate::params::SEGMENT;
 use crate::region::Inner;
 
@@ -316,15 +316,29 @@ async fn fetch_plain(inner: &Arc<Inner>, ids: Vec<ChunkId>) -> Result<Vec<(Chunk
 
 /// The plain bytes of blobs, verified; duplicates once, in no order.
 async fn fetch_blobs(inner: &Arc<Inner>, ids: Vec<ChunkId>) -> Result<Vec<(ChunkId, Bytes)>> {
-    let frames = fetch(inner, ids.into_iter().collect()).await?;
+    let frames = fetch(inner, ids.into_iter().collect(), GAP).await?;
     Ok(frames.into_iter().flat_map(|f| f.blobs).map(|b| (b.id, b.plain)).collect())
+}
+
+/// Segments or a root, each alone in its frame: their plain bytes, verified, and as they are stored, to be stored elsewhere.
+pub(crate) async fn fetch_alone(
+    inner: &Arc<Inner>,
+    ids: impl IntoIterator<Item = ChunkId>,
+) -> Result<Vec<(Bytes, StoredFrame)>> {
+    // What lies between them is not read: chunks that are moved, too, and would be read twice.
+    let frames = fetch(inner, ids.into_iter().collect(), 0).await?;
+    let alone = |frame: Fetched| {
+        let plain = frame.blobs.first().map(|b| b.plain.clone()).unwrap_or_default();
+        Ok((plain, frame.into_stored()?))
+    };
+    frames.into_iter().map(alone).collect()
 }
 
 /// Blobs as they are stored, verified, to be stored elsewhere: in the order of `ids`, duplicates once. A frame that
 /// holds others, too, is packed anew without them.
 pub(crate) async fn fetch_frames(inner: &Arc<Inner>, ids: &[ChunkId]) -> Result<Vec<StoredFrame>> {
     let order: HashMap<ChunkId, usize> = ids.iter().enumerate().rev().map(|(i, id)| (*id, i)).collect();
-    let mut frames = fetch(inner, ids.iter().copied().collect()).await?;
+    let mut frames = fetch(inner, ids.iter().copied().collect(), GAP).await?;
     frames.sort_by_key(|f| f.blobs.iter().filter_map(|b| order.get(&b.id)).min().copied());
     let whole = frames.iter().all(Fetched::is_whole);
     let stored = move || frames.into_iter().map(Fetched::into_stored).collect();
@@ -355,21 +369,22 @@ impl Fetched {
         let blobs = parts.ok_or_else(|| ChunkError::corrupt("a frame", "its blobs are too long"))?;
         let Location { kind, raw, frame_len: plain_len, .. } = self.at;
         if self.is_whole() {
-            return Ok(StoredFrame { kind, raw, plain_len, bytes: self.stored, blobs });
+            let bytes = self.stored;
+            return Ok(StoredFrame { kind, raw, plain_len, check: Check::of(&bytes), bytes, blobs });
         }
         let plain: Vec<u8> = self.blobs.iter().flat_map(|b| b.plain.iter().copied()).collect();
         Encoder::new(LEVEL)?.encode_frame(kind, blobs, &plain)
     }
 }
 
-/// Reads blobs with their frames. Neighbours in a pack are read together. A pack that vanished meanwhile (collection
-/// moved its blobs) is looked up again.
-async fn fetch(inner: &Arc<Inner>, mut wanted: HashSet<ChunkId>) -> Result<Vec<Fetched>> {
+/// Reads blobs with their frames. Those of a pack are read together where no more than `gap` lies between them. A pack that
+/// vanished meanwhile (collection moved its blobs) is looked up again.
+async fn fetch(inner: &Arc<Inner>, mut wanted: HashSet<ChunkId>, gap: u32) -> Result<Vec<Fetched>> {
     let mut out = Vec::new();
     let mut attempt = 0;
     while !wanted.is_empty() {
-        let located = locate(inner, &wanted).await?;
-        let groups = group(located);
+        let located = locate(inner, wanted.iter().copied()).await?;
+        let groups = group(located, gap);
         let mut fetches =
             futures::stream::iter(groups).map(|group| fetch_group(inner, group)).buffer_unordered(PARALLEL);
         let mut gone = None;
@@ -397,18 +412,22 @@ async fn fetch(inner: &Arc<Inner>, mut wanted: HashSet<ChunkId>) -> Result<Vec<F
     Ok(out)
 }
 
-async fn locate(inner: &Arc<Inner>, wanted: &HashSet<ChunkId>) -> Result<Vec<(ChunkId, Location)>> {
+/// Where each of these blobs lies; an error if one is not here.
+pub(crate) async fn locate(
+    inner: &Arc<Inner>,
+    wanted: impl ExactSizeIterator<Item = ChunkId> + Send,
+) -> Result<Vec<(ChunkId, Location)>> {
     let mut refreshed = false;
     let mut out = Vec::with_capacity(wanted.len());
     for id in wanted {
-        let mut found = inner.index.lookup(*id);
+        let mut found = inner.index.lookup(id);
         if found.is_none() && !refreshed {
             inner.refresh().await?;
             refreshed = true;
-            found = inner.index.lookup(*id);
+            found = inner.index.lookup(id);
         }
         let at = found.ok_or_else(|| ChunkError::not_found(format!("chunk {id}"), &inner.name))?;
-        out.push((*id, at));
+        out.push((id, at));
     }
     Ok(out)
 }
@@ -421,13 +440,13 @@ struct Group {
 }
 
 /// Sorts blobs into few reads.
-fn group(mut blobs: Vec<(ChunkId, Location)>) -> Vec<Group> {
+fn group(mut blobs: Vec<(ChunkId, Location)>, gap: u32) -> Vec<Group> {
     blobs.sort_by_key(|(_, at)| (at.pack, at.offset, at.at));
     let mut groups: Vec<Group> = Vec::new();
     for (id, at) in blobs {
         let end = at.offset + at.stored_len;
         match groups.last_mut() {
-            Some(g) if g.pack == at.pack && at.offset <= g.range.end + GAP && end <= g.range.start + GROUP => {
+            Some(g) if g.pack == at.pack && at.offset <= g.range.end + gap && end <= g.range.start + GROUP => {
                 g.range.end = g.range.end.max(end);
                 g.blobs.push((id, at));
             }
@@ -439,16 +458,36 @@ fn group(mut blobs: Vec<(ChunkId, Location)>) -> Vec<Group> {
 
 /// Reads one group from the first zone that has it whole.
 async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<Fetched>> {
-    let range = u64::from(group.range.start)..u64::from(group.range.end);
+    let (pack, range) = (group.pack, group.range.clone());
     let group = Arc::new(group);
+    read_sound(inner, pack, range, move |bytes| {
+        let each = group.blobs.chunk_by(|(_, a), (_, b)| a.offset == b.offset);
+        each.map(|blobs| verify_frame(&group, blobs, &bytes)).collect()
+    })
+    .await
+}
+
+/// What `verify` makes of a part of a pack in the first zone whose copy it finds sound. Larger parts are verified off the
+/// async threads.
+pub(crate) async fn read_sound<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    pack: Uuid,
+    range: Range<u32>,
+    verify: impl Fn(Bytes) -> Result<T> + Clone + Send + 'static,
+) -> Result<T> {
+    let range = u64::from(range.start)..u64::from(range.end);
     let mut last = None;
     for zone in inner.zones.order() {
-        let result = match inner.zones.read_pack(zone, group.pack, range.clone()).await {
-            Ok(bytes) => verify(Arc::clone(&group), bytes).await,
+        let result = match inner.zones.read_pack(zone, pack, range.clone()).await {
+            Ok(bytes) if bytes.len() <= 128 << 10 => verify(bytes),
+            Ok(bytes) => {
+                let verify = verify.clone();
+                tokio::task::spawn_blocking(move || verify(bytes)).await.map_err(ChunkError::worker).flatten()
+            }
             Err(e) => Err(e),
         };
         match result {
-            Ok(frames) => return Ok(frames),
+            Ok(sound) => return Ok(sound),
             Err(e) => {
                 let worse = |old: &ChunkError| matches!(old, ChunkError::NotFound { .. });
                 if inner.zones.len() > 1 {
@@ -460,19 +499,7 @@ async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<Fetched>> {
             }
         }
     }
-    Err(last.unwrap_or_else(|| ChunkError::not_found(format!("pack {}", group.pack), &inner.name)))
-}
-
-/// Decompresses and hashes; larger groups off the async threads.
-async fn verify(group: Arc<Group>, bytes: Bytes) -> Result<Vec<Fetched>> {
-    if bytes.len() <= 128 << 10 {
-        return verify_now(&group, &bytes);
-    }
-    tokio::task::spawn_blocking(move || verify_now(&group, &bytes)).await.map_err(ChunkError::worker)?
-}
-
-fn verify_now(group: &Group, bytes: &Bytes) -> Result<Vec<Fetched>> {
-    group.blobs.chunk_by(|(_, a), (_, b)| a.offset == b.offset).map(|blobs| verify_frame(group, blobs, bytes)).collect()
+    Err(last.unwrap_or_else(|| ChunkError::not_found(format!("pack {pack}"), &inner.name)))
 }
 
 /// One frame of a group, and the blobs wanted of it.

@@ -78,6 +78,7 @@ impl Region {
             zones.create(&Path::from(HEAD), vec![head.into()]).await?;
         }
         zones::identify(&zones, &cfg.name, true).await?;
+        raise_heads(&zones, &cfg.name).await?;
         let region = Self::new(cfg, zones, index, head.as_ref());
         if state == LogState::Damaged || (state == LogState::Missing && existed) {
             tracing::warn!(region = region.0.name, ?state, "building the index again from the packs");
@@ -169,6 +170,29 @@ impl Region {
         }
         last.map_or(Ok(None), Err)
     }
+}
+
+/// Says in the head of each zone that packs of today's format may follow. A zone that does not answer takes no packs
+/// either, and is looked at when the region is opened next; a head that cannot be read is the scrub's.
+async fn raise_heads(zones: &Zones, region: &str) -> Result<()> {
+    let key = Path::from(HEAD);
+    for zone in 0..zones.len() {
+        let head = match zones.get_in(zone, &key).await {
+            Ok(head) => head,
+            Err(error) => {
+                tracing::warn!(region, zone, %error, "the zone's store does not answer");
+                continue;
+            }
+        };
+        let Some(found) = head.and_then(|bytes| serde_json::from_slice::<StoreParams>(&bytes).ok()) else { continue };
+        let today = found.today();
+        if found != today && found.is_known() {
+            tracing::info!(region, zone, from = found.format, to = today.format, "the store's format is raised");
+            let head = serde_json::to_vec_pretty(&today).expect("plain data");
+            zones.restore_in(zone, &key, head.into()).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads and checks the head; `None`: there is none yet.

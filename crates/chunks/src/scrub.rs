@@ -4,7 +4,8 @@
 //! ```text
 //! index      the log on disk, from its start
 //! heads      store.json of each zone
-//! packs      each pack in each zone, whole: magic, table, every blob against its hash, table against index
+//! packs      each pack in each zone, whole: magic, table, every frame against its check (every blob against its hash
+//!            if the frame fails, has no check, or if asked for), table against index
 //! rest       objects that nothing refers to
 //! manifests  each disk: root, segments, every chunk present and sound in at least one zone
 //! repair     only if asked for, see `repair`
@@ -50,6 +51,8 @@ pub struct ScrubOptions {
     pub manifests: Option<Vec<ManifestId>>,
     /// How fast the stores are read.
     pub rate: Option<RateLimit>,
+    /// Unpack also what is as it was written, and verify each blob in it: finds what went wrong before it was written.
+    pub deep: bool,
     /// Mend what can be mended. Asks for a region that is open for writing.
     pub repair: bool,
     /// Other regions that may have what no zone of this one has any more.
@@ -266,7 +269,7 @@ impl Scrub<'_> {
                 }
                 Err(e) => return Err(e),
             };
-            let checked = verify(bytes, indexed.to_vec()).await?;
+            let checked = verify(bytes, indexed.to_vec(), self.options.deep).await?;
             self.report.blobs += checked.good.len() as u64;
             if checked.is_whole() {
                 copies.whole = copies.whole.or(Some(zone));
@@ -476,8 +479,8 @@ fn id_of(root: &Root) -> ChunkId {
     BlobKind::Root.id_of(&root.encode())
 }
 
-async fn verify(bytes: Bytes, indexed: Vec<(Key, Location)>) -> Result<Checked> {
-    tokio::task::spawn_blocking(move || check_pack(&bytes, &indexed)).await.map_err(ChunkError::worker)
+async fn verify(bytes: Bytes, indexed: Vec<(Key, Location)>, deep: bool) -> Result<Checked> {
+    tokio::task::spawn_blocking(move || check_pack(&bytes, &indexed, deep)).await.map_err(ChunkError::worker)
 }
 
 /// Objects beside the packs that belong to the store.

@@ -1,11 +1,13 @@
 //! The pack writer: frames in, durable packs out, each in the index once its data is safe.
 //!
-//! One pack is filled while the one before it is put, so at most two are in memory. Packs enter the
-//! index in the order of their filling: a root, which is added last, is never visible before what it needs.
+//! One pack is filled while those before it are put: one unless told otherwise, so two are in memory. Packs enter
+//! the index in the order of their filling, whichever is put first: a root, which is added last, is never visible
+//! before what it needs.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -39,7 +41,12 @@ pub(crate) struct PackWriter {
     pub registration: Arc<Registration>,
     pub pending: Pending,
     builder: PackBuilder,
-    putting: Option<JoinHandle<Result<u64>>>,
+    /// The packs being put, in the order of their filling.
+    putting: VecDeque<JoinHandle<Result<u64>>>,
+    /// How many may be put at once.
+    puts: usize,
+    /// Told when the pack that was filled last is in the index.
+    last: Option<oneshot::Receiver<()>>,
     stored: u64,
 }
 
@@ -51,9 +58,16 @@ impl PackWriter {
             registration: Arc::new(Registration::new(inner)),
             pending: Pending::default(),
             builder: PackBuilder::new(),
-            putting: None,
+            putting: VecDeque::new(),
+            puts: 1,
+            last: None,
             stored: 0,
         })
+    }
+
+    /// So many packs are put at once; each takes 32 MiB of memory.
+    pub(crate) fn with_puts(self, puts: usize) -> Self {
+        Self { puts, ..self }
     }
 
     pub(crate) async fn add(&mut self, frame: StoredFrame) -> Result<()> {
@@ -66,17 +80,21 @@ impl PackWriter {
 
     async fn seal(&mut self) -> Result<()> {
         let pack = std::mem::replace(&mut self.builder, PackBuilder::new()).seal();
-        self.settle().await?;
-        let put = put_pack(Arc::clone(&self.inner), Arc::clone(&self.registration), self.pending.clone(), pack);
-        self.putting = Some(tokio::spawn(put));
+        self.settle(self.puts - 1).await?;
+        let (indexed, last) = oneshot::channel();
+        let turn = Turn { before: self.last.replace(last), indexed };
+        let put = put_pack(Arc::clone(&self.inner), Arc::clone(&self.registration), self.pending.clone(), pack, turn);
+        self.putting.push_back(tokio::spawn(put));
         Ok(())
     }
 
-    /// Waits for the pack being put.
-    async fn settle(&mut self) -> Result<()> {
-        if let Some(putting) = &mut self.putting {
+    /// Waits until no more than `left` packs are being put.
+    async fn settle(&mut self, left: usize) -> Result<()> {
+        while self.putting.len() > left
+            && let Some(putting) = self.putting.front_mut()
+        {
             let result = putting.await;
-            self.putting = None;
+            self.putting.pop_front();
             self.stored += result.map_err(ChunkError::worker)??;
         }
         Ok(())
@@ -87,9 +105,16 @@ impl PackWriter {
         if !self.builder.is_empty() {
             self.seal().await?;
         }
-        self.settle().await?;
+        self.settle(0).await?;
         Ok(self.stored)
     }
+}
+
+/// When a pack may enter the index.
+struct Turn {
+    before: Option<oneshot::Receiver<()>>,
+    /// Dropped unused where the pack did not get there.
+    indexed: oneshot::Sender<()>,
 }
 
 /// Data, then index.
@@ -98,6 +123,7 @@ async fn put_pack(
     registration: Arc<Registration>,
     pending: Pending,
     mut pack: SealedPack,
+    turn: Turn,
 ) -> Result<u64> {
     let id = Uuid::now_v7();
     inner.writers().in_flight.insert(id);
@@ -106,7 +132,16 @@ async fn put_pack(
         inner.zones.create(&pack::key(id), pieces).await?;
         let record =
             Record::PackAdded { pack: id, len: pack.len, frames: pack.frames.iter().map(Frame::from).collect() };
-        let committed = inner.index.commit(record, Some(Arc::clone(&registration.used))).await;
+        let its_turn = match turn.before {
+            Some(before) => before.await.is_ok(),
+            None => true,
+        };
+        let committed = if its_turn {
+            inner.index.commit(record, Some(Arc::clone(&registration.used))).await
+        } else {
+            // The writer tells of the failure of the pack before.
+            Err(ChunkError::Cancelled)
+        };
         if committed.is_err()
             && let Err(e) = inner.zones.delete_pack(id).await
         {
@@ -117,6 +152,7 @@ async fn put_pack(
     .await;
     inner.writers().in_flight.remove(&id);
     result?;
+    let _ = turn.indexed.send(());
     pending.settle(&pack);
     Ok(pack.len)
 }

@@ -372,6 +372,28 @@ async fn a_stale_damaged_or_missing_index_is_named_and_built_again() {
     }
 }
 
+/// A blob that was wrong before it was written: its frame is as it was written, so only a deep scrub sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deep_scrub_does_not_believe_the_checks() {
+    let world = World::new(1).await;
+    let file = pack(&world.zone(0), 0);
+    let mut bytes = fs::read(&file).unwrap();
+    let trailer = bytes.len() - 48;
+    let table = trailer - u32::from_le_bytes(bytes[trailer..trailer + 4].try_into().unwrap()) as usize;
+    // The id of the first blob of the first frame, then the table's hash.
+    bytes[table + 32] ^= 1;
+    let hash = blake3::hash(&bytes[table..trailer]);
+    bytes[trailer + 8..trailer + 40].copy_from_slice(hash.as_bytes());
+    fs::write(&file, bytes).unwrap();
+    fs::remove_dir_all(world.dir.path().join("index")).unwrap();
+    let region = world.open().await;
+    let shallow = scrub(&region, ScrubOptions::default()).await;
+    assert!(shallow.findings.iter().all(|f| f.object != Object::Pack), "{shallow:#?}");
+    let deep = scrub(&region, ScrubOptions { deep: true, ..ScrubOptions::default() }).await;
+    let found = deep.findings.iter().find(|f| f.object == Object::Pack).expect("a damaged pack");
+    assert!(found.problem == Problem::Damaged && found.detail.starts_with("1 of its"), "{deep:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nothing_refers_to_is_told_and_left_alone() {
     let world = World::new(1).await;

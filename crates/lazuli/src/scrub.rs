@@ -23,6 +23,9 @@ pub struct Args {
     /// Only this region; may be given more than once [default: all]
     #[arg(long = "region", value_name = "REGION")]
     regions: Vec<String>,
+    /// Unpack everything and verify every chunk; otherwise what is stored as it was written is taken for sound.
+    #[arg(long)]
+    deep: bool,
     /// Mend what another zone or region has sound. No server may run on the folder.
     #[arg(long)]
     repair: bool,
@@ -81,7 +84,7 @@ async fn scrub(
     let region = if args.repair { engine.regions().get(name).await? } else { site::read_only(engine, name).await? };
     let manifests = engine.referenced(name).await.map_err(|e| anyhow::anyhow!("{}", e.message))?;
     let rate = args.rate.and_then(|mib| NonZeroU64::new(mib.get() << 20)).map(RateLimit::new);
-    let options = ScrubOptions { manifests: Some(manifests), rate, repair: args.repair, donors };
+    let options = ScrubOptions { manifests: Some(manifests), rate, deep: args.deep, repair: args.repair, donors };
     let progress = Progress::new();
     let bar = bar(name);
     let shown = async {

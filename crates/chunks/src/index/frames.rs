@@ -1,11 +1,11 @@
-//! The frames that the index knows, by number: 16 bytes each. A frame's place in its pack and its lengths are kept
-//! once for all its blobs.
+//! The frames that the index knows, by number: 32 bytes each. A frame's place in its pack, its lengths and its check
+//! are kept once for all its blobs.
 
 use std::collections::HashSet;
 
 use crate::id::BlobKind;
 use crate::log::Key;
-use crate::pack::Frame;
+use crate::pack::{Check, Frame};
 
 const RAW_BIT: u32 = 1 << 31;
 const KIND_SHIFT: u32 = 29;
@@ -22,13 +22,16 @@ pub(super) struct FrameSlot {
     /// stored length, kind << 29, raw << 31
     stored: u32,
     pub plain_len: u32,
+    /// All zero: there is none.
+    check: [u8; 16],
 }
 
 impl FrameSlot {
     pub(super) fn new(pack: u32, frame: &Frame<Key>) -> Self {
         let flags = (frame.kind as u32) << KIND_SHIFT | if frame.raw { RAW_BIT } else { 0 };
         let stored = frame.stored_len & LEN_MASK | flags;
-        Self { pack, offset: frame.offset, stored, plain_len: frame.plain_len }
+        let check = frame.check.map_or([0; 16], |c| c.0);
+        Self { pack, offset: frame.offset, stored, plain_len: frame.plain_len, check }
     }
 
     pub(super) fn stored_len(&self) -> u32 {
@@ -41,6 +44,10 @@ impl FrameSlot {
 
     pub(super) fn raw(&self) -> bool {
         self.stored & RAW_BIT != 0
+    }
+
+    pub(super) fn check(&self) -> Option<Check> {
+        (self.check != [0; 16]).then_some(Check(self.check))
     }
 }
 

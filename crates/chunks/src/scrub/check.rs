@@ -8,14 +8,14 @@ use crate::codec::{decode_frame, part_of};
 use crate::id::ChunkId;
 use crate::index::Location;
 use crate::log::Key;
-use crate::pack::{self, Frame, Part, TRAILER_LEN};
+use crate::pack::{self, Check, Frame, Part, TRAILER_LEN};
 
 /// What one zone's copy of a pack is worth.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
     /// Why its table cannot be used.
     pub table: Option<String>,
-    /// Bytes outside of blobs and table are wrong (the magic at the start).
+    /// Bytes are wrong that are no blob's: the magic at the start, or such as unpacking does not need.
     pub frame: Option<&'static str>,
     /// Blobs whose bytes are right, with their full ids.
     pub good: Vec<ChunkId>,
@@ -50,8 +50,8 @@ impl Checked {
 }
 
 /// Checks a whole pack, `bytes`, against its own table and against `indexed`, what the index sees in it, in the order
-/// of its places.
-pub(crate) fn check_pack(bytes: &Bytes, indexed: &[(Key, Location)]) -> Checked {
+/// of its places. A frame that is as it was written is unpacked only if `deep`.
+pub(crate) fn check_pack(bytes: &Bytes, indexed: &[(Key, Location)], deep: bool) -> Checked {
     let mut checked = Checked::default();
     if !pack::has_magic(bytes) {
         checked.frame = Some("it does not begin as a pack does");
@@ -59,10 +59,19 @@ pub(crate) fn check_pack(bytes: &Bytes, indexed: &[(Key, Location)]) -> Checked 
     match table_of(bytes) {
         Ok(frames) => {
             for frame in &frames {
+                let written = as_written(bytes, frame);
+                if written == Some(true) && !deep {
+                    checked.good.extend(frame.blobs.iter().map(|b| b.id));
+                    continue;
+                }
+                let bad_before = checked.bad.len();
                 let plain = plain_of(bytes, frame.offset, frame.stored_len, frame.raw, frame.plain_len);
                 for Part { id, at, len } in frame.blobs.iter().copied() {
                     let sound = plain.as_ref().is_some_and(|p| part_of(p, frame.kind, id, at, len).is_ok());
                     if sound { checked.good.push(id) } else { checked.bad.push(id.into()) }
+                }
+                if written == Some(false) && checked.bad.len() == bad_before {
+                    checked.frame = Some("a frame is not as it was written, though its blobs are right");
                 }
             }
             let held: HashSet<Place> = frames.iter().flat_map(places_of).collect();
@@ -83,17 +92,17 @@ pub(crate) fn check_pack(bytes: &Bytes, indexed: &[(Key, Location)]) -> Checked 
 }
 
 /// Where a blob lies: its frame's offset, stored and plain length, then its place and length in the frame; and how the
-/// frame is to be read.
-type Place = (Key, [u32; 5], (u8, bool));
+/// frame is to be read and checked.
+type Place = (Key, [u32; 5], (u8, bool, Option<Check>));
 
 fn places_of(frame: &Frame) -> impl Iterator<Item = Place> {
-    let how = (frame.kind as u8, frame.raw);
+    let how = (frame.kind as u8, frame.raw, frame.check);
     let place = move |b: &Part| (b.id.into(), [frame.offset, frame.stored_len, frame.plain_len, b.at, b.len], how);
     frame.blobs.iter().map(place)
 }
 
 fn place_of(key: Key, at: &Location) -> Place {
-    (key, [at.offset, at.stored_len, at.frame_len, at.at, at.plain_len], (at.kind as u8, at.raw))
+    (key, [at.offset, at.stored_len, at.frame_len, at.at, at.plain_len], (at.kind as u8, at.raw, at.check))
 }
 
 /// What the index sees in a pack, frame by frame.
@@ -112,6 +121,13 @@ pub(super) fn sound_blobs(bytes: &Bytes, frame: &[(Key, Location)]) -> Vec<(Chun
         (Key::from(id) == *key).then_some((id, *at, blob))
     };
     frame.iter().filter_map(sound).collect()
+}
+
+/// Whether a frame's stored bytes are those that were written; `None` if the pack does not tell.
+fn as_written(bytes: &Bytes, frame: &Frame) -> Option<bool> {
+    let start = frame.offset as usize;
+    let stored = bytes.get(start..start + frame.stored_len as usize);
+    frame.check.map(|check| stored.is_some_and(|s| Check::of(s) == check))
 }
 
 /// The plain bytes of a frame, not verified.

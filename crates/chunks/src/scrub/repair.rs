@@ -106,7 +106,7 @@ impl Scrub<'_> {
             return Ok(());
         };
         let indexed = self.indexed(&[(pack, 0)]).remove(&pack).unwrap_or_default();
-        if !verify(bytes.clone(), indexed).await?.is_whole() {
+        if !verify(bytes.clone(), indexed, self.options.deep).await?.is_whole() {
             return Ok(());
         }
         for &zone in to {
