@@ -142,6 +142,12 @@ impl DiskInternal {
         config.data_dir.join("disks").join(format!("{}.qcow2", self.unique_id))
     }
 
+    /// The folder of what firmware and TPM of a trusted launch machine keep between its starts; see
+    /// [`lazuli_vmm::spec::TrustedLaunch`].
+    pub fn firmware_state_path(&self, config: &EngineConfig) -> PathBuf {
+        self.overlay_path(config).with_extension("state")
+    }
+
     /// The sparse file that an upload fills: the whole VHD with its footer.
     pub fn upload_path(&self, config: &EngineConfig) -> PathBuf {
         config.data_dir.join("uploads").join(format!("{}.vhd", self.unique_id))

@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 /// qemu = "/usr/bin/qemu-system-x86_64"
 /// firmware_code = "…/OVMF_CODE_4M.fd"    # both or none
 /// firmware_variables = "…/OVMF_VARS_4M.fd"
+/// secure_firmware_code = "…/OVMF_CODE_4M.ms.fd"          # the same for secure boot
+/// secure_firmware_variables = "…/OVMF_VARS_4M.ms.fd"
 /// cache_mib = 128                        # decompressed image data kept in memory
 ///
 /// [regions.eastus]                       # default: one folder below data_dir
@@ -53,6 +55,8 @@ pub struct HostSection {
     pub qemu: Option<PathBuf>,
     pub firmware_code: Option<PathBuf>,
     pub firmware_variables: Option<PathBuf>,
+    pub secure_firmware_code: Option<PathBuf>,
+    pub secure_firmware_variables: Option<PathBuf>,
     pub cache_mib: Option<u64>,
 }
 

@@ -38,14 +38,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = signals::shutdown()?;
     let stores = RegionStores::new(dir.regions(), config.regions()?);
     let section = config.host;
-    let firmware = match (section.firmware_code, section.firmware_variables) {
-        (Some(code), Some(variables)) => Some((code, variables)),
-        (None, None) => None,
-        _ => anyhow::bail!("firmware_code and firmware_variables go together; set both or none"),
-    };
-    let qemu = QemuConfig { program: section.qemu, accelerator: section.accelerator, firmware };
+    let firmware = both("firmware", section.firmware_code, section.firmware_variables)?;
+    let secure_firmware = both("secure_firmware", section.secure_firmware_code, section.secure_firmware_variables)?;
+    let qemu = QemuConfig { program: section.qemu, accelerator: section.accelerator, firmware, secure_firmware };
     let qemu = Qemu::find(qemu, &dir.host()).await.context("no usable QEMU")?;
     let images = StoredImages::new(stores, section.cache_mib.unwrap_or(CACHE_MIB) << 20);
     let host = HostConfig::new(dir.host(), Arc::new(images), Arc::new(qemu));
     Ok(Host::run(host, shutdown).await?)
+}
+
+/// Code and variables of a firmware.
+fn both(name: &str, code: Option<PathBuf>, variables: Option<PathBuf>) -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
+    match (code, variables) {
+        (Some(code), Some(variables)) => Ok(Some((code, variables))),
+        (None, None) => Ok(None),
+        _ => anyhow::bail!("{name}_code and {name}_variables go together; set both or none"),
+    }
 }

@@ -14,6 +14,11 @@ pub fn debian() -> anyhow::Result<PathBuf> {
     built("debian")
 }
 
+/// The same with signed boot loaders: it starts with secure boot.
+pub fn signed() -> anyhow::Result<PathBuf> {
+    built("signed")
+}
+
 /// The path in `LAZULI_GUEST_NAME`, or else what the script prints, which builds the disk where its cache has none.
 fn built(name: &str) -> anyhow::Result<PathBuf> {
     let variable = format!("LAZULI_GUEST_{}", name.to_uppercase());

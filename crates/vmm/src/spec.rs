@@ -52,6 +52,8 @@ pub struct VmSpec {
     pub cpus: u32,
     pub memory_mib: u64,
     pub generation: Generation,
+    #[serde(default)]
+    pub trusted_launch: Option<TrustedLaunch>,
     pub os_disk: DiskSpec,
     #[serde(default)]
     pub data_disks: Vec<DiskSpec>,
@@ -63,6 +65,24 @@ pub struct VmSpec {
     /// IMDS user data (base64), also of specialized machines.
     #[serde(default)]
     pub user_data: Option<String>,
+}
+
+/// What a UEFI machine of security type `TrustedLaunch` has beyond others.
+///
+/// ```text
+/// STATE/efivars.fd           firmware variables without secure boot
+///       efivars-secure.fd    the same with Microsoft's keys; a machine whose secure boot is switched has both
+///       tpm/                 what its TPM keeps
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedLaunch {
+    /// The firmware starts nothing but what is signed with Microsoft's keys.
+    pub secure_boot: bool,
+    /// The guest has a TPM 2.0.
+    pub vtpm: bool,
+    /// Absolute path of a folder that lives as long as the OS disk. The host makes it if it is not there, and never
+    /// removes it.
+    pub state: PathBuf,
 }
 
 /// `storageProfile.imageReference` as IMDS shows it; empty for a VM that was made from a gallery image or a disk.
@@ -243,6 +263,14 @@ impl VmSpec {
         }
         if self.memory_mib < 64 {
             return bad(format!("{} MiB of memory; at least 64 are needed", self.memory_mib));
+        }
+        if let Some(launch) = &self.trusted_launch {
+            if self.generation == Generation::V1 {
+                return bad("trusted launch needs UEFI, which generation 1 does not have".into());
+            }
+            if !launch.state.is_absolute() || launch.state.to_str().is_none() {
+                return bad("the path of the firmware's state must be absolute UTF-8".into());
+            }
         }
         if self.os_disk.lun.is_some() {
             return bad("the OS disk has a LUN".into());

@@ -6,6 +6,7 @@ use super::gallery::trailing_character;
 use super::{Context, Fields, Head, format_time, merge_patch, parse_time, unchanged};
 use crate::{ApiVersion, ArmError, ResourceId};
 use features::features;
+pub use features::security_type_of;
 use serde_json::{Map, Value, json};
 
 const ROOT: &str = "galleryImage";

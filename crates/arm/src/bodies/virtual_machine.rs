@@ -1,8 +1,12 @@
 //! `Microsoft.Compute/virtualMachines`: what a machine's PUT may say, and the catalogue of sizes.
 
+mod security;
+
 use super::{Context, Fields, Head, not_offered, unchanged};
 use crate::{ArmError, ResourceId};
 use base64_check::is_base64;
+use security::security_profile;
+pub use security::trusted_launch;
 use serde_json::{Map, Value, json};
 
 const ROOT: &str = "virtualMachine";
@@ -63,6 +67,9 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
         body.insert("osProfile".into(), profile);
     }
     body.insert("networkProfile".into(), network(&properties.object("networkProfile")?)?);
+    if let Some(profile) = security_profile(&properties, vm_size(&properties)?)? {
+        body.insert("securityProfile".into(), profile);
+    }
     keep(&properties, &mut body)?;
     let mut middle: Vec<(&str, Value)> = plan(&root)?.map(|p| ("plan", p)).into_iter().collect();
     if let Some(zones) = root.strings("zones")?.filter(|z| !z.is_empty()) {
@@ -72,7 +79,7 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
 }
 
 /// Checks a PUT or merged PATCH on an existing machine: size, data disks, tags, delete options, caching, user data and what is
-/// only kept may change; the rest must be what it was. Data disks are shown as they are to be: those that stay with their
+/// only kept may change, the security type and its settings too (the engine says when); the rest must be what it was. Data disks are shown as they are to be: those that stay with their
 /// `managedDisk.id`, new ones as in [`create`]; what is missing is to be detached.
 ///
 /// # Errors
@@ -108,6 +115,10 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
                 shown["properties"]["deleteOption"] = option.into();
             }
         }
+    }
+    let size = body["hardwareProfile"]["vmSize"].as_str().unwrap_or_default().to_owned();
+    if let Some(profile) = security_profile(&properties, &size)? {
+        body.insert("securityProfile".into(), profile);
     }
     keep(&properties, &mut body)?;
     let mut middle: Vec<(&str, Value)> = old.get("plan").cloned().map(|p| ("plan", p)).into_iter().collect();
@@ -195,8 +206,7 @@ fn keep(properties: &Fields<'_>, body: &mut Map<String, Value>) -> Result<(), Ar
         }
         body.insert("userData".into(), data.into());
     }
-    for kept in ["diagnosticsProfile", "securityProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"]
-    {
+    for kept in ["diagnosticsProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"] {
         if let Some(value) = properties.get(kept) {
             body.insert(kept.into(), value.clone());
         }

@@ -39,6 +39,10 @@ impl Operation for DiskDelete {
                     _ => {}
                 }
             }
+            match tokio::fs::remove_dir_all(state.firmware_state_path(config)).await {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error(e, "removed").into()),
+                _ => {}
+            }
         }
         cx.progress(0, 0, "freeing the bytes").await;
         sweep(&cx.engine, [row.location]).await;

@@ -7,14 +7,14 @@ use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{DiskInternal, internal};
 use crate::{Engine, base_images, db_error};
 use lazuli_arm::bodies::network_security_group::{Open, WELL_KNOWN_PORTS, open_ports};
-use lazuli_arm::bodies::virtual_machine::size;
+use lazuli_arm::bodies::virtual_machine::{size, trusted_launch};
 use lazuli_arm::bodies::virtual_network::prefix_of;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use lazuli_vmm::host::{ClientError, HostErrorCode};
 use lazuli_vmm::spec::{
     BaseImage, DiskSpec, Generation, ImageReference, NicSpec, PortRule, Protocol, Provisioning, PublicAddress, SshKey,
-    VmSpec,
+    TrustedLaunch, VmSpec,
 };
 use serde_json::Value;
 use std::future::Future;
@@ -30,6 +30,14 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
     let vm_size = properties["hardwareProfile"]["vmSize"].as_str().unwrap_or_default();
     let (_, cpus, memory_mib) = size(vm_size).ok_or_else(|| ArmError::internal(format!("unknown size {vm_size}")))?;
     let os_disk = disk_of(engine, &state.os_disk, None).await?;
+    let trusted_launch = match trusted_launch(&row.body).filter(|_| state.generation == "V2") {
+        Some((secure_boot, vtpm)) => {
+            let disk: DiskInternal = internal(&require(engine, &state.os_disk).await?)?;
+            let state = disk.firmware_state_path(engine.config());
+            Some(TrustedLaunch { secure_boot, vtpm, state })
+        }
+        None => None,
+    };
     let mut data_disks = Vec::new();
     for (lun, key) in &state.data_disks {
         data_disks.push(disk_of(engine, key, Some(*lun)).await?);
@@ -58,6 +66,7 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
         cpus,
         memory_mib,
         generation: if state.generation == "V2" { Generation::V2 } else { Generation::V1 },
+        trusted_launch,
         os_disk,
         data_disks,
         nics,

@@ -13,10 +13,12 @@ use async_trait::async_trait;
 use lazuli_arm::ArmError;
 use lazuli_meta::model::Resource;
 use lazuli_vmm::host::HostErrorCode;
-use lazuli_vmm::spec::{PowerState, ProvisioningState, VmSpec, VmStatus};
+use lazuli_vmm::spec::{PowerState, ProvisioningState, TrustedLaunch, VmSpec, VmStatus};
 use std::time::Duration;
 
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Bytes of the console in which a reason is looked for.
+const CONSOLE: u64 = 64 << 10;
 
 pub(crate) struct VirtualMachineCreate;
 
@@ -102,12 +104,16 @@ async fn wait_until_provisioned(
         }
         let left = began_ms.saturating_add(limit).saturating_sub(crate::now_ms());
         let Some(left) = u64::try_from(left).ok().filter(|l| *l > 0) else {
+            // What the firmware said may be further back than the last lines.
+            let console = cx.engine.host().console(spec.id, CONSOLE).await.unwrap_or_default();
+            let console = String::from_utf8_lossy(&console).into_owned();
             return Err(OpError::Failed(ArmError::conflict(
                 "OSProvisioningTimedOut",
                 format!(
                     "OS Provisioning for VM '{}' did not finish in the allotted time. The VM may still finish provisioning \
-                     successfully. Please check provisioning state later. Its console said last:\n{}",
+                     successfully. Please check provisioning state later.{} Its console said last:\n{}",
                     spec.name,
+                    advice(spec.trusted_launch.as_ref(), &console),
                     tail(&status)
                 ),
             )));
@@ -164,8 +170,40 @@ fn failure(spec: &VmSpec, status: &VmStatus) -> Option<ArmError> {
     }
 }
 
+/// What keeps a guest from booting, as far as its console shows it.
+fn advice(launch: Option<&TrustedLaunch>, console: &str) -> &'static str {
+    let secure_boot = launch.is_some_and(|launch| launch.secure_boot);
+    // OVMF: `failed to load Boot0001 "UEFI Misc Device" …: Access Denied`; shim: `… Security Violation`.
+    let refused = ["Access Denied", "Security Violation"].iter().any(|text| console.contains(text));
+    if secure_boot && refused {
+        " Secure boot is enabled, and the firmware refused a boot loader that is not signed with Microsoft's keys: create the VM \
+         without secure boot (securityProfile.uefiSettings.secureBootEnabled), or from an image with a signed boot loader."
+    } else {
+        ""
+    }
+}
+
 /// The last lines of the console, enough to see what went wrong.
 fn tail(status: &VmStatus) -> String {
     let lines: Vec<&str> = status.console_tail.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_boot_loader_is_told_from_silence() {
+        let refused =
+            "BdsDxe: failed to load Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0): Access Denied";
+        let of = |secure_boot: Option<bool>, console: &str| {
+            let launch = secure_boot.map(|secure_boot| TrustedLaunch { secure_boot, vtpm: true, state: "/s".into() });
+            advice(launch.as_ref(), console)
+        };
+        assert!(of(Some(true), refused).contains("not signed with Microsoft's keys"));
+        for (secure_boot, console) in [(Some(true), "login:"), (Some(false), refused), (None, refused)] {
+            assert_eq!(of(secure_boot, console), "");
+        }
+    }
 }

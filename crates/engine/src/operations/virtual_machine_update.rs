@@ -1,8 +1,8 @@
-//! Makes a machine what its changed body says: disks are attached and detached while it runs (LUNs stay), another size takes a
-//! restart.
+//! Makes a machine what its changed body says: disks are attached and detached while it runs (LUNs stay); another size, secure
+//! boot and the TPM take a restart.
 //!
 //! ```text
-//! wait for readers of what goes ─> host: redefined (size: off, redefined, on) ─> disks that go are let go
+//! wait for readers of what goes ─> host: redefined (restart: off, redefined, on) ─> disks that go are let go
 //!                                         └─ failure ─> host, row and disks as they were before
 //! ```
 
@@ -15,11 +15,12 @@ use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk::DiskState;
+use lazuli_arm::bodies::virtual_machine::trusted_launch;
 use lazuli_meta::model::Resource;
 use lazuli_vmm::host::HostErrorCode;
 use lazuli_vmm::spec::{PowerState, VmSpec};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Parameters: the machine before the change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,8 +28,9 @@ use serde_json::Value;
 pub(crate) struct Before {
     pub body: Value,
     pub data_disks: Vec<(u8, String)>,
-    /// Its size changes.
-    pub resize: bool,
+    /// Something changes that a running machine keeps until it is off: size, secure boot, TPM.
+    #[serde(alias = "resize")]
+    pub restart: bool,
 }
 
 pub(crate) struct VirtualMachineUpdate;
@@ -44,11 +46,12 @@ impl Operation for VirtualMachineUpdate {
         let row = cx.resource().await?;
         let state: MachineInternal = internal(&row)?;
         wait_for_readers(cx, &state.leaving).await?;
-        if before.resize {
+        if before.restart {
             wait_for_readers(cx, state.disks()).await?;
         }
         let spec: VmSpec = cx.step("define", async { spec_of(cx, &row).await }).await?;
-        change_host(cx, &row, &state, &spec, before.resize).await?;
+        change_host(cx, &row, &state, &spec, before.restart).await?;
+        mark_os_disk(cx, &row, &state).await?;
         for key in &state.leaving {
             cx.update_other(key, |part| release(part, &row.id)).await?;
         }
@@ -64,7 +67,7 @@ impl Operation for VirtualMachineUpdate {
         let mut old = row.clone();
         restore(&mut old, &before);
         let spec = spec_of(cx, &old).await?;
-        if let Err(error) = change_host(cx, &old, &state, &spec, before.resize).await {
+        if let Err(error) = change_host(cx, &old, &state, &spec, before.restart).await {
             // The machine is `Failed`; the next PUT or reapply makes it what its row says.
             tracing::warn!(machine = row.id, ?error, "a machine could not be changed back");
         }
@@ -77,13 +80,35 @@ impl Operation for VirtualMachineUpdate {
 }
 
 fn restore(row: &mut Resource, before: &Before) {
-    for name in ["storageProfile", "hardwareProfile"] {
-        row.body["properties"][name] = before.body["properties"][name].clone();
+    for name in ["storageProfile", "hardwareProfile", "securityProfile"] {
+        let was = before.body["properties"].get(name);
+        match (row.body["properties"].as_object_mut(), was) {
+            (Some(properties), Some(was)) => drop(properties.insert(name.into(), was.clone())),
+            (Some(properties), None) => drop(properties.shift_remove(name)),
+            (None, _) => {}
+        }
     }
     change_internal(row, |state: &mut MachineInternal| {
         state.data_disks.clone_from(&before.data_disks);
         state.leaving.retain(|key| !before.data_disks.iter().any(|(_, k)| k == key));
     });
+}
+
+/// The OS disk is of its machine's security type.
+async fn mark_os_disk(cx: &OpContext, row: &Resource, state: &MachineInternal) -> Result<(), OpError> {
+    let trusted = trusted_launch(&row.body).is_some();
+    cx.update_other(&state.os_disk, |disk| {
+        let Some(properties) = disk.body["properties"].as_object_mut() else { return false };
+        let marked = properties.get("securityProfile").is_some_and(|p| p["securityType"] == "TrustedLaunch");
+        if trusted && !marked {
+            properties.insert("securityProfile".into(), json!({"securityType": "TrustedLaunch"}));
+        } else if marked && !trusted {
+            properties.shift_remove("securityProfile");
+        }
+        marked != trusted
+    })
+    .await?;
+    Ok(())
 }
 
 /// A host that holds nothing of the machine is told with its next start.
@@ -92,7 +117,7 @@ async fn change_host(
     row: &Resource,
     state: &MachineInternal,
     spec: &VmSpec,
-    resize: bool,
+    restart: bool,
 ) -> Result<(), OpError> {
     let (host, id, name) = (cx.engine.host(), state.vm_id, row.name.as_str());
     if state.deallocated {
@@ -109,11 +134,11 @@ async fn change_host(
         })
         .await?;
     let Some(was_on) = was_on else { return Ok(()) };
-    if resize && was_on {
+    if restart && was_on {
         on_host(cx, name, || host.power_off(id, false)).await?.map_err(|e| host_error(e, name))?;
     }
     on_host(cx, name, || host.redefine(spec)).await?.map_err(|e| host_error(e, name))?;
-    if resize && was_on {
+    if restart && was_on {
         on_host(cx, name, || host.start(id)).await?.map_err(|e| host_error(e, name))?;
     }
     Ok(())

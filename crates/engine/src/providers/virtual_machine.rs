@@ -6,6 +6,7 @@
 mod data_disks;
 mod image;
 mod instance_view;
+mod security;
 mod update;
 
 use super::arm_context;
@@ -111,6 +112,9 @@ impl Provider for VirtualMachine {
         };
         check_os_profile(&body, image.as_ref())?;
         check_managed_image(id, &body, image.as_ref())?;
+        if let Some(image) = &image {
+            security::check_image(&body, image)?;
+        }
         let (os_disk, generation) = match &image {
             Some(image) => plan.new_os_disk(&mut body, image).await?,
             None => plan.attached_os_disk(&mut body).await?,
@@ -349,9 +353,13 @@ impl Builder<'_> {
         let size = wanted.max(image.os_disk.size_bytes);
         // An image that is being deleted must not lose its bytes between the look at it and this commit.
         self.changes.push(Change::RequireResource { key: image.version_id.to_ascii_lowercase() });
+        let mut properties = json!({"osType": image.os_type, "hyperVGeneration": image.generation});
+        if body::trusted_launch(body).is_some() {
+            properties["securityProfile"] = json!({"securityType": "TrustedLaunch"});
+        }
         let new = NewDisk {
             name: os["name"].as_str().unwrap_or_default(),
-            properties: json!({"osType": image.os_type, "hyperVGeneration": image.generation}),
+            properties,
             creation_data: image.creation_data(),
             sku: &os["managedDisk"]["storageAccountType"],
             base: Some(image.os_disk.clone()),
@@ -372,6 +380,7 @@ impl Builder<'_> {
         let id =
             body["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
         let row = self.attach(&id, &self.location(body)).await?;
+        security::check_os_disk(body, &row.body)?;
         let generation = row.body["properties"]["hyperVGeneration"].as_str().unwrap_or("V1").to_owned();
         let os = &mut body["properties"]["storageProfile"]["osDisk"];
         os["name"] = json!(row.name);

@@ -24,6 +24,7 @@ mod snapshots;
 mod soft_deletion;
 mod storage;
 mod storage_accounts;
+mod trusted_launch;
 mod usage;
 mod version_disks;
 mod version_writers;

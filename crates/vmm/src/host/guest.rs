@@ -515,6 +515,9 @@ fn changed_while_running(old: &VmSpec, wanted: VmSpec) -> Result<VmSpec, HostErr
     if wanted.os_disk.overlay != old.os_disk.overlay {
         return refuse("the disk of the operating system");
     }
+    if wanted.trusted_launch != old.trusted_launch {
+        return refuse("secure boot and the TPM");
+    }
     let replaced = |d: &DiskSpec| old.data_disks.iter().any(|o| o.lun == d.lun && o.overlay != d.overlay);
     if spec.data_disks.iter().any(replaced) {
         return refuse("the disk at a LUN, but by detaching it first,");

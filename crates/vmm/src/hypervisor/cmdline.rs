@@ -32,15 +32,26 @@ pub fn arguments(launch: &Launch, accelerator: Accelerator, firmware: &Firmware)
     line.option("-name", format!("guest={}", escape(&spec.name)));
     line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     line.option("-msg", "timestamp=on");
-    processor(&mut line, spec, accelerator);
+    processor(&mut line, launch, accelerator);
     identity(&mut line, spec);
     // The guest's own shutdown leaves QEMU paused until the host has seen it, whether the host runs then or later.
     line.option("-action", "shutdown=pause,reboot=reset");
     monitor_and_console(&mut line, launch);
     if spec.generation == Generation::V2 {
         pflash(&mut line, "efi-code", &firmware.code, true);
-        pflash(&mut line, "efi-vars", &files.firmware_variables(), false);
+        pflash(&mut line, "efi-vars", &launch.firmware_variables(), false);
         line.option("-machine", "pflash0=efi-code,pflash1=efi-vars");
+    }
+    if launch.secure_boot() {
+        // The guest reaches the variables through the firmware alone, which runs in system management mode; a sleep to
+        // memory would be a way around it.
+        line.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+        line.option("-global", "ICH9-LPC.disable_s3=1");
+    }
+    if launch.tpm_state().is_some() {
+        line.option("-chardev", format!("socket,id=tpm,path={}", escape(&text(&files.tpm()))));
+        line.option("-tpmdev", "emulator,id=tpm0,chardev=tpm");
+        line.json("-device", json!({ "driver": "tpm-crb", "tpmdev": "tpm0" }));
     }
     disks(&mut line, launch);
     for (index, nic) in spec.nics.iter().enumerate() {
@@ -88,8 +99,9 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn processor(line: &mut Line, spec: &VmSpec, accelerator: Accelerator) {
-    line.option("-machine", "q35,smm=off");
+fn processor(line: &mut Line, launch: &Launch, accelerator: Accelerator) {
+    let spec = &launch.spec;
+    line.option("-machine", if launch.secure_boot() { "q35,smm=on" } else { "q35,smm=off" });
     line.option("-accel", accelerator.name());
     // systemd, and with it waagent's ConditionVirtualization=microsoft, goes by the hypervisor leaf of CPUID before it
     // looks at SMBIOS: the leaf must be absent (TCG) or Hyper-V's (KVM).
@@ -222,6 +234,7 @@ mod tests {
     use crate::provisioning::tests::example;
     use crate::provisioning::wire_server::News;
     use crate::provisioning::{Fabric, Reports};
+    use crate::spec::TrustedLaunch;
     use std::sync::Arc;
 
     struct Nobody;
@@ -270,5 +283,15 @@ mod tests {
         let image = DiskSpec { lun: Some(0), read_only: true, overlay: "/d/lun0.qcow2".into(), ..spec.os_disk.clone() };
         spec.data_disks = vec![image, blank];
         insta::assert_snapshot!(shown(spec, Accelerator::Kvm));
+    }
+
+    #[test]
+    fn a_machine_with_secure_boot_and_a_tpm() {
+        let mut spec = example();
+        spec.generation = Generation::V2;
+        spec.provisioning = None;
+        let state = "/var/lib/lazuli/disks/os.state".into();
+        spec.trusted_launch = Some(TrustedLaunch { secure_boot: true, vtpm: true, state });
+        insta::assert_snapshot!(shown(spec, Accelerator::Tcg));
     }
 }

@@ -10,6 +10,7 @@ mod fake;
 mod hotplug;
 mod process;
 mod qemu;
+mod tpm;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,9 +33,10 @@ pub use qemu::{Qemu, QemuConfig};
 /// DIR/vms/<id>/vm.json            its definition
 ///              state.json         what must survive the host: provisioning, wanted power
 ///              provisioning.iso   until it has reported ready
-///              efivars.fd         firmware variables (Gen2)
+///              efivars.fd         firmware variables (Gen2; with trusted launch they lie beside the OS disk)
 ///              serial.log         serial console
 ///              qemu.log           QEMU's own messages since its last start
+///              swtpm.log          its TPM's (trusted launch)
 ///              captures/<id>/     copies of its disks, until the engine has opened them
 /// DIR/run/<16 hex digits>/...     sockets, in a short path: the kernel takes 107 bytes
 /// ```
@@ -66,6 +68,10 @@ impl VmFiles {
         self.dir.join("qemu.log")
     }
 
+    pub fn tpm_log(&self) -> PathBuf {
+        self.dir.join("swtpm.log")
+    }
+
     pub fn captures(&self) -> PathBuf {
         self.dir.join("captures")
     }
@@ -76,6 +82,11 @@ impl VmFiles {
 
     pub fn console(&self) -> PathBuf {
         self.run.join("serial")
+    }
+
+    /// Control socket of the machine's TPM.
+    pub fn tpm(&self) -> PathBuf {
+        self.run.join("tpm")
     }
 
     /// Socket of the NBD export of a disk's base image; `label` is [`DiskSpec::label`](crate::spec::DiskSpec::label).
@@ -97,6 +108,26 @@ pub struct Launch {
     pub provisioning_disc: bool,
     /// For hypervisors without a network: what the guest would reach through it.
     pub fabric: Arc<Fabric>,
+}
+
+impl Launch {
+    /// The variables of this machine's firmware (Gen2).
+    pub fn firmware_variables(&self) -> PathBuf {
+        match &self.spec.trusted_launch {
+            Some(launch) if launch.secure_boot => launch.state.join("efivars-secure.fd"),
+            Some(launch) => launch.state.join("efivars.fd"),
+            None => self.files.firmware_variables(),
+        }
+    }
+
+    pub fn secure_boot(&self) -> bool {
+        self.spec.trusted_launch.as_ref().is_some_and(|launch| launch.secure_boot)
+    }
+
+    /// Where the machine's TPM keeps its state; `None`: it has none.
+    pub fn tpm_state(&self) -> Option<PathBuf> {
+        self.spec.trusted_launch.as_ref().filter(|launch| launch.vtpm).map(|launch| launch.state.join("tpm"))
+    }
 }
 
 /// Why a machine cannot be started or controlled.

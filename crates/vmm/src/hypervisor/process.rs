@@ -24,6 +24,18 @@ impl Process {
         Ok(Self { pid, fd })
     }
 
+    /// A process whose command line (arguments, each with a zero behind it) is such a one. One that has ended, but was not
+    /// reaped, has none any more.
+    pub fn find(is_it: impl Fn(&[u8]) -> bool) -> Option<Self> {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut pids = entries.filter_map(|entry| {
+            let found = is_it(&std::fs::read(entry.path().join("cmdline")).ok()?);
+            if found { entry.file_name().to_str()?.parse().ok() } else { None }
+        });
+        // Looked at again once the process is pinned: its pid may have been given to another.
+        pids.find_map(|pid| Self::open(pid).ok().filter(|process| is_it(&process.command_line())))
+    }
+
     /// Returns once the process has ended (a child may still have to be reaped).
     pub async fn ended(&self) -> io::Result<()> {
         // A pidfd becomes readable when the process ends and stays so; the readiness is not cleared.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::cmdline::{self, Firmware};
 use super::process::Process;
 use super::{DiskCopy, Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running, VmFiles};
-use super::{capture, hotplug};
+use super::{capture, hotplug, tpm};
 use crate::accel::{self, Accelerator, Decision};
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::spec::{DiskSpec, Generation};
@@ -50,6 +50,8 @@ pub struct QemuConfig {
     pub accelerator: Option<Accelerator>,
     /// UEFI code and variables of Gen2 machines.
     pub firmware: Option<(PathBuf, PathBuf)>,
+    /// The same for secure boot: variables with Microsoft's keys.
+    pub secure_firmware: Option<(PathBuf, PathBuf)>,
 }
 
 /// Runs machines with QEMU.
@@ -58,6 +60,7 @@ pub struct Qemu {
     version: String,
     decision: Decision,
     firmware: Option<Firmware>,
+    secure_firmware: Option<Firmware>,
     /// For the memory check: who runs here, with what it was promised.
     promised: Mutex<HashMap<Uuid, (u64, Weak<Process>)>>,
 }
@@ -71,24 +74,28 @@ impl Qemu {
         let decision = accel::choose(host_dir, config.accelerator, &accel::Facts::gather())
             .map_err(|e| io_error("cannot remember the accelerator", e))?;
         tracing::info!(qemu.version = %version, accelerator = decision.accelerator.name(), reason = %decision.reason, "QEMU found");
-        let firmware = match config.firmware {
-            Some((code, variables)) => Some(Firmware { code, variables }),
-            None => find_firmware(),
-        };
-        Ok(Self { program, version, decision, firmware, promised: Mutex::default() })
+        let given = |files: Option<(PathBuf, PathBuf)>| files.map(|(code, variables)| Firmware { code, variables });
+        let firmware = given(config.firmware).or_else(|| find_firmware(&FIRMWARE));
+        let secure_firmware = given(config.secure_firmware).or_else(|| find_firmware(&SECURE_FIRMWARE));
+        Ok(Self { program, version, decision, firmware, secure_firmware, promised: Mutex::default() })
     }
 
     pub fn accelerator(&self) -> &Decision {
         &self.decision
     }
 
-    fn firmware(&self, generation: Generation) -> Result<Firmware, HypervisorError> {
-        match (generation, &self.firmware) {
-            (_, Some(firmware)) => Ok(firmware.clone()),
-            (Generation::V1, None) => Ok(Firmware { code: PathBuf::new(), variables: PathBuf::new() }),
-            (Generation::V2, None) => Err(HypervisorError::Missing {
-                what: "UEFI firmware".into(),
-                advice: "Gen2 machines need OVMF; install the package ovmf (Debian) or edk2-ovmf".into(),
+    fn firmware(&self, launch: &Launch) -> Result<Firmware, HypervisorError> {
+        let missing = |what: &str, advice: &str| HypervisorError::Missing { what: what.into(), advice: advice.into() };
+        match launch.spec.generation {
+            Generation::V1 => Ok(Firmware { code: PathBuf::new(), variables: PathBuf::new() }),
+            Generation::V2 if launch.secure_boot() => self.secure_firmware.clone().ok_or_else(|| {
+                missing(
+                    "UEFI firmware with Microsoft's keys",
+                    "secure boot needs OVMF_CODE_4M.ms.fd and OVMF_VARS_4M.ms.fd; install the package ovmf (Debian)",
+                )
+            }),
+            Generation::V2 => self.firmware.clone().ok_or_else(|| {
+                missing("UEFI firmware", "Gen2 machines need OVMF; install the package ovmf (Debian) or edk2-ovmf")
             }),
         }
     }
@@ -127,7 +134,8 @@ impl Qemu {
             child,
             powered_off,
             stalled,
-            log: launch.files.hypervisor_log(),
+            files: launch.files.clone(),
+            tpm: launch.tpm_state().is_some(),
             sender,
         };
         tokio::spawn(watch.run(events));
@@ -156,10 +164,10 @@ impl Hypervisor for Qemu {
 
     async fn start(&self, launch: &Launch) -> Result<Running, HypervisorError> {
         self.check_memory(launch.spec.memory_mib)?;
-        let firmware = self.firmware(launch.spec.generation)?;
+        let firmware = self.firmware(launch)?;
         let files = &launch.files;
         if launch.spec.generation == Generation::V2 {
-            copy_once(&firmware.variables, &files.firmware_variables())?;
+            copy_once(&firmware.variables, &launch.firmware_variables())?;
         }
         for socket in [files.monitor(), files.console()] {
             match std::fs::remove_file(&socket) {
@@ -179,6 +187,9 @@ impl Hypervisor for Qemu {
             .stdout(log)
             .stderr(errors);
         own_session(&mut command);
+        if let Some(state) = launch.tpm_state() {
+            tpm::start(files, &state).await?;
+        }
         let mut child = command.spawn().map_err(|e| io_error("cannot run QEMU", e))?;
         let pid = child.id().and_then(|p| i32::try_from(p).ok());
         let connected = tokio::time::timeout(START_TIME, first_answer(&mut child, &files.monitor())).await;
@@ -198,6 +209,9 @@ impl Hypervisor for Qemu {
             Err(why) => {
                 // Already gone, or must go.
                 let _ = child.kill().await;
+                if launch.tpm_state().is_some() {
+                    tpm::end(files).await?;
+                }
                 Err(HypervisorError::Start(with_log(&why, &files.hypervisor_log())))
             }
         }
@@ -205,7 +219,13 @@ impl Hypervisor for Qemu {
 
     async fn adopt(&self, launch: &Launch) -> Result<Option<Running>, HypervisorError> {
         let monitor = launch.files.monitor();
-        let Some((qmp, events)) = connect(&monitor, launch.spec.id).await? else { return Ok(None) };
+        let Some((qmp, events)) = connect(&monitor, launch.spec.id).await? else {
+            // A host that died between the two starts left a TPM without a machine.
+            if launch.tpm_state().is_some() {
+                tpm::end(&launch.files).await?;
+            }
+            return Ok(None);
+        };
         let uuid = qmp.execute("query-uuid", Value::Null).await?;
         let uuid = uuid["UUID"].as_str().and_then(|u| u.parse::<Uuid>().ok());
         if uuid != Some(launch.spec.id) {
@@ -231,7 +251,7 @@ impl Hypervisor for Qemu {
             process.kill().map_err(failed)?;
             process.ended().await.map_err(failed)?;
         }
-        Ok(())
+        tpm::end(&launch.files).await
     }
 }
 
@@ -254,15 +274,9 @@ async fn connect(monitor: &Path, id: Uuid) -> Result<Option<(Qmp, mpsc::Unbounde
     }
 }
 
-/// The QEMU of machine `id`, whoever started it. One that has ended, but was not reaped, has no command line any more.
+/// The QEMU of machine `id`, whoever started it.
 fn process_of(id: Uuid) -> Option<Process> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids = entries.filter_map(|entry| {
-        let ours = is_ours(&std::fs::read(entry.path().join("cmdline")).ok()?, id);
-        if ours { entry.file_name().to_str()?.parse().ok() } else { None }
-    });
-    // Looked at again once the process is pinned: its pid may have been given to another.
-    pids.find_map(|pid| Process::open(pid).ok().filter(|process| is_ours(&process.command_line(), id)))
+    Process::find(|command_line| is_ours(command_line, id))
 }
 
 /// Then nothing runs. Other errors, such as a queue of connections that nobody takes, come from a QEMU that hangs.
@@ -330,7 +344,9 @@ struct Watch {
     powered_off: bool,
     /// QEMU stopped the guest because a disk could not be written.
     stalled: bool,
-    log: PathBuf,
+    files: VmFiles,
+    /// It has a TPM, which ends with it.
+    tpm: bool,
     sender: mpsc::UnboundedSender<MachineEvent>,
 }
 
@@ -368,13 +384,18 @@ impl Watch {
             Some(child) => child.wait().await.ok(),
             None => None,
         };
+        if self.tpm
+            && let Err(e) = tpm::end(&self.files).await
+        {
+            tracing::error!(error = %e, "the TPM of a machine that is gone cannot be ended");
+        }
         let exit = if self.powered_off {
             Exit::PoweredOff
         } else if self.machine.killed.load(Ordering::Relaxed) {
             Exit::Killed
         } else {
             let status = status.map_or_else(|| "QEMU ended".to_owned(), |s| format!("QEMU ended with {s}"));
-            Exit::Died { detail: with_log(&status, &self.log) }
+            Exit::Died { detail: with_log(&status, &self.files.hypervisor_log()) }
         };
         // The owner may be gone: then the next host finds the machine gone.
         let _ = self.sender.send(MachineEvent::Exited(exit));
@@ -447,7 +468,7 @@ async fn first_answer(child: &mut Child, monitor: &Path) -> Result<(Qmp, mpsc::U
 }
 
 /// Away from our terminal, process group and, with that, from signals meant for us.
-fn own_session(command: &mut Command) {
+pub(super) fn own_session(command: &mut Command) {
     let detach = || rustix::process::setsid().map(drop).map_err(io::Error::from);
     // SAFETY: between fork and exec only async-signal-safe functions may be called; setsid is one, and turning its
     // error number into an io::Error allocates nothing.
@@ -473,17 +494,22 @@ async fn version_of(program: &Path) -> Result<String, HypervisorError> {
     Ok(format!("QEMU {number}"))
 }
 
-/// Where distributions keep OVMF.
-fn find_firmware() -> Option<Firmware> {
-    [
-        ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-        ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
-        ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
-        ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
-    ]
-    .into_iter()
-    .map(|(code, variables)| Firmware { code: code.into(), variables: variables.into() })
-    .find(|f| f.code.exists() && f.variables.exists())
+/// Where distributions keep OVMF: code and variables.
+const FIRMWARE: [(&str, &str); 4] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+];
+/// The same with system management mode and Microsoft's keys.
+const SECURE_FIRMWARE: [(&str, &str); 2] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"),
+];
+
+fn find_firmware(places: &[(&str, &str)]) -> Option<Firmware> {
+    let mut found = places.iter().map(|(code, variables)| Firmware { code: code.into(), variables: variables.into() });
+    found.find(|f| f.code.exists() && f.variables.exists())
 }
 
 /// A machine's own variables, from the template unless it has them already.
@@ -492,23 +518,29 @@ fn copy_once(from: &Path, to: &Path) -> Result<(), HypervisorError> {
         return Ok(());
     }
     let part = to.with_extension("part");
-    let copy = std::fs::copy(from, &part).and_then(|_| std::fs::rename(&part, to));
+    let folder = to.parent().map_or(Ok(()), private_dir);
+    let copy = folder.and_then(|()| std::fs::copy(from, &part)).and_then(|_| std::fs::rename(&part, to));
     copy.map_err(|e| io_error("cannot copy the firmware's variables", e))
 }
 
-fn private_file(path: &Path) -> io::Result<File> {
+/// Makes a folder, and those above it, that only its owner may enter.
+pub(super) fn private_dir(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+pub(super) fn private_file(path: &Path) -> io::Result<File> {
     // For appending, so that it can be cut while QEMU writes to it.
     let file = File::options().append(true).create(true).mode(0o600).open(path)?;
     file.set_len(0)?;
     Ok(file)
 }
 
-fn io_error(what: &str, source: io::Error) -> HypervisorError {
+pub(super) fn io_error(what: &str, source: io::Error) -> HypervisorError {
     HypervisorError::Io { what: what.to_owned(), source }
 }
 
 /// A sentence with QEMU's last words.
-fn with_log(sentence: &str, log: &Path) -> String {
+pub(super) fn with_log(sentence: &str, log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<_> = text.lines().filter(|l| !l.trim().is_empty()).collect();

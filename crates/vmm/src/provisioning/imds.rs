@@ -164,8 +164,8 @@ fn compute(spec: &VmSpec) -> Value {
         compute["userData"] = json!(data);
     }
     compute["securityProfile"] = json!({
-        "secureBootEnabled": "false",
-        "virtualTpmEnabled": "false",
+        "secureBootEnabled": spec.trusted_launch.as_ref().is_some_and(|l| l.secure_boot).to_string(),
+        "virtualTpmEnabled": spec.trusted_launch.as_ref().is_some_and(|l| l.vtpm).to_string(),
     });
     compute["hyperVGeneration"] = json!(match spec.generation {
         Generation::V1 => "V1",

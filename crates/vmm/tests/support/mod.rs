@@ -135,6 +135,7 @@ pub fn machine(dir: &Path, image: &Path, number: u8) -> VmSpec {
         cpus: 1,
         memory_mib: 256,
         generation: Generation::V1,
+        trusted_launch: None,
         os_disk: DiskSpec {
             lun: None,
             overlay: dir.join(format!("disks/{name}.qcow2")),
@@ -225,20 +226,30 @@ pub async fn conformance(client: &HostClient, spec: VmSpec) {
 
 /// The tiny guest's image: `LAZULI_GUEST_TINY`, or what `scripts/guest/tiny` makes (and caches).
 pub fn tiny_guest() -> PathBuf {
-    if let Some(path) = std::env::var_os("LAZULI_GUEST_TINY") {
+    guest("tiny")
+}
+
+/// A Debian that starts with secure boot: `LAZULI_GUEST_SIGNED`, or what `scripts/guest/signed` makes.
+pub fn signed_guest() -> PathBuf {
+    guest("signed")
+}
+
+fn guest(name: &str) -> PathBuf {
+    let variable = format!("LAZULI_GUEST_{}", name.to_uppercase());
+    if let Some(path) = std::env::var_os(&variable) {
         let path = PathBuf::from(path);
-        assert!(path.exists(), "LAZULI_GUEST_TINY names {}, which does not exist", path.display());
+        assert!(path.exists(), "{variable} names {}, which does not exist", path.display());
         return path;
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/guest/tiny");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/guest").join(name);
     let output = std::process::Command::new(&script).output().unwrap_or_else(|e| {
-        panic!("there is no tiny guest: {} cannot be run ({e}); make one and set LAZULI_GUEST_TINY", script.display())
+        panic!("there is no guest '{name}': {} cannot be run ({e}); make one and set {variable}", script.display())
     });
     let said = String::from_utf8_lossy(&output.stdout);
     let path = PathBuf::from(said.lines().last().unwrap_or_default().trim());
     assert!(
         output.status.success() && path.exists(),
-        "scripts/guest/tiny made no guest; run it by hand, or set LAZULI_GUEST_TINY:\n{said}{}",
+        "scripts/guest/{name} made no guest; run it by hand, or set {variable}:\n{said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
     path

@@ -94,6 +94,17 @@ fn security_type(item: &Fields<'_>, generation: &str) -> Result<String, ArmError
     Ok(value.to_owned())
 }
 
+/// The security type of a version of a stored definition; `Standard` where its features name none. A feature holds from
+/// the version on that it names.
+pub fn security_type_of(body: &Value, version: &str) -> String {
+    let version = version.parse::<VersionName>().ok();
+    let features = body["properties"]["features"].as_array().into_iter().flatten();
+    let starts = |f: &Value| f["startsAtVersion"].as_str().and_then(|v| v.parse::<VersionName>().ok());
+    let holds = |f: &&Value| f["name"] == "SecurityType" && (starts(f).is_none() || starts(f) <= version);
+    let newest = features.filter(holds).max_by_key(|f| starts(f));
+    newest.and_then(|f| f["value"].as_str()).unwrap_or("Standard").to_owned()
+}
+
 fn truth(item: &Fields<'_>) -> Result<String, ArmError> {
     Ok(item.one_of("value", &["True", "False"])?.unwrap_or("False").to_owned())
 }
@@ -198,6 +209,20 @@ mod tests {
             let error = create(generation, features).unwrap_err();
             assert!(error.message.starts_with(text), "{}", error.message);
         }
+    }
+
+    #[test]
+    fn a_security_type_holds_from_its_version_on() {
+        let of = |features: Value, version: &str| {
+            super::security_type_of(&json!({"properties": {"features": features}}), version)
+        };
+        let feature =
+            |value: &str, from: Option<&str>| json!({"name": "SecurityType", "value": value, "startsAtVersion": from});
+        assert_eq!(of(json!(null), "1.0.0"), "Standard");
+        let several = json!([feature("TrustedLaunch", Some("2.0.0")), feature("TrustedLaunchSupported", None)]);
+        assert_eq!(of(several.clone(), "1.9.9"), "TrustedLaunchSupported");
+        assert_eq!(of(several, "2.0.0"), "TrustedLaunch");
+        assert_eq!(of(json!([feature("TrustedLaunch", Some("2.0.0"))]), "1.0.0"), "Standard");
     }
 
     /// Swagger example `GalleryImage_UpdateFeatures`.

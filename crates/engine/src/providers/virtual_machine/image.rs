@@ -6,6 +6,7 @@ use crate::platform_images::{Published, Reference, catalogue_id};
 use crate::provider::Context;
 use crate::sources::{self, SourceImage};
 use crate::stored::{ImageVersionInternal, Stored, internal};
+use lazuli_arm::bodies::image_definition::security_type_of;
 use lazuli_arm::bodies::managed_image;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Resource, ResourceQuery};
@@ -39,6 +40,10 @@ pub(crate) struct ImageSource {
     /// `V1` or `V2`.
     pub generation: String,
     pub generalized: bool,
+    /// What its feature `SecurityType` says.
+    pub security_type: String,
+    /// UEFI keys that it brings along; null: none.
+    pub uefi_settings: Value,
 }
 
 impl ImageSource {
@@ -103,6 +108,10 @@ async fn platform_image(
         os_type: text("osType", "Linux"),
         generation: text("hyperVGeneration", "V1"),
         generalized: true,
+        // The catalogue's images have no features; whether one is signed its first boot shows.
+        security_type: if properties["hyperVGeneration"] == "V2" { "TrustedLaunchSupported" } else { "Standard" }
+            .into(),
+        uefi_settings: Value::Null,
         exact_version: Some(urn.version),
         version_id: row.id,
     })
@@ -178,6 +187,8 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
     };
     let text = |name: &str, default: &str| definition.body["properties"][name].as_str().unwrap_or(default).to_owned();
     Ok(ImageSource {
+        security_type: security_type_of(&definition.body, &version.name),
+        uefi_settings: version.body["properties"]["securityProfile"]["uefiSettings"].clone(),
         exact_version: Some(version.name.clone()),
         shown_id: version.id.clone(),
         version_id: version.id,
@@ -214,6 +225,8 @@ async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Ima
         os_type: managed_image::os_type(&row.body).to_owned(),
         generation: managed_image::generation(&row.body).to_owned(),
         generalized: true,
+        security_type: "Standard".into(),
+        uefi_settings: Value::Null,
         kind: ImageKind::Managed,
         plan: None,
         shown_id: row.id.clone(),

@@ -2,6 +2,7 @@
 //!
 //! A disk that comes is claimed with the PUT (MD-6); one that goes is let go when the guest has let go of it.
 
+use super::security::check_change;
 use super::{Builder, CREATE, MachineInternal};
 use crate::capture::outrun_readers;
 use crate::operations::virtual_machine_update::Before;
@@ -18,6 +19,7 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
     let state: MachineInternal = internal(old)?;
     let disks = |body: &Value| body["properties"]["storageProfile"]["dataDisks"].clone();
     let size = |body: &Value| body["properties"]["hardwareProfile"]["vmSize"].clone();
+    let refirm = check_change(&body, &old.body, &state.generation, state.deallocated)?;
     if !state.created {
         if disks(&body) != disks(&old.body) {
             return Err(ArmError::conflict(
@@ -30,11 +32,11 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
         let start = Some(Start { kind: CREATE, params: json!({}) });
         return Ok(Plan { body, internal: old.internal.clone(), start, changes });
     }
-    let resize = size(&body) != size(&old.body);
-    if disks(&body) == disks(&old.body) && !resize && old.provisioning_state == "Succeeded" {
+    let restart = refirm || size(&body) != size(&old.body);
+    if disks(&body) == disks(&old.body) && !restart && old.provisioning_state == "Succeeded" {
         return Ok(Plan { body, internal: old.internal.clone(), start: None, changes: vec![] });
     }
-    let before = Before { body: old.body.clone(), data_disks: state.data_disks.clone(), resize };
+    let before = Before { body: old.body.clone(), data_disks: state.data_disks.clone(), restart };
     let mut plan = Builder { cx, id, changes: vec![] };
     let mut next = MachineInternal { data_disks: plan.changed_data_disks(&mut body, &state).await?, ..state.clone() };
     let stays = |key: &String| next.data_disks.iter().any(|(_, k)| k == key);
@@ -43,7 +45,7 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
     let params = serde_json::to_value(before).map_err(ArmError::internal)?;
     let start = Some(Start { kind: "virtual_machine.update", params });
     let mut changes = plan.changes;
-    if resize {
+    if restart {
         changes.extend(outrun_readers(cx.engine, &state).await?);
     }
     Ok(Plan { body, internal: to_internal(&next), start, changes })

@@ -1,0 +1,137 @@
+//! Trusted Launch: what a machine asks for reaches its host, marks its disk, and fits its image.
+
+use super::definition;
+use super::site::{Site, VERSION, VM};
+use lazuli_arm::ArmError;
+use serde_json::{Value, json};
+
+fn trusted(secure_boot: bool) -> Value {
+    json!({"securityType": "TrustedLaunch", "uefiSettings": {"secureBootEnabled": secure_boot, "vTpmEnabled": true}})
+}
+
+impl Site {
+    /// A definition and version 1.0.0 of it whose feature `SecurityType` is such; the version's id.
+    async fn version_of(&self, name: &str, security_type: &str) -> String {
+        let mut body = definition(name);
+        body["properties"]["features"] = json!([{"name": "SecurityType", "value": security_type}]);
+        let below = format!("galleries/g/images/{name}");
+        self.server.put(&below, body).await.unwrap();
+        let version = json!({"location": "eastus", "properties": {
+            "storageProfile": {"osDiskImage": {"source": {"id": self.server.id("disks/d1").to_string()}}}}});
+        self.server.put(&format!("{below}/versions/1.0.0"), version).await.unwrap();
+        self.server.id(&format!("{below}/versions/1.0.0")).to_string()
+    }
+
+    async fn launched(&self, image: &str, profile: Value) -> Result<Value, ArmError> {
+        self.create(|b| {
+            b["properties"]["storageProfile"]["imageReference"]["id"] = json!(image);
+            b["properties"]["securityProfile"] = profile;
+        })
+        .await
+    }
+
+    async fn patched(&self, patch: Value) -> Result<(), ArmError> {
+        let written = self.server.engine.patch(&self.server.call, &self.server.id(VM), patch).await?;
+        match written.operation {
+            Some(operation) => self.server.end(&operation).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn disk_type(&self) -> Value {
+        self.server.get("disks/os1").await.unwrap()["properties"]["securityProfile"]["securityType"].clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_is_what_runs() {
+    let site = Site::start().await;
+    let image = site.version_of("both", "TrustedLaunchSupported").await;
+    let vm = site.launched(&image, trusted(true)).await.unwrap();
+    assert_eq!(vm["properties"]["securityProfile"], trusted(true));
+    assert_eq!(site.disk_type().await, "TrustedLaunch");
+    let id = site.vm_id().await;
+    let launch = site.defined(id).unwrap().trusted_launch.unwrap();
+    assert!(launch.secure_boot && launch.vtpm);
+    assert_eq!(launch.state, site.defined(id).unwrap().os_disk.overlay.with_extension("state"));
+
+    // Settings take a restart; it runs again with them.
+    let settings =
+        |secure: bool| json!({"properties": {"securityProfile": {"uefiSettings": {"secureBootEnabled": secure}}}});
+    site.patched(settings(false)).await.unwrap();
+    assert!(site.fake.is_running(id));
+    assert!(!site.defined(id).unwrap().trusted_launch.unwrap().secure_boot);
+
+    // The type itself changes while it is deallocated, and the disk's with it.
+    let standard = json!({"properties": {"securityProfile": {"securityType": "Standard", "uefiSettings": null}}});
+    assert_eq!(site.patched(standard.clone()).await.unwrap_err().code, "OperationNotAllowed");
+    site.power("deallocate").await.unwrap();
+    site.patched(standard).await.unwrap();
+    assert_eq!(site.disk_type().await, Value::Null);
+    site.power("start").await.unwrap();
+    assert_eq!(site.defined(id).unwrap().trusted_launch, None);
+    site.power("deallocate").await.unwrap();
+    site.patched(json!({"properties": {"securityProfile": trusted(false)}})).await.unwrap();
+    assert_eq!(site.disk_type().await, "TrustedLaunch");
+    site.power("start").await.unwrap();
+
+    // What firmware and TPM keep goes with the disk.
+    std::fs::create_dir_all(launch.state.join("tpm")).unwrap();
+    site.server.delete(VM).await.unwrap();
+    assert!(launch.state.is_dir(), "a new machine may be made of the disk");
+    site.server.delete("disks/os1").await.unwrap();
+    assert!(!launch.state.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_and_its_machine_are_of_one_type() {
+    let site = Site::start().await;
+    let image = site.version_of("both", "TrustedLaunchSupported").await;
+    site.launched(&image, trusted(true)).await.unwrap();
+    site.server.delete(VM).await.unwrap();
+    let attach = async |profile: Value| {
+        let disk = json!({"createOption": "Attach", "osType": "Linux", "managedDisk": {"id": site.server.id("disks/os1").to_string()}});
+        site.create(|b| {
+            b["properties"]["storageProfile"] = json!({"osDisk": disk});
+            b["properties"].as_object_mut().unwrap().remove("osProfile");
+            b["properties"]["securityProfile"] = profile;
+        })
+        .await
+    };
+    let message = "Security type of VM is not compatible with the security type of attached OS Disk.";
+    assert_eq!(attach(Value::Null).await.unwrap_err().message, message);
+    attach(trusted(false)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_say_what_their_machines_may_be() {
+    let site = Site::start().await;
+    let [standard, only] = [site.version_of("none", "Standard").await, site.version_of("only", "TrustedLaunch").await];
+    let refused = async |image: &str, profile: Value| site.launched(image, profile).await.unwrap_err().message;
+    let unsupported = "Use of TrustedLaunch setting is not supported for the provided image.";
+    assert!(refused(&standard, trusted(true)).await.starts_with(unsupported));
+    let plain = site.server.id(VERSION).to_string();
+    assert!(refused(&plain, trusted(true)).await.starts_with(unsupported), "a definition without features");
+    let demanded = "The provided gallery image only supports creation of VMs and VM Scale Sets with 'TrustedLaunch' security type.";
+    assert_eq!(refused(&only, Value::Null).await, demanded);
+    assert_eq!(refused(&only, json!({"securityType": "Standard"})).await, demanded);
+    assert_eq!(site.server.get(VM).await.unwrap_err().status, 404, "nothing was left");
+    site.launched(&only, trusted(true)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_an_images_own_are_not_ignored() {
+    let site = Site::start().await;
+    let mut body = definition("keyed");
+    body["properties"]["features"] = json!([{"name": "SecurityType", "value": "TrustedLaunchSupported"}]);
+    site.server.put("galleries/g/images/keyed", body).await.unwrap();
+    let version = json!({"location": "eastus", "properties": {
+        "storageProfile": {"osDiskImage": {"source": {"id": site.server.id("disks/d1").to_string()}}},
+        "securityProfile": {"uefiSettings": {"signatureTemplateNames": ["NoSignatureTemplate"]}}}});
+    site.server.put("galleries/g/images/keyed/versions/1.0.0", version).await.unwrap();
+    let image = site.server.id("galleries/g/images/keyed/versions/1.0.0").to_string();
+    let error = site.launched(&image, trusted(true)).await.unwrap_err();
+    assert_eq!(error.code, "OperationNotSupported");
+    assert!(error.message.contains("UEFI keys of its own"), "{error}");
+    site.launched(&image, trusted(false)).await.unwrap();
+}
