@@ -15,11 +15,17 @@ const ITERATIONS: NonZeroU32 = NonZeroU32::new(60_000).expect("not zero");
 /// A stored hash cannot make a sign-in cost more than this.
 const MAX_ITERATIONS: u32 = 2_000_000;
 
-/// A new secret of 256 random bits, printable.
+/// A new secret of nearly 256 random bits, printable. It begins with a letter: command lines take a word that begins with
+/// a dash for an option.
 pub fn generate() -> Result<String, Unspecified> {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes)?;
-    Ok(B64.encode(bytes))
+    loop {
+        let mut bytes = [0; 32];
+        rand::fill(&mut bytes)?;
+        let secret = B64.encode(bytes);
+        if secret.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Ok(secret);
+        }
+    }
 }
 
 /// What a random secret is looked up by where it is stored: a hash, without salt, which a secret that can be guessed must not have.
@@ -77,6 +83,13 @@ mod tests {
         assert!(!verify(&format!("{secret}x"), &stored) && !verify("", &stored));
         assert_ne!(stored, hash(&secret).unwrap(), "salted");
         assert!(!stored.contains(&secret));
+    }
+
+    #[test]
+    fn secrets_begin_with_a_letter() {
+        let secrets: std::collections::HashSet<String> = (0..300).map(|_| generate().unwrap()).collect();
+        assert_eq!(secrets.len(), 300);
+        assert!(secrets.iter().all(|s| s.len() == 43 && s.starts_with(|c: char| c.is_ascii_alphabetic())));
     }
 
     #[test]
