@@ -38,10 +38,15 @@ impl TestServer {
 
     /// The same, with more arguments for `lazuli serve`.
     pub async fn start_with(arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_program(program()?, arguments).await
+    }
+
+    /// The same, of another binary than the one under test.
+    pub async fn start_program(program: PathBuf, arguments: &[&str]) -> anyhow::Result<Self> {
         // Short: the host's sockets lie below it.
         let folder = tempfile::Builder::new().prefix("lz").tempdir()?;
         let mut server = Self {
-            program: program()?,
+            program,
             arguments: arguments.iter().map(Into::into).collect(),
             folder,
             child: None,

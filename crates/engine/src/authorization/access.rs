@@ -174,6 +174,11 @@ impl KeptAccess {
 
     /// As they are now.
     pub async fn now(&self) -> Result<Arc<Access>, MetaError> {
+        if cfg!(feature = "benchmark-without-authorization")
+            && let Some(access) = self.kept.read().unwrap_or_else(PoisonError::into_inner).as_ref()
+        {
+            return Ok(access.clone());
+        }
         let changes = self.db.identity_changes().await?;
         {
             let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);

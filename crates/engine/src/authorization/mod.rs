@@ -57,6 +57,9 @@ impl Engine {
     }
 
     async fn may(&self, caller: &Caller, scope: &str, action: &str, plane: Plane) -> Result<bool, ArmError> {
+        if cfg!(feature = "benchmark-without-authorization") {
+            return Ok(true);
+        }
         let access = self.access_of(caller).await?;
         let identity = access.identity_at(caller, scope);
         Ok(identity.is_some_and(|identity| access.allows(&identity.principal, scope, action, plane)))
