@@ -16,12 +16,14 @@ works 'a gallery' az sig create -g packer -r packergal
 works 'a definition' az sig image-definition create -g packer -r packergal -i built --publisher p --offer o --sku s --os-type Linux \
   --os-state Generalized --hyper-v-generation V2 --features SecurityType=Standard
 
+# The machine's id is emptied and not deleted: systemd could not make it anew on a root that is still read-only.
 cat > "$work/packer.json" <<'JSON'
 {
+  "variables": {"client": "{{env `CLIENT`}}", "secret": "{{env `SECRET`}}", "tenant": "{{env `TENANT`}}", "subscription": "{{env `SUBSCRIPTION`}}"},
   "builders": [{
     "type": "azure-arm",
-    "client_id": "{{env `CLIENT`}}", "client_secret": "{{env `SECRET`}}",
-    "tenant_id": "{{env `TENANT`}}", "subscription_id": "{{env `SUBSCRIPTION`}}",
+    "client_id": "{{user `client`}}", "client_secret": "{{user `secret`}}",
+    "tenant_id": "{{user `tenant`}}", "subscription_id": "{{user `subscription`}}",
     "custom_managed_image_resource_group_name": "packer", "custom_managed_image_name": "base",
     "managed_image_resource_group_name": "packer", "managed_image_name": "built",
     "shared_image_gallery_destination": {"resource_group": "packer", "gallery_name": "packergal", "image_name": "built",
@@ -31,8 +33,9 @@ cat > "$work/packer.json" <<'JSON'
   "provisioners": [{"type": "shell", "inline": [
     "cloud-init status --wait >/dev/null",
     "echo built by $(whoami) | sudo tee /etc/built",
-    "sudo cloud-init clean --logs --machine-id",
-    "sudo rm -f /etc/ssh/ssh_host_*",
+    "sudo cloud-init clean --logs",
+    "sudo rm -rf /etc/ssh/ssh_host_* /etc/hostname /etc/systemd/network/10-cloud-init-*.network",
+    "sudo truncate -s 0 /etc/machine-id",
     "sync"
   ]}]
 }
