@@ -20,10 +20,11 @@ const [spec, ...rest] = process.argv.slice(2);
 const files = rest.filter((f) => f !== "--coverage");
 const accepted = JSON.parse(readFileSync(join(here, "accepted.json"), "utf8"));
 
-// The api-versions that are here, by what a path is about.
+// The api-versions that are here, by what a path is about. Before `since` the bodies were others, whose Swagger is not here: versions
+// of images had `publishingProfile.source` (Packer 1.6.6 writes it).
 const areas = [
   { name: "galleries", test: /\/providers\/microsoft\.compute\/(galleries|locations\/[^/]+\/(sharedgalleries|communitygalleries))(\/|$)/i,
-    file: "GalleryRP", old: "2024-03-03", new: "2026-03-03" },
+    file: "GalleryRP", since: "2019-07-01", old: "2024-03-03", new: "2026-03-03" },
   { name: "disks", test: /\/providers\/microsoft\.compute\/(disks|snapshots|diskaccesses)(\/|$)/i,
     file: "DiskRP", old: "2025-01-02", new: "2026-03-02" },
   { name: "images and machines", test: /\/providers\/microsoft\.compute\/(images|virtualmachines|locations\/[^/]+\/(publishers|edgezones|vmimages|virtualmachines))(\/|$)/i,
@@ -83,7 +84,8 @@ async function validate(validator, exchange) {
   const area = known.find((a) => a.test.test(path));
   const method = exchange.method.toUpperCase();
   const operation = area?.operations.find((o) => o.method === method && o.pattern.test(path));
-  if (!operation) {
+  const before = area?.since && (url.searchParams.get("api-version") ?? area.old) < area.since;
+  if (!operation || before) {
     tally.elsewhere += 1;
     return;
   }
