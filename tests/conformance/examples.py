@@ -65,6 +65,7 @@ class Run:
         self.rules = rules
         self.sent = {}
         self.operation = ""
+        self.shared = Fixtures(client, "examples", HOME)
         # Generalized: what versions and images are made of in the examples.
         self.needs = Prerequisites(client, HOME, lambda path: self.sent, self.is_source, "Generalized")
 
@@ -107,7 +108,7 @@ class Run:
     def send(self, operation, name, method, path, parameters, example):
         """What is wrong with the answer; empty if nothing is."""
         self.operation = operation
-        path, url, body = self.request(operation, name, method, path, parameters, example)
+        path, url, body = self.with_shared(f"{operation} {name}", *self.request(operation, name, method, path, parameters, example))
         if "/resourceGroups/" in path:
             self.needs.group(path.split("/resourceGroups/")[1].split("/")[0])
         # What is updated should have been made like this.
@@ -138,6 +139,22 @@ class Run:
         if isinstance(last.body, dict) and last.body.get("status") in ("Failed", "Canceled"):
             return f"the operation ends with {': '.join(last.error()[:2])}"
         return ""
+
+    def with_shared(self, what, path, url, body):
+        """The request with the names of a shared gallery that is there, if examples.json says that the example needs one."""
+        for rule in self.rules["shared"]:
+            if not re.search(rule["example"], what):
+                continue
+            fixtures = self.shared
+            fixtures.resource_group()
+            # Each example of an action changes its gallery: it gets one of its own.
+            own = re.sub(r"\W", "", what.split()[-1]) if rule.get("anew") else "shared" + rule["permissions"]
+            names = {"gallery": own, "public": fixtures.shared_gallery(own, rule["permissions"], rule.get("images", []))}
+            for word, replacement in rule["names"].items():
+                value = names.get(replacement, replacement)
+                path, url = re.sub(word, value, path), re.sub(word, value, url)
+                body = json.loads(re.sub(word, value, json.dumps(body)))
+        return path, url, body
 
     def made_before(self, what, path):
         """What examples.json says that an example presupposes, beyond what its request names. Whether its own resource is ready."""

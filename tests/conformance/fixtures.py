@@ -62,6 +62,23 @@ class Fixtures:
     def gallery(self, name="gallery", group=None, **properties):
         return self.put(self.id(f"galleries/{name}", group), {"properties": properties})
 
+    def shared_gallery(self, name, permissions, images):
+        """A gallery for consumers with a version 1.0.0 of each image, shared with this subscription or with everybody. Returns the
+        name by which they know it."""
+        profile = {"permissions": permissions}
+        if permissions == "Community":
+            profile["communityGalleryInfo"] = {"publicNamePrefix": "examples", "eula": "https://example.org/eula",
+                                               "publisherUri": "https://example.org", "publisherContact": "c@example.org"}
+        gallery = self.gallery(name, sharingProfile=profile)
+        for image in images:
+            self.version("1.0.0", self.definition(image, gallery, osState="Generalized"))
+        if images:
+            groups = [{"type": "Subscriptions", "ids": [self.client.subscription]}]
+            self.client.done("POST", f"{gallery}/share", {"operationType": "Add", "groups": groups} if permissions == "Groups"
+                             else {"operationType": "EnableCommunity"})
+        shown = self.client.get(gallery)["properties"]
+        return (shown["sharingProfile"].get("communityGalleryInfo") or {}).get("publicNames", [shown["identifier"]["uniqueName"]])[0]
+
     def definition(self, name="definition", gallery=None, **properties):
         gallery = gallery or self.gallery()
         body = {

@@ -29,6 +29,10 @@ pub trait ArmBackend: Send + Sync + 'static {
         Ok(None)
     }
     async fn operation(&self, call: &Call, subscription: &str, id: &str) -> Result<OperationView, ArmError>;
+    /// A query to Resource Graph.
+    async fn resource_graph(&self, _call: &Call, _body: &Value) -> Result<Value, ArmError> {
+        Err(ArmError::new(404, "NotFound", "Resource Graph is not offered by this server."))
+    }
 
     fn providers(&self) -> Vec<ProviderInfo>;
     async fn tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, ArmError>;
@@ -82,6 +86,10 @@ impl ArmBackend for Engine {
 
     async fn operation(&self, call: &Call, subscription: &str, id: &str) -> Result<OperationView, ArmError> {
         Self::operation(self, call, subscription, id).await
+    }
+
+    async fn resource_graph(&self, call: &Call, body: &Value) -> Result<Value, ArmError> {
+        Self::resource_graph(self, call, body).await
     }
 
     fn providers(&self) -> Vec<ProviderInfo> {

@@ -31,6 +31,9 @@ impl Engine {
         if let Some(found) = self.catalogue_get(call, id).await? {
             return Ok(found);
         }
+        if let Some(found) = self.shared_get(call, id).await? {
+            return Ok(found);
+        }
         if let Some(found) = self.deployment_operation(call, id).await? {
             return Ok((found, String::new()));
         }
@@ -54,7 +57,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::get`].
     pub async fn view(&self, call: &Call, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
-        if crate::platform_images::is_in_catalogue(id) {
+        if crate::platform_images::is_in_catalogue(id) || crate::shared_galleries::is_shared_view(id) {
             return Ok(None);
         }
         let provider = self.provider_of(id)?;
@@ -116,6 +119,9 @@ impl Engine {
             return Ok(listing);
         }
         if let Some(listing) = self.catalogue_list(call, parent, collection).await? {
+            return Ok(listing);
+        }
+        if let Some(listing) = self.shared_list(call, parent, collection).await? {
             return Ok(listing);
         }
         self.require_subscription(&call.caller, &parent.subscription).await?;

@@ -58,6 +58,13 @@ pub struct ImageVersionInternal {
     pub files: Vec<StoredFile>,
 }
 
+impl ImageVersionInternal {
+    /// Whether a region (short name) has every byte.
+    pub fn serves(&self, region: &str) -> bool {
+        self.regions.get(region).is_some_and(|r| r.state == "Completed")
+    }
+}
+
 /// A file that came from a blob; what makes no whole sector is kept here.
 ///
 /// ```text

@@ -1,11 +1,11 @@
-//! What is above resources: tenants, subscriptions, regions, resource providers.
+//! What is above resources: tenants, subscriptions, regions, resource providers, and queries over all resources.
 
 use super::Arm;
 use crate::app::method_not_allowed;
 use crate::net::hosts::Cloud;
 use crate::respond::{self, Reply};
 use http::{Method, StatusCode};
-use lazuli_arm::{ArmError, locations};
+use lazuli_arm::{ArmError, lenient_json, locations};
 use lazuli_engine::call::ProviderInfo;
 use lazuli_engine::{Subscription, Tenant};
 use serde_json::{Value, json};
@@ -41,6 +41,13 @@ pub(super) async fn handle(arm: &Arm<'_>) -> Result<Option<Reply>, ArmError> {
         }
         ["providers"] if is_get => {
             page(arm.app.backend.providers().iter().map(|p| provider_value(arm, None, p)).collect())
+        }
+        ["providers", "microsoft.resourcegraph", "resources"] => {
+            if arm.context.method != Method::POST {
+                return Err(method_not_allowed(arm.context));
+            }
+            let query = lenient_json::parse(arm.body)?.unwrap_or(Value::Null);
+            arm.app.backend.resource_graph(&arm.call, &query).await?
         }
         ["providers", namespace] if is_get => provider_value(arm, None, &find_provider(arm, namespace)?),
         ["tenants" | "subscriptions"] => return Err(method_not_allowed(arm.context)),

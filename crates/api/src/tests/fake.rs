@@ -216,6 +216,10 @@ impl ArmBackend for Fake {
         })
     }
 
+    async fn resource_graph(&self, _: &Call, body: &Value) -> Result<Value, ArmError> {
+        Ok(json!({"asked": body["query"]}))
+    }
+
     fn providers(&self) -> Vec<ProviderInfo> {
         vec![ProviderInfo {
             namespace: "Microsoft.Compute".into(),

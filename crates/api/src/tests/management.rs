@@ -283,3 +283,13 @@ async fn providers_are_registered_and_show_their_types() {
     let unknown = server.get(&format!("{providers}/Microsoft.Nothing?api-version=2024-11-01")).await;
     assert_eq!(error(unknown).await.1, "InvalidResourceNamespace");
 }
+
+/// What `az sig list-community` sends.
+#[tokio::test]
+async fn queries_go_to_resource_graph() {
+    let server = Server::start().await;
+    let path = "/providers/Microsoft.ResourceGraph/resources?api-version=2021-03-01";
+    let answer = server.arm(Method::POST, path, Some(r#"{"query": "t", "options": {"$top": 30}}"#)).await;
+    assert_eq!((answer.status().as_u16(), body(answer).await), (200, json!({"asked": "t"})));
+    assert_eq!(server.get(path).await.status(), 405);
+}

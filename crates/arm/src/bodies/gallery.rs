@@ -1,13 +1,13 @@
 //! `Microsoft.Compute/galleries`.
 //!
 //! ```text
-//! sharingProfile     with whom it is shared: stored and shown      gallery/sharing.rs
+//! sharingProfile     with whom it is shared                        gallery/sharing.rs
 //! softDeletePolicy   what becomes of deleted image versions        SoftDelete
 //! ```
 
 mod sharing;
 
-pub use sharing::{is_shared, share, show};
+pub use sharing::{Audience, audiences, is_shared, share, show};
 
 use super::{Context, Fields, Head, merge_patch, not_offered};
 use crate::{ArmError, ResourceId};

@@ -30,6 +30,7 @@ pub mod network_security_group;
 pub mod platform_image;
 pub mod public_ip_address;
 pub mod resource_group;
+pub mod shared_gallery;
 pub mod snapshot;
 pub mod storage_account;
 pub mod virtual_machine;

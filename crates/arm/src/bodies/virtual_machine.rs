@@ -2,6 +2,7 @@
 
 mod security;
 
+use super::shared_gallery::shared_reference;
 use super::{Context, Fields, Head, not_offered, unchanged};
 use crate::{ArmError, ResourceId};
 use base64_check::is_base64;
@@ -174,7 +175,7 @@ fn check_fixed(root: &Fields<'_>, properties: &Fields<'_>, old: &Value) -> Resul
         let last = path[path.len() - 1];
         unchanged(&format!("{ROOT}.properties.{}", path.join(".")), fields.get(last), stored.get(last))
     };
-    for name in ["id", "publisher", "offer", "sku", "version"] {
+    for name in ["id", "sharedGalleryImageId", "communityGalleryImageId", "publisher", "offer", "sku", "version"] {
         same(&["storageProfile", "imageReference", name])?;
     }
     unchanged(&format!("{ROOT}.plan"), root.get("plan"), old.get("plan"))?;
@@ -421,6 +422,9 @@ fn storage(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<V
 }
 
 fn image_reference(image: &Fields<'_>) -> Result<Value, ArmError> {
+    if let Some(shared) = shared_reference(image)? {
+        return Ok(shared);
+    }
     if let Some(id) = image.str("id")? {
         return Ok(json!({"id": id}));
     }

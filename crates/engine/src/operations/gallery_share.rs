@@ -1,5 +1,5 @@
-//! The end of `POST …/share`. The gallery's sharing profile was changed with the write that started this; the operation exists
-//! because Azure answers with one, which ends without a result (recorded, where the Swagger has a `SharingUpdate`).
+//! The end of `POST …/share`. The gallery's sharing profile, and what lists of consumers go by, were changed with the write that
+//! started this; the operation exists because Azure answers with one, which ends without a result (recorded, where the Swagger has a `SharingUpdate`).
 
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use async_trait::async_trait;

@@ -1,8 +1,8 @@
 //! `Microsoft.Compute/galleries`: a name, unique in its subscription, for definitions and their versions.
 
 use super::arm_context;
-use crate::claims::Claim;
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
+use crate::shared_galleries::{entry_changes, name_claim};
 use async_trait::async_trait;
 use lazuli_arm::bodies::gallery;
 use lazuli_arm::{ArmError, ResourceId};
@@ -80,8 +80,9 @@ impl Provider for Gallery {
         }
         let (shared, answer) = gallery::share(&row.body, &body)?;
         let start = Start { kind: "gallery.share", params: answer };
+        let changes = entry_changes(row, &shared);
         let resource = Resource { body: shared, ..row.clone() };
-        Ok(ActionPlan::Start { start, resource: Some(resource), changes: vec![] })
+        Ok(ActionPlan::Start { start, resource: Some(resource), changes })
     }
 
     fn delete_rank(&self) -> u8 {
@@ -91,9 +92,4 @@ impl Provider for Gallery {
     fn update_title(&self) -> &'static str {
         "Update Gallery"
     }
-}
-
-/// A gallery's name is unique in the subscription, not only in its group (wire.md §3).
-fn name_claim(subscription: &str, name: &str) -> Claim {
-    Claim::new("galleries", &[subscription, name])
 }

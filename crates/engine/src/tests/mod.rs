@@ -19,6 +19,7 @@ mod machine_updates;
 mod machines;
 mod networks;
 mod platform;
+mod sharing;
 mod site;
 mod snapshots;
 mod soft_deletion;

@@ -1,6 +1,7 @@
 //! `creationData` of disks and snapshots: where the first bytes come from. It never changes afterwards.
 
 use super::super::disk_tiers::is_provisioned;
+use super::super::shared_gallery::{SharedImageId, shared_reference};
 use super::super::{not_offered, unchanged};
 use super::FOOTER;
 use crate::bodies::Fields;
@@ -56,6 +57,11 @@ pub enum Origin {
         id: ResourceId,
         lun: Option<i64>,
     },
+    /// The same of a gallery that is shared with the disk's subscription.
+    SharedImage {
+        id: SharedImageId,
+        lun: Option<i64>,
+    },
     /// A disk or snapshot of the same region.
     Copy(ResourceId),
     /// A disk or snapshot of another region: copied in the background.
@@ -82,7 +88,11 @@ pub(super) fn origin(body: &Value) -> Option<Origin> {
         "FromImage" => {
             let gallery = &data["galleryImageReference"];
             let reference = if gallery.is_object() { gallery } else { &data["imageReference"] };
-            Origin::Image { id: id(&reference["id"])?, lun: reference["lun"].as_i64() }
+            let lun = reference["lun"].as_i64();
+            match SharedImageId::of_reference(reference) {
+                Some(id) => Origin::SharedImage { id, lun },
+                None => Origin::Image { id: id(&reference["id"])?, lun },
+            }
         }
         "Copy" | "Restore" => Origin::Copy(id(&data["sourceResourceId"])?),
         "CopyStart" => Origin::CopyStart(id(&data["sourceResourceId"])?),
@@ -206,9 +216,11 @@ fn check_unchanged(data: &Fields<'_>, old: &Value) -> Result<(), ArmError> {
     unchanged(&data.path("performancePlus"), plus.map(Value::from).as_ref(), old.get("performancePlus"))?;
     for name in ["galleryImageReference", "imageReference"] {
         let reference = data.object(name)?;
-        let id = reference.str("id")?.map(Value::from);
         let before = if old.get(name).is_some() { &old[name] } else { &old["galleryImageReference"] };
-        unchanged(&reference.path("id"), id.as_ref(), before.get("id"))?;
+        for member in ["id", "sharedGalleryImageId", "communityGalleryImageId"] {
+            let id = reference.str(member)?.map(Value::from);
+            unchanged(&reference.path(member), id.as_ref(), before.get(member))?;
+        }
         let lun = reference.int("lun")?.map(Value::from);
         unchanged(&reference.path("lun"), lun.as_ref(), before.get("lun"))?;
     }
@@ -281,10 +293,12 @@ fn from_image(data: &Fields<'_>) -> Result<Value, ArmError> {
     let platform = data.object("imageReference")?;
     // Some clients name a version in imageReference; Azure takes both.
     let fields = if gallery.is_empty() { &platform } else { &gallery };
-    for name in ["sharedGalleryImageId", "communityGalleryImageId"] {
-        if fields.str(name)?.is_some() {
-            return Err(not_offered(&fields.path(name), "use the id of an image version"));
+    let lun = fields.int_within("lun", 0, 63)?;
+    if let Some(mut reference) = shared_reference(fields)? {
+        if let Some(lun) = lun {
+            reference["lun"] = lun.into();
         }
+        return Ok(json!({"createOption": "FromImage", "galleryImageReference": reference}));
     }
     let Some(text) = fields.str("id")? else { return Err(gallery.missing("id")) };
     let kind = text.parse::<ResourceId>().map(|id| id.resource_type().key()).unwrap_or_default();
@@ -298,7 +312,7 @@ fn from_image(data: &Fields<'_>) -> Result<Value, ArmError> {
         ));
     }
     let mut reference = json!({"id": text});
-    if let Some(lun) = fields.int_within("lun", 0, 63)? {
+    if let Some(lun) = lun {
         reference["lun"] = lun.into();
     }
     let member = if of_gallery { "galleryImageReference" } else { "imageReference" };

@@ -1,3 +1,4 @@
+use super::super::shared_gallery::SharedImageId;
 use super::super::testing::{context, id, version};
 use super::*;
 use proptest::prelude::*;
@@ -95,6 +96,8 @@ fn an_update_as_recorded() {
     assert_eq!((&patched["properties"]["diskSizeGB"], &patched["tags"]), (&json!(20), &json!({"tag1": "d1"})));
 }
 
+const SHARED: &str = "/SharedGalleries/0000-G/Images/i/Versions/latest";
+
 #[test]
 fn images_and_copies_get_their_size_later() {
     for (creation, expected) in [
@@ -105,6 +108,10 @@ fn images_and_copies_get_their_size_later() {
         (
             json!({"createOption": "FromImage", "imageReference": {"id": VERSION}}),
             Origin::Image { id: VERSION.parse().unwrap(), lun: None },
+        ),
+        (
+            json!({"createOption": "FromImage", "galleryImageReference": {"sharedGalleryImageId": SHARED, "lun": 2}}),
+            Origin::SharedImage { id: SharedImageId::parse(SHARED).unwrap(), lun: Some(2) },
         ),
         (json!({"createOption": "Copy", "sourceResourceId": DISK}), Origin::Copy(DISK.parse().unwrap())),
     ] {

@@ -1,4 +1,4 @@
-//! `sharingProfile`: with whom a gallery is shared. Stored and shown here; who may then read is decided with identities.
+//! `sharingProfile`: with whom a gallery is shared. What these then see of it is in `shared_gallery.rs`.
 //!
 //! ```text
 //! Private   <──> Groups      by PUT, as long as nobody is in the groups;   POST share {Add|Remove} changes the groups
@@ -18,11 +18,36 @@ const OPERATIONS: [&str; 4] = ["Add", "Remove", "Reset", "EnableCommunity"];
 const MAX_SUBSCRIPTIONS: usize = 30;
 const MAX_TENANTS: usize = 5;
 
+/// Who sees a gallery without any right in its subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audience {
+    Subscription(String),
+    Tenant(String),
+    /// Whoever is signed in, in any tenant.
+    Everybody,
+}
+
+/// Everybody that a stored gallery is shared with.
+pub fn audiences(body: &Value) -> Vec<Audience> {
+    let profile = &body["properties"]["sharingProfile"];
+    let mut found = Vec::new();
+    for group in profile["groups"].as_array().into_iter().flatten() {
+        let ids = group["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+        match group["type"].as_str() {
+            Some("Subscriptions") => found.extend(ids.map(Audience::Subscription)),
+            Some("AADTenants") => found.extend(ids.map(Audience::Tenant)),
+            _ => {}
+        }
+    }
+    if profile["communityGalleryInfo"]["communityGalleryEnabled"] == true {
+        found.push(Audience::Everybody);
+    }
+    found
+}
+
 /// Whether it is shared with anybody: such a gallery must be reset before it can be deleted (wire.md §3).
 pub fn is_shared(body: &Value) -> bool {
-    let profile = &body["properties"]["sharingProfile"];
-    let groups = profile["groups"].as_array().is_some_and(|g| !g.is_empty());
-    groups || profile["communityGalleryInfo"]["communityGalleryEnabled"] == true
+    !audiences(body).is_empty()
 }
 
 /// The stored body as a GET shows it: the groups only for who asks (`$select=Permissions`, `$expand=SharingProfile/Groups`).

@@ -8,13 +8,15 @@
 //! publishingProfile.source.managedImage.id   (2019-03-01) reads as source.id
 //! ```
 
-use super::super::{Fields, not_offered};
+use super::super::Fields;
+use super::super::shared_gallery::{SharedImageId, shared_reference};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 
 const CACHING: [&str; 3] = ["None", "ReadOnly", "ReadWrite"];
 const MAX_LUN: i64 = 63;
+const COMMUNITY: &str = "communityGalleryImageId";
 
 /// Where a stored body's bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub enum Source {
     /// A managed image, a VM or another version.
     Resource(ResourceId),
     VirtualMachine(ResourceId),
+    /// An image of a community gallery.
+    Community(SharedImageId),
     Disks {
         os: Option<DiskOrBlob>,
         data: Vec<DataDisk>,
@@ -49,6 +53,9 @@ pub fn source(body: &Value) -> Option<Source> {
     }
     if let Some(id) = id(&profile["source"]["virtualMachineId"]) {
         return Some(Source::VirtualMachine(id));
+    }
+    if let Some(id) = SharedImageId::of_reference(&profile["source"]) {
+        return Some(Source::Community(id));
     }
     let disk = |v: &Value| {
         let text = |name: &str| v["source"][name].as_str().map(str::to_owned);
@@ -80,18 +87,15 @@ pub(super) fn storage_profile(properties: &Fields<'_>, old: Option<&Value>) -> R
     }
 }
 
-/// `{"id": …}` or `{"virtualMachineId": …}`, checked; `None` when there is no source for the whole profile.
+/// `{"id": …}`, `{"virtualMachineId": …}` or `{"communityGalleryImageId": …}`, checked; `None` when there is no source for the
+/// whole profile.
 fn whole_source(properties: &Fields<'_>, given: &Fields<'_>) -> Result<Option<Value>, ArmError> {
     let source = given.object("source")?;
     let legacy = properties.object("publishingProfile")?.object("source")?.object("managedImage")?.str("id")?;
     let id = source.str("id")?.or(legacy);
     let vm = source.str("virtualMachineId")?;
-    if source.str("communityGalleryImageId")?.is_some() {
-        return Err(not_offered(&source.path("communityGalleryImageId"), "this server has no community galleries yet"));
-    }
-    match (id, vm) {
-        (Some(_), Some(_)) => Err(one_source_only(given)),
-        (Some(id), None) => {
+    match (id, vm, community_source(&source)?) {
+        (Some(id), None, None) => {
             check_kind(
                 &id,
                 &[
@@ -104,12 +108,21 @@ fn whole_source(properties: &Fields<'_>, given: &Fields<'_>) -> Result<Option<Va
             )?;
             Ok(Some(json!({"id": id})))
         }
-        (None, Some(vm)) => {
+        (None, Some(vm), None) => {
             let path = source.path("virtualMachineId");
             check_kind(&vm, &["microsoft.compute/virtualmachines"], "must be a virtual machine", &path)?;
             Ok(Some(json!({"virtualMachineId": vm})))
         }
-        (None, None) => Ok(None),
+        (None, None, shared) => Ok(shared),
+        _ => Err(one_source_only(given)),
+    }
+}
+
+/// An image of a community gallery, with or without a version (Swagger example `…_WithCommunityImageVersionAsSource`).
+fn community_source(source: &Fields<'_>) -> Result<Option<Value>, ArmError> {
+    match source.str(COMMUNITY)? {
+        Some(_) => shared_reference(source),
+        None => Ok(None),
     }
 }
 
@@ -262,7 +275,7 @@ fn update(given: &Fields<'_>, whole: Option<&Value>, stored: &Value) -> Result<(
     let refuse = |path: String| Err(ArmError::property_change_not_allowed(&path));
     if let Some(whole) = whole {
         let source = given.object("source")?;
-        for name in ["id", "virtualMachineId"] {
+        for name in ["id", "virtualMachineId", COMMUNITY] {
             if whole.get(name).is_some() && !equal(&whole[name], &stored["source"][name]) {
                 return refuse(source.path(name));
             }

@@ -516,3 +516,26 @@ fn any_json() -> impl Strategy<Value = Value> {
         ]
     })
 }
+
+/// Swagger example `GalleryImageVersion_Create_WithCommunityImageVersionAsSource`.
+#[test]
+fn a_community_image_as_source() {
+    let of = |source: Value| body(json!({}), json!({"source": source}));
+    let image = "/communityGalleries/pub-1/images/i";
+    let given = of(json!({"communityGalleryImageId": image}));
+    let stored = create(&given).unwrap();
+    assert_eq!(stored["properties"]["storageProfile"], json!({"source": {"communityGalleryImageId": image}}));
+    let Some(Source::Community(found)) = source(&stored) else { panic!("a community image was expected") };
+    assert_eq!(found.to_string(), "/CommunityGalleries/pub-1/Images/i");
+    assert_eq!(update(&given, Some(&stored)).unwrap(), stored);
+    let other = of(json!({"communityGalleryImageId": format!("{image}2")}));
+    assert_eq!(update(&other, Some(&stored)).unwrap_err().code, "PropertyChangeNotAllowed");
+    for bad in [
+        json!({"communityGalleryImageId": "pub-1"}),
+        json!({"communityGalleryImageId": "/SharedGalleries/g/Images/i"}),
+        json!({"communityGalleryImageId": image, "virtualMachineId": VM}),
+        json!({"communityGalleryImageId": image, "id": IMAGE}),
+    ] {
+        assert_eq!(create(&of(bad.clone())).unwrap_err().code, "InvalidParameter", "{bad}");
+    }
+}

@@ -60,6 +60,12 @@ fn what_az_sends_is_taken() {
     assert_eq!(attached["properties"]["storageProfile"]["osDisk"]["osType"], "Linux");
     assert!(attached["properties"].get("osProfile").is_none());
 
+    let shared = "/SharedGalleries/0000-G/Images/i/Versions/1.0.0";
+    let mut profile = from_image();
+    profile["imageReference"] = json!({"sharedGalleryImageId": shared});
+    let body = made(of_az(profile, Some(user()))).unwrap();
+    assert_eq!(body["properties"]["storageProfile"]["imageReference"], json!({"sharedGalleryImageId": shared}));
+
     // Packer 1.6.6.
     let mut packer = of_az(from_image(), Some(user()));
     packer["properties"]["diagnosticsProfile"] = json!({"bootDiagnostics": {"enabled": false}});

@@ -1,7 +1,7 @@
 //! Where the bytes of a new disk or snapshot are. Nothing is read here: what is found is referenced with the new row, and
 //! moved by `disk.create` or `disk.copy` where the reference alone is not enough.
 
-use super::super::virtual_machine::resolve_image;
+use super::super::virtual_machine::{ImageSource, resolve_image, resolve_shared};
 use crate::db_error;
 use crate::operations::disk_copy::CopyParams;
 use crate::provider::{Context, Start};
@@ -65,7 +65,15 @@ pub(in super::super) async fn find(
             let region = row.map_or_else(|| location.to_owned(), |r| r.location);
             Source::of_disk(copy_source(cx, source, &region).await?, true).map(Some)
         }
-        Origin::Image { id: image, lun } => from_image(cx, id, image, *lun, location).await.map(Some),
+        Origin::Image { id: image, lun } => {
+            let image = resolve_image(cx, &image.to_string(), location).await?;
+            image.check_subscription(id, "disk")?;
+            from_image(cx, image, *lun, location).await.map(Some)
+        }
+        Origin::SharedImage { id: image, lun } => {
+            let image = resolve_shared(cx, image, &id.subscription, location).await?;
+            from_image(cx, image, *lun, location).await.map(Some)
+        }
         Origin::Import { uri, account, guest_state_uri } => {
             let found = blob(cx, uri, account.as_ref(), location).await?;
             let (guest_state, guest_state_holder) = match guest_state_uri {
@@ -89,15 +97,7 @@ pub(in super::super) async fn find(
     }
 }
 
-async fn from_image(
-    cx: Context<'_>,
-    id: &ResourceId,
-    image: &ResourceId,
-    lun: Option<i64>,
-    location: &str,
-) -> Result<Source, ArmError> {
-    let image = resolve_image(cx, &image.to_string(), location).await?;
-    image.check_subscription(id, "disk")?;
+async fn from_image(cx: Context<'_>, image: ImageSource, lun: Option<i64>, location: &str) -> Result<Source, ArmError> {
     let holder = image.version_id.to_ascii_lowercase();
     let stored = match lun {
         None => image.os_disk,

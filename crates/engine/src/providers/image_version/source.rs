@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! osDiskImage, dataDiskImages   a disk, snapshot or VHD blob each      the OS disk must fit the definition
-//! source.id                     another version, a managed image,
-//! source.virtualMachineId       a machine that is off                  with all their disks
+//! source.id                     another version, a managed image,   ┐
+//! source.virtualMachineId       a machine that is off,              │  with all their disks
+//! source.communityGalleryImageId   a version of a community gallery ┘
 //! ```
 
+use super::super::virtual_machine::resolve_shared;
 use crate::db_error;
 use crate::provider::Context;
 use crate::sources::{
@@ -13,11 +15,13 @@ use crate::sources::{
 };
 use crate::stored::{ImageVersionInternal, Stored, internal};
 use lazuli_arm::bodies::image_version::{self, DataDisk, DiskOrBlob, Source, SourceFacts};
+use lazuli_arm::bodies::shared_gallery::SharedImageId;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Expect, Operation, OperationQuery, OperationState, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 const VERSION: &str = "microsoft.compute/galleries/images/versions";
 const IMAGE: &str = "microsoft.compute/images";
@@ -77,6 +81,7 @@ pub(super) async fn find(
             from_image(cx, id, &source, home).await?
         }
         Some(Source::Resource(source) | Source::VirtualMachine(source)) => from_machine(cx, &source, home).await?,
+        Some(Source::Community(source)) => from_shared(cx, id, &source, home).await?,
         Some(Source::Disks { os: None, .. }) | None => {
             return Err(ArmError::internal("a version without a source was stored"));
         }
@@ -108,7 +113,7 @@ async fn readable(cx: Context<'_>, source: &ResourceId, home: &str) -> Result<Re
         .ok_or_else(|| not_found(source))
 }
 
-fn not_found(source: &ResourceId) -> ArmError {
+fn not_found(source: impl Display) -> ArmError {
     ArmError::new(
         404,
         "NotFound",
@@ -184,10 +189,24 @@ fn facts_of_disk(body: &Value) -> SourceFacts {
 
 async fn from_version(cx: Context<'_>, id: &ResourceId, home: &str) -> Result<Found, ArmError> {
     let row = readable(cx, id, home).await?;
+    let shown = row.id.clone();
+    of_version(cx, row, home, shown).await
+}
+
+/// A version of a gallery that is shared with everybody: no right in its subscription is asked for.
+async fn from_shared(cx: Context<'_>, id: &ResourceId, source: &SharedImageId, home: &str) -> Result<Found, ArmError> {
+    let missing = |e: ArmError| if e.code == "GalleryImageNotFound" { not_found(source) } else { e };
+    let image = resolve_shared(cx, source, &id.subscription, home).await.map_err(missing)?;
+    let row = cx.engine.db().resource(&image.version_id.to_ascii_lowercase()).await.map_err(db_error)?;
+    of_version(cx, row.ok_or_else(|| not_found(source))?, home, image.shown_id).await
+}
+
+/// `shown`: the id by which whoever makes a new version of it knows it.
+async fn of_version(cx: Context<'_>, row: Resource, home: &str, shown: String) -> Result<Found, ArmError> {
     let state: ImageVersionInternal = internal(&row)?;
-    let here = state.regions.get(home).is_some_and(|r| r.state == "Completed");
+    let here = state.serves(home);
     let (Some(os), true) = (state.os_disk, here) else {
-        return Err(not_found(id));
+        return Err(not_found(shown));
     };
     let definition = match &row.parent {
         Some(parent) => cx.engine.db().resource(parent).await.map_err(db_error)?,
@@ -203,7 +222,7 @@ async fn from_version(cx: Context<'_>, id: &ResourceId, home: &str) -> Result<Fo
     let os = part(os, caching(&profile["osDiskImage"], "ReadWrite"));
     let source = VersionSource { os, data, managed_image: None };
     let facts = definition.map(|d| SourceFacts::of_definition(&d.body)).unwrap_or_default();
-    Ok(Found { source, facts, source_id: row.id, changes: vec![Change::RequireResource { key: row.key }] })
+    Ok(Found { source, facts, source_id: shown, changes: vec![Change::RequireResource { key: row.key }] })
 }
 
 /// The member of a list of disks that has this LUN.

@@ -4,10 +4,13 @@ use super::data_disks::ImageDataDisk;
 use crate::db_error;
 use crate::platform_images::{Published, Reference, catalogue_id};
 use crate::provider::Context;
+use crate::shared_galleries::{VERSIONS, serves};
 use crate::sources::{self, SourceImage};
 use crate::stored::{ImageVersionInternal, Stored, internal};
 use lazuli_arm::bodies::image_definition::security_type_of;
+use lazuli_arm::bodies::image_version::is_latest_candidate;
 use lazuli_arm::bodies::managed_image;
+use lazuli_arm::bodies::shared_gallery::{SharedGalleryKind, SharedImageId};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Resource, ResourceQuery};
 use serde_json::{Value, json};
@@ -17,6 +20,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ImageKind {
     Version,
+    /// A version of a gallery that is shared with the consumer, who need have no right where it is.
+    Shared(SharedGalleryKind),
     /// Serves its own subscription only (MI-5).
     Managed,
     Platform,
@@ -69,21 +74,26 @@ impl ImageSource {
 
     /// `creationData` of a disk that is made from it.
     pub(crate) fn creation_data(&self) -> Value {
-        let name = match self.kind {
-            ImageKind::Version => "galleryImageReference",
-            ImageKind::Managed | ImageKind::Platform => "imageReference",
+        let (name, member) = match self.kind {
+            ImageKind::Version => ("galleryImageReference", "id"),
+            ImageKind::Shared(kind) => ("galleryImageReference", kind.member()),
+            ImageKind::Managed | ImageKind::Platform => ("imageReference", "id"),
         };
-        json!({"createOption": "FromImage", name: {"id": self.shown_id}})
+        json!({"createOption": "FromImage", name: {member: self.shown_id}})
     }
 }
 
-/// An `imageReference`: the id of an image, or a platform image by publisher, offer, SKU and version.
+/// An `imageReference` of something that is made in a subscription: the id of an image, that under which it is shared with the
+/// subscription, or a platform image by publisher, offer, SKU and version.
 pub(crate) async fn resolve_reference(
     cx: Context<'_>,
     reference: &Value,
     subscription: &str,
     location: &str,
 ) -> Result<ImageSource, ArmError> {
+    if let Some(shared) = SharedImageId::of_reference(reference) {
+        return resolve_shared(cx, &shared, subscription, location).await;
+    }
     match Reference::of_body(reference) {
         Some(platform) => platform_image(cx, &platform, subscription, location).await,
         None => resolve_image(cx, reference["id"].as_str().unwrap_or_default(), location).await,
@@ -170,36 +180,93 @@ pub(crate) async fn resolve_image(cx: Context<'_>, reference: &str, location: &s
     let right = "Microsoft.Compute/galleries/images/versions/read";
     cx.engine.authorize_link(&cx.call.caller, &id.to_string(), right).await?;
     let definition = cx.engine.db().resource(&definition_id.key()).await.map_err(db_error)?;
-    let definition = definition.ok_or_else(|| not_available(&id, location))?;
-    let version = match &wanted {
-        Some(name) => {
-            let row = cx.engine.db().resource(&definition_id.child("versions", name).key()).await.map_err(db_error)?;
-            row.ok_or_else(|| not_available(&id, location))?
+    let definition = definition.ok_or_else(|| not_available(&id.to_string(), location))?;
+    let found = match &wanted {
+        Some(name) => find_version(cx, &definition, name, location).await?,
+        None => Some(latest(cx, &definition, &definition.id, location).await?),
+    };
+    let found = found.ok_or_else(|| not_available(&id.to_string(), location))?;
+    let shown_id = found.row.id.clone();
+    Ok(found.image(&definition, ImageKind::Version, shown_id))
+}
+
+/// An image of a gallery that is shared with this subscription or its tenant, or with everybody (GA-6, IV-17): no right in the
+/// subscription of its owner is asked for. Its version goes by the rules of the owner's own (IV-11).
+///
+/// # Errors
+/// 404 `GalleryImageNotFound`, whether it is not there, not shared or not in the region.
+pub(crate) async fn resolve_shared(
+    cx: Context<'_>,
+    id: &SharedImageId,
+    subscription: &str,
+    location: &str,
+) -> Result<ImageSource, ArmError> {
+    let consumer = cx.engine.consumer(&cx.call.caller, subscription).await?;
+    let definition = cx.engine.shared_definition(id, &consumer).await?;
+    // Recorded with its quotation marks.
+    let absent = || {
+        let mut error = not_available(&id.to_string(), location);
+        error.message = format!("\"{}\"", error.message);
+        error
+    };
+    let definition = definition.ok_or_else(absent)?;
+    let found = match &id.version {
+        Some(name) => find_version(cx, &definition, name, location).await?,
+        None => Some(latest(cx, &definition, &id.to_string(), location).await?),
+    };
+    let found = found.ok_or_else(absent)?;
+    let shown_id = SharedImageId { version: Some(found.row.name.clone()), ..id.clone() }.to_string();
+    Ok(found.image(&definition, ImageKind::Shared(id.kind), shown_id))
+}
+
+/// A version that a region serves.
+struct Found {
+    row: Resource,
+    os_disk: Stored,
+    data_disks: BTreeMap<u32, Stored>,
+}
+
+impl Found {
+    /// `None`: not, or not yet.
+    fn of(row: Resource, location: &str) -> Result<Option<Self>, ArmError> {
+        let state: ImageVersionInternal = internal(&row)?;
+        let here = state.serves(location);
+        let ImageVersionInternal { os_disk, data_disks, .. } = state;
+        Ok(os_disk.filter(|_| here).map(|os_disk| Self { row, os_disk, data_disks }))
+    }
+
+    fn image(self, definition: &Resource, kind: ImageKind, shown_id: String) -> ImageSource {
+        let Self { row, os_disk, data_disks: stored } = self;
+        let properties = &definition.body["properties"];
+        let text = |name: &str, default: &str| properties[name].as_str().unwrap_or(default).to_owned();
+        ImageSource {
+            security_type: security_type_of(&definition.body, &row.name),
+            uefi_settings: row.body["properties"]["securityProfile"]["uefiSettings"].clone(),
+            exact_version: Some(row.name),
+            shown_id,
+            plan: properties.get("purchasePlan").filter(|p| !p.is_null()).cloned(),
+            kind,
+            os_disk,
+            data_disks: data_disks(&row.body["properties"]["storageProfile"]["dataDiskImages"], "hostCaching", stored),
+            version_id: row.id,
+            os_type: text("osType", "Linux"),
+            generation: text("hyperVGeneration", "V1"),
+            generalized: text("osState", "Generalized").eq_ignore_ascii_case("Generalized"),
         }
-        None => latest(cx, &definition, location).await?,
-    };
-    let state: ImageVersionInternal = internal(&version)?;
-    let data_disks =
-        data_disks(&version.body["properties"]["storageProfile"]["dataDiskImages"], "hostCaching", state.data_disks);
-    let ready = state.regions.get(location).is_some_and(|r| r.state == "Completed");
-    let (Some(os_disk), true) = (state.os_disk, ready) else {
-        return Err(not_available(&id, location));
-    };
-    let text = |name: &str, default: &str| definition.body["properties"][name].as_str().unwrap_or(default).to_owned();
-    Ok(ImageSource {
-        security_type: security_type_of(&definition.body, &version.name),
-        uefi_settings: version.body["properties"]["securityProfile"]["uefiSettings"].clone(),
-        exact_version: Some(version.name.clone()),
-        shown_id: version.id.clone(),
-        version_id: version.id,
-        plan: definition.body["properties"].get("purchasePlan").filter(|p| !p.is_null()).cloned(),
-        kind: ImageKind::Version,
-        os_disk,
-        data_disks,
-        os_type: text("osType", "Linux"),
-        generation: text("hyperVGeneration", "V1"),
-        generalized: text("osState", "Generalized").eq_ignore_ascii_case("Generalized"),
-    })
+    }
+}
+
+async fn find_version(
+    cx: Context<'_>,
+    definition: &Resource,
+    name: &str,
+    location: &str,
+) -> Result<Option<Found>, ArmError> {
+    let key = format!("{}/versions/{name}", definition.key).to_ascii_lowercase();
+    match cx.engine.db().resource(&key).await.map_err(db_error)? {
+        Some(row) => Found::of(row, location),
+        None => Ok(None),
+    }
 }
 
 /// An image's data disks with their caching, which is a member of this name in what its body shows (MD-10).
@@ -237,24 +304,13 @@ async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Ima
 /// Versions that are read at once to find the latest.
 const LATEST_PAGE: i64 = 20;
 
-/// The newest version by Major.Minor.Patch that serves this region and is not excluded from latest.
-async fn latest(cx: Context<'_>, definition: &Resource, location: &str) -> Result<Resource, ArmError> {
-    let excluded = |r: &Resource| {
-        let profile = &r.body["properties"]["publishingProfile"];
-        let here = profile["targetRegions"].as_array().into_iter().flatten().any(|t| {
-            let name = t["name"].as_str().and_then(lazuli_arm::locations::normalize);
-            name.is_some_and(|n| n.name == location) && t["excludeFromLatest"] == Value::Bool(true)
-        });
-        profile["excludeFromLatest"] == Value::Bool(true) || here
-    };
-    let serves = |r: &Resource| {
-        internal::<ImageVersionInternal>(r)
-            .is_ok_and(|s| s.regions.get(location).is_some_and(|region| region.state == "Completed"))
-    };
-    let fits = |r: &Resource| !excluded(r) && serves(r) && r.provisioning_state != "Deleting";
+/// The newest version by Major.Minor.Patch that serves this region and is not excluded from latest. `shown`: the definition, for
+/// who asks.
+async fn latest(cx: Context<'_>, definition: &Resource, shown: &str, location: &str) -> Result<Found, ArmError> {
+    let fits = |r: &Resource| is_latest_candidate(&r.body, location) && serves(r, location);
     // Lists of versions go by number: the last that fits is it, and is nearly always among the first few from the end.
     let mut query = ResourceQuery {
-        kind: Some("microsoft.compute/galleries/images/versions".to_owned()),
+        kind: Some(VERSIONS.to_owned()),
         under: Some(definition.key.clone()),
         descending: true,
         limit: Some(LATEST_PAGE),
@@ -263,7 +319,9 @@ async fn latest(cx: Context<'_>, definition: &Resource, location: &str) -> Resul
     loop {
         let versions = cx.engine.db().resources(&query).await.map_err(db_error)?;
         query.after = versions.last().map(|r| r.sort_key.clone());
-        if let Some(found) = versions.into_iter().find(fits) {
+        if let Some(row) = versions.into_iter().find(fits)
+            && let Some(found) = Found::of(row, location)?
+        {
             return Ok(found);
         }
         if query.after.is_none() {
@@ -273,12 +331,12 @@ async fn latest(cx: Context<'_>, definition: &Resource, location: &str) -> Resul
     Err(ArmError::new(
         404,
         "GalleryImageNotFound",
-        format!("There is no latest image version exists for \"{}\" in location {location}.", definition.id),
+        format!("There is no latest image version exists for \"{shown}\" in location {location}."),
     )
     .target("imageReference"))
 }
 
-fn not_available(id: &ResourceId, location: &str) -> ArmError {
+fn not_available(id: &str, location: &str) -> ArmError {
     ArmError::new(
         404,
         "GalleryImageNotFound",
