@@ -8,6 +8,7 @@ use crate::backend::ArmBackend;
 use crate::blob::{self, BlobPlane, BlobRequest};
 use crate::body;
 use crate::context::Context;
+use crate::graph;
 use crate::identity::{TokenConfig, authorize, bearer, device, metadata, openid, token};
 use crate::net::hosts::{OwnHosts, Service};
 use crate::net::server::Handler;
@@ -113,6 +114,7 @@ async fn identity_or_arm(app: &App, context: &Context, route: Route, body: Body)
             }
         }
         Route::Arm => management(app, context, body).await,
+        Route::Graph { path } => graph::handle(app, context, &path, body).await,
         Route::Blob { .. } | Route::Nothing => respond::error(&no_route(context)),
     }
 }
@@ -169,15 +171,37 @@ enum Route {
     Health,
     Metadata,
     Instance,
-    OpenId { tenant: String, version: TokenVersion },
+    OpenId {
+        tenant: String,
+        version: TokenVersion,
+    },
     Keys,
-    Token { tenant: String, endpoint: token::Endpoint },
-    Authorize { tenant: String, endpoint: token::Endpoint },
-    DeviceCode { tenant: String, endpoint: token::Endpoint },
+    Token {
+        tenant: String,
+        endpoint: token::Endpoint,
+    },
+    Authorize {
+        tenant: String,
+        endpoint: token::Endpoint,
+    },
+    DeviceCode {
+        tenant: String,
+        endpoint: token::Endpoint,
+    },
     DevicePage,
-    UserRealm { login: String },
+    UserRealm {
+        login: String,
+    },
     Arm,
-    Blob { account: String, path: String, path_style: bool },
+    /// Below the version.
+    Graph {
+        path: Vec<String>,
+    },
+    Blob {
+        account: String,
+        path: String,
+        path_style: bool,
+    },
     Nothing,
 }
 
@@ -187,10 +211,12 @@ fn route(context: &Context) -> Route {
             Route::Blob { account: account.clone(), path: context.raw_path.clone(), path_style: false }
         }
         Service::Absent(_) => Route::Nothing,
+        Service::Graph(_) => graph_route(context).unwrap_or(Route::Nothing),
         Service::Login(_) => sign_in_route(context).unwrap_or(Route::Nothing),
         Service::Arm(_) => management_route(context).unwrap_or(Route::Arm),
         Service::Own => {
-            management_route(context).or_else(|| sign_in_route(context)).unwrap_or_else(|| account_route(context))
+            let known = management_route(context).or_else(|| graph_route(context)).or_else(|| sign_in_route(context));
+            known.unwrap_or_else(|| account_route(context))
         }
     }
 }
@@ -206,6 +232,10 @@ fn management_route(context: &Context) -> Option<Route> {
     }
     let first = ["subscriptions", "providers", "tenants"].iter().any(|word| is(0, word));
     first.then_some(Route::Arm)
+}
+
+fn graph_route(context: &Context) -> Option<Route> {
+    graph::path_of(context).map(|path| Route::Graph { path })
 }
 
 fn sign_in_route(context: &Context) -> Option<Route> {
@@ -272,7 +302,12 @@ mod tests {
         assert_eq!(routed("acct.blob.core.windows.net", "/c%2Fb"), blob);
         assert_eq!(routed("management.azure.com", "/whatever"), Route::Arm);
         assert_eq!(routed("login.windows.net", "/subscriptions"), Route::Nothing);
-        assert_eq!(routed("graph.microsoft.com", "/v1.0/me"), Route::Nothing);
+        assert_eq!(routed("graph.microsoft.com", "/v1.0/me"), Route::Graph { path: vec!["me".into()] });
+        assert_eq!(routed("graph.microsoft.com", "/v2.0/me"), Route::Nothing);
+        assert_eq!(own("/graph/v1.0/users/a"), Route::Graph { path: vec!["users".into(), "a".into()] });
+        // An account may have this name, but no container the other.
+        let blob = Route::Blob { account: "graph".into(), path: "/container/b".into(), path_style: true };
+        assert_eq!(own("/graph/container/b"), blob);
         assert_eq!(own("/"), Route::Nothing);
         assert_eq!(own("/devicelogin"), Route::DevicePage);
         assert_eq!(own("/common/userrealm/A@x"), Route::UserRealm { login: "A@x".into() });

@@ -75,7 +75,9 @@ impl Context {
     pub fn cloud(&self) -> Option<Cloud> {
         match &self.service {
             Service::Own => None,
-            Service::Arm(cloud) | Service::Login(cloud) | Service::Absent(cloud) => Some(*cloud),
+            Service::Arm(cloud) | Service::Login(cloud) | Service::Graph(cloud) | Service::Absent(cloud) => {
+                Some(*cloud)
+            }
             Service::Blob { cloud, .. } => *cloud,
         }
     }

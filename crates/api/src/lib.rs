@@ -6,6 +6,7 @@
 //! ```text
 //! TLS (net) ─> app: host + path ─┬─> identity   metadata, OpenID, tokens
 //! CONNECT (net::proxy) ──────────┤─> arm        bearer check, dispatch, long-running operations
+//!                                ├─> graph      Microsoft Graph: the directory
 //!                                └─> blob       storage accounts and disk SAS URLs, by host label or first segment
 //! ```
 
@@ -15,6 +16,7 @@ pub mod backend;
 pub mod blob;
 mod body;
 mod context;
+mod graph;
 mod identity;
 mod net;
 mod record;

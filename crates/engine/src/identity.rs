@@ -5,25 +5,36 @@
 
 mod client;
 mod device;
+mod federated;
 mod interactive;
+mod issuers;
 mod operator;
 mod sessions;
 mod users;
 
 pub use client::ClientProof;
 pub use device::{DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, POLL_INTERVAL_SECONDS};
+pub use federated::FederationError;
 pub use interactive::InteractiveClient;
+pub use issuers::IssuerError;
 pub use operator::{NewClient, NewUser, OperatorError};
 pub use sessions::{CodeRequest, GrantError, Resumed, Session};
 pub use users::SignedIn;
 
+pub(crate) use client::{CERTIFICATE, SECRET, certificate_credential, secret_credential};
+pub(crate) use federated::{FEDERATED, MAX_FEDERATED, Trust};
+pub(crate) use issuers::Issuers;
+pub(crate) use users::{USER, hash_password, is_login, normal};
+
 use crate::authorization::access::Rights;
 use crate::call::Caller;
+use crate::directory::{GLOBAL_ADMINISTRATOR, SERVICE_PRINCIPAL};
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
 use lazuli_authz::assertion::AssertionError;
 use lazuli_authz::rbac::{DATA_OPERATOR_FOR_MANAGED_DISKS, OWNER, STORAGE_BLOB_DATA_OWNER};
-use lazuli_meta::model::{Principal, RoleAssignment, Subscription, Tenant};
+use lazuli_meta::WriteError;
+use lazuli_meta::model::{Application, Change, Principal, RoleAssignment, Subscription, Tenant, Write};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -38,6 +49,8 @@ pub enum SignInError {
     WrongSecret,
     #[error(transparent)]
     Assertion(#[from] AssertionError),
+    #[error(transparent)]
+    Federation(#[from] FederationError),
     #[error("there is no user with this login and password")]
     WrongPassword,
     #[error("too many passwords were tried; wait some minutes")]
@@ -62,6 +75,9 @@ pub struct Bootstrap {
     pub client_id: String,
     pub client_secret: String,
 }
+
+/// The end of the first secret: the last moment of the year 9999.
+const NEVER_MS: i64 = 253_402_300_799_000;
 
 /// Setting: the tenant of the server's operator.
 pub(crate) const BOOTSTRAPPED: &str = "bootstrapped";
@@ -127,12 +143,27 @@ impl Engine {
             tenant: new.tenant_id.clone(),
             app_id: new.client_id.clone(),
             display_name: "lazuli-owner".into(),
-            kind: "ServicePrincipal".into(),
-            secret_hash: lazuli_authz::secret::hash(&new.client_secret).map_err(|_| no_randomness())?,
+            kind: SERVICE_PRINCIPAL.into(),
+            secret_hash: String::new(),
             login: String::new(),
-            body: json!({}),
+            body: json!({"directoryRoles": [GLOBAL_ADMINISTRATOR]}),
         };
-        db.put_principal(&owner).await.map_err(db_error)?;
+        let mut changes = vec![Change::PutPrincipal(owner)];
+        if db.application_by_app(&new.client_id).await.map_err(db_error)?.is_none() {
+            changes.push(Change::PutApplication(Application {
+                id: Uuid::new_v4().to_string(),
+                tenant: new.tenant_id.clone(),
+                app_id: new.client_id.clone(),
+                body: json!({"displayName": "lazuli-owner"}),
+            }));
+        }
+        if db.credentials(&new.client_id).await.map_err(db_error)?.is_empty() {
+            changes.push(Change::PutCredential(client::kept_secret(&new.client_id, &new.client_secret, NEVER_MS)?));
+        }
+        db.write(Write { fence: None, changes }).await.map_err(|e| match e {
+            WriteError::Conflict(conflict) => ArmError::internal(conflict),
+            WriteError::Db(e) => db_error(e),
+        })?;
         let scope = format!("/subscriptions/{}", new.subscription_id);
         let existing = db.role_assignments(Some(&new.object_id), Some(&scope)).await.map_err(db_error)?;
         // Owners have no data actions: without the other roles the first principal could not read a blob or a disk with its

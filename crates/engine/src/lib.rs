@@ -13,6 +13,7 @@ mod capture;
 mod claims;
 mod content;
 mod deployments;
+pub mod directory;
 pub mod grant;
 mod identity;
 pub mod operation;
@@ -38,11 +39,12 @@ mod usage;
 mod write;
 
 pub use identity::{
-    Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, GrantError,
-    InteractiveClient, NewClient, NewUser, OperatorError, POLL_INTERVAL_SECONDS, Resumed, Session, SignInError,
-    SignedIn, generate_secret,
+    Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, FederationError,
+    GrantError, InteractiveClient, IssuerError, NewClient, NewUser, OperatorError, POLL_INTERVAL_SECONDS, Resumed,
+    Session, SignInError, SignedIn, generate_secret,
 };
 pub use lazuli_authz::assertion::AssertionError;
+pub use lazuli_authz::federated::FederatedError;
 pub use lazuli_meta::model::{Principal, Subscription, Tenant};
 pub use region_stores::{RegionSettings, RegionStores, region_name};
 pub use secrets::OpenError;
@@ -76,6 +78,8 @@ pub struct EngineConfig {
     /// The largest disk that an image version may have, in GiB (mission.md T6). Versions that are replicated `Shallow` may have
     /// disks of 32 TiB.
     pub max_image_disk_gib: u64,
+    /// Issuers of federated tokens that may be asked for their keys over plain http.
+    pub http_issuers: Vec<String>,
     /// The stores of regions (canonical short names) that are not one folder below `data_dir`.
     pub regions: BTreeMap<String, RegionSettings>,
 }
@@ -91,6 +95,7 @@ impl EngineConfig {
             provisioning_time: Duration::from_secs(20 * 60),
             host_time: Duration::from_secs(60),
             max_image_disk_gib: 2048,
+            http_issuers: vec![],
             regions: BTreeMap::new(),
         }
     }
@@ -111,6 +116,7 @@ struct Inner {
     providers: HashMap<String, Arc<dyn Provider>>,
     operations: HashMap<&'static str, Arc<dyn Operation>>,
     access: Arc<authorization::access::KeptAccess>,
+    issuers: identity::Issuers,
     /// Counts writes to network resources.
     network_changes: tokio::sync::watch::Sender<u64>,
 }
@@ -132,6 +138,7 @@ impl Engine {
         let host = HostClient::new(config.data_dir.join("host").join("host.sock"));
         let providers = providers::all().into_iter().map(|p| (p.resource_type().to_ascii_lowercase(), p)).collect();
         let operations = operations::all().into_iter().map(|o| (o.kind(), o)).collect();
+        let issuers = identity::Issuers::new(config.http_issuers.clone());
         Ok(Self(Arc::new(Inner {
             config,
             db,
@@ -143,6 +150,7 @@ impl Engine {
             providers,
             operations,
             access,
+            issuers,
             network_changes: tokio::sync::watch::Sender::new(0),
         })))
     }
@@ -177,6 +185,10 @@ impl Engine {
         if kind.starts_with("microsoft.network/") {
             self.0.network_changes.send_modify(|n| *n = n.wrapping_add(1));
         }
+    }
+
+    pub(crate) fn issuers(&self) -> &identity::Issuers {
+        &self.0.issuers
     }
 
     pub fn config(&self) -> &EngineConfig {

@@ -37,6 +37,9 @@ enum What {
     /// People, who sign in with a login and a password.
     #[command(subcommand)]
     User(User),
+    /// Who may change everything in a tenant's directory: users, groups, applications (Entra's Global Administrator).
+    #[command(subcommand)]
+    Administrator(Administrator),
     /// Gives a client or a user a role, such as a new subscription's first owner.
     Grant {
         /// Client id, object id, or a user's login.
@@ -102,6 +105,23 @@ enum Client {
         #[arg(long, value_name = "FILE")]
         certificate: PathBuf,
     },
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Administrator {
+    Add(Principal),
+    Remove(Principal),
+    List,
+}
+
+#[derive(Debug, clap::Args)]
+struct Principal {
+    /// Client id, object id, or a user's login.
+    #[arg(long)]
+    principal: String,
+    /// Where several tenants know it.
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -211,10 +231,27 @@ async fn act(engine: &Engine, dir: &DataDir, what: What) -> anyhow::Result<Value
             json!({"clientId": client, "thumbprint": thumbprint})
         }
         What::User(what) => act_on_users(engine, what).await?,
+        What::Administrator(Administrator::List) => {
+            engine.administrators().await?.iter().map(|p| shown_principal(p, true)).collect()
+        }
+        What::Administrator(Administrator::Add(which)) => set_administrator(engine, &which, true).await?,
+        What::Administrator(Administrator::Remove(which)) => set_administrator(engine, &which, false).await?,
         What::Grant { client, role, scope } => {
             engine.grant_role(&client, &role, &scope).await?;
             json!({"client": client, "role": role, "scope": scope})
         }
+    })
+}
+
+async fn set_administrator(engine: &Engine, which: &Principal, administers: bool) -> anyhow::Result<Value> {
+    let changed = engine.set_administrator(which.tenant.as_deref(), &which.principal, administers).await?;
+    Ok(shown_principal(&changed, administers))
+}
+
+fn shown_principal(principal: &lazuli_engine::Principal, administers: bool) -> Value {
+    json!({
+        "objectId": principal.id, "tenantId": principal.tenant, "displayName": principal.display_name,
+        "administrator": administers,
     })
 }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 /// database = "postgres://…"              # default: SQLite in the data folder
 /// lenient = false                        # accept what Azure refuses but its printed samples need
 /// token_lifetime_seconds = 86399
+/// http_issuers = ["http://idp.internal/realms/a"]   # of federated tokens; all others must be https
 ///
 /// [host]
 /// accelerator = "tcg"                    # or "kvm"; default: KVM where it really runs guests
@@ -44,6 +45,7 @@ pub struct Config {
     pub database: Option<String>,
     pub lenient: bool,
     pub token_lifetime_seconds: Option<u64>,
+    pub http_issuers: Vec<String>,
     pub host: HostSection,
     pub regions: BTreeMap<String, RegionSettings>,
 }

@@ -41,6 +41,7 @@ pub fn engine_config(dir: &DataDir, config: &Config) -> EngineConfig {
     if let Some(database) = &config.database {
         engine.database.clone_from(database);
     }
+    engine.http_issuers.clone_from(&config.http_issuers);
     engine
 }
 

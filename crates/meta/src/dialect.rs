@@ -262,6 +262,7 @@ const SQLITE_MIGRATIONS: Migrations = &[
     (3, "sort_key", include_str!("../migrations/sqlite/0003_sort_key.sql")),
     (4, "identity", include_str!("../migrations/sqlite/0004_identity.sql")),
     (5, "sign_in", include_str!("../migrations/sqlite/0005_sign_in.sql")),
+    (6, "directory", include_str!("../migrations/sqlite/0006_directory.sql")),
 ];
 const POSTGRES_MIGRATIONS: Migrations = &[
     (1, "initial", include_str!("../migrations/postgres/0001_initial.sql")),
@@ -269,6 +270,7 @@ const POSTGRES_MIGRATIONS: Migrations = &[
     (3, "sort_key", include_str!("../migrations/postgres/0003_sort_key.sql")),
     (4, "identity", include_str!("../migrations/postgres/0004_identity.sql")),
     (5, "sign_in", include_str!("../migrations/postgres/0005_sign_in.sql")),
+    (6, "directory", include_str!("../migrations/postgres/0006_directory.sql")),
 ];
 
 fn migrator(migrations: Migrations) -> Migrator {

@@ -316,14 +316,13 @@ impl Db {
         rows.iter().map(lock).collect()
     }
 
-    /// The applications that a tenant registered, ordered by id.
+    /// Every application, ordered by id.
     ///
     /// # Errors
     /// [`MetaError`] of the database.
-    pub async fn applications(&self, tenant: &str) -> Result<Vec<Application>, MetaError> {
-        let select =
-            sql("SELECT id, tenant, app_id, body FROM applications WHERE tenant = $1 ORDER BY id").text(tenant);
-        self.rows(select).await?.iter().map(application).collect()
+    pub async fn applications(&self) -> Result<Vec<Application>, MetaError> {
+        let select = format!("SELECT id, tenant, app_id, body FROM applications ORDER BY id LIMIT {MAX_IDENTITIES}");
+        self.rows(sql(select)).await?.iter().map(application).collect()
     }
 
     /// # Errors
@@ -339,17 +338,16 @@ impl Db {
     /// [`MetaError`] of the database.
     pub async fn credentials(&self, owner: &str) -> Result<Vec<Credential>, MetaError> {
         let select = sql(format!("SELECT {CREDENTIAL} FROM credentials WHERE owner = $1 ORDER BY id")).text(owner);
-        let credential = |row: &Row| {
-            Ok(Credential {
-                id: row.text(0)?,
-                owner: row.text(1)?,
-                kind: row.text(2)?,
-                verifier: row.text(3)?,
-                expires_ms: row.int(4)?,
-                body: row.json("credentials", 5)?,
-            })
-        };
         self.rows(select).await?.iter().map(credential).collect()
+    }
+
+    /// Every credential, ordered by id; without the verifiers, which nobody is shown.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn all_credentials(&self) -> Result<Vec<Credential>, MetaError> {
+        let select = "SELECT id, owner, kind, '', expires_ms, body FROM credentials ORDER BY id";
+        self.rows(sql(select)).await?.iter().map(credential).collect()
     }
 
     /// As [`Change::PutRoleAssignment`].
@@ -429,6 +427,17 @@ fn principal(row: &Row) -> Result<Principal, MetaError> {
         secret_hash: row.text(5)?,
         login: row.text(6)?,
         body: row.json("principals", 7)?,
+    })
+}
+
+fn credential(row: &Row) -> Result<Credential, MetaError> {
+    Ok(Credential {
+        id: row.text(0)?,
+        owner: row.text(1)?,
+        kind: row.text(2)?,
+        verifier: row.text(3)?,
+        expires_ms: row.int(4)?,
+        body: row.json("credentials", 5)?,
     })
 }
 

@@ -68,6 +68,15 @@ pub(crate) async fn storage(app: &App, context: &Context) -> Bearer {
     checked.map_or_else(Bearer::Refused, Bearer::Caller)
 }
 
+/// The caller of a request for the directory, or the answer that refuses it.
+pub(crate) async fn graph(app: &App, context: &Context) -> Result<Caller, ArmError> {
+    let token =
+        bearer(context).map_err(|e| refused("InvalidAuthenticationToken", "Access token is empty.").caused_by(e))?;
+    let bases = app.own.bases();
+    let audiences = identity::graph_audiences(&identity::arm_audiences(&bases, context));
+    principal(app, context, &token, &audiences, &bases).await
+}
+
 async fn principal(
     app: &App,
     context: &Context,

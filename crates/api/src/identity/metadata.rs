@@ -45,7 +45,7 @@ fn own_cloud(base: &str) -> Value {
         "media": base,
         "graph": base,
         "graphAudience": base,
-        "microsoftGraphResourceId": base,
+        "microsoftGraphResourceId": format!("{base}/graph"),
         "batch": base,
         "gallery": base,
         "sqlManagement": base,

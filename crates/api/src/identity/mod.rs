@@ -40,11 +40,12 @@ const ARM_AUDIENCES: &[&str] = &[
     "https://management.core.chinacloudapi.cn/",
 ];
 
+/// Audiences of the directory: Azure's own. Below the server's own names it is `{base}/graph`.
+const GRAPH_AUDIENCES: &[&str] = &["https://graph.microsoft.com/", "https://microsoftgraph.chinacloudapi.cn/"];
+
 /// Other resources that clients ask tokens for; none of these opens anything here.
 const OTHER_AUDIENCES: &[&str] = &[
-    "https://graph.microsoft.com/",
     "https://graph.windows.net/",
-    "https://microsoftgraph.chinacloudapi.cn/",
     "https://graph.chinacloudapi.cn/",
     "https://vault.azure.net/",
     "https://vault.azure.cn/",
@@ -64,10 +65,17 @@ pub(crate) fn arm_audiences(own_bases: &[String], context: &Context) -> Vec<Stri
     all
 }
 
+/// What a token for the directory may be issued for. `arm`: as [`arm_audiences`].
+pub(crate) fn graph_audiences(arm: &[String]) -> Vec<String> {
+    let own = arm.iter().filter(|a| !ARM_AUDIENCES.contains(&a.as_str())).map(|base| format!("{base}/graph"));
+    GRAPH_AUDIENCES.iter().map(|a| (*a).to_owned()).chain(own).collect()
+}
+
 /// Whether tokens are issued for this resource at all.
 pub(crate) fn is_known_resource(resource: &str, arm: &[String]) -> bool {
     let others = STORAGE_AUDIENCES.iter().chain(OTHER_AUDIENCES).copied();
-    arm.iter().map(String::as_str).chain(others).any(|a| lazuli_authz::token::same_resource(a, resource))
+    let graph = graph_audiences(arm);
+    arm.iter().chain(&graph).map(String::as_str).chain(others).any(|a| lazuli_authz::token::same_resource(a, resource))
         || is_account_url(resource)
 }
 

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::respond::{self, Reply};
 use http::StatusCode;
 use lazuli_arm::ArmError;
-use lazuli_engine::{AssertionError, DeviceError, GrantError, SignInError};
+use lazuli_engine::{AssertionError, DeviceError, FederatedError, FederationError, GrantError, SignInError};
 use serde_json::json;
 
 /// A refused sign-in.
@@ -55,6 +55,7 @@ fn refusal_of(error: &SignInError, Subject { tenant, client }: Subject<'_>) -> R
         SignInError::UnknownClient(_) => Refusal::unknown_client(client, tenant),
         SignInError::WrongSecret => Refusal::wrong_secret(client),
         SignInError::Assertion(error) => of_assertion(error, client),
+        SignInError::Federation(error) => of_federation(error),
         SignInError::WrongPassword => grant(50126, "Error validating credentials due to invalid username or password."),
         SignInError::LockedOut => grant(
             50053,
@@ -119,6 +120,40 @@ fn of_assertion(error: &AssertionError, client: &str) -> Refusal {
         AssertionError::Replayed => refuse(
             700_027,
             "Client assertion was used before for this resource. Each must have a 'jti' of its own.".to_owned(),
+        ),
+    }
+}
+
+fn of_federation(error: &FederationError) -> Refusal {
+    let refuse = |code, message: String| Refusal::new(UNAUTHORIZED, "invalid_client", code, message);
+    let unmatched = |code, what: &str, value: &str| {
+        let value: String = value.chars().take(600).filter(|c| !c.is_control()).collect();
+        refuse(
+            code,
+            format!(
+                "No matching federated identity record found for presented assertion {what} '{value}'. Check your federated \
+                 identity credential Subject, Audience and Issuer against the presented assertion. \
+                 https://learn.microsoft.com/entra/workload-id/workload-identity-federation"
+            ),
+        )
+    };
+    match error {
+        FederationError::Issuer(issuer) => unmatched(700_211, "issuer", issuer),
+        FederationError::Subject(subject) => unmatched(700_213, "subject", subject),
+        FederationError::Audience(audience) => unmatched(700_212, "audience", audience),
+        FederationError::Keys(error) => refuse(50166, format!("Request to External OIDC endpoint failed: {error}.")),
+        FederationError::Token(FederatedError::Malformed | FederatedError::Algorithm) => {
+            Refusal::new(BAD, "invalid_request", 50027, format!("JWT token is invalid or malformed: {error}."))
+        }
+        FederationError::Token(FederatedError::UnknownKey | FederatedError::BadSignature) => {
+            refuse(50013, format!("Assertion failed signature validation. [Reason - {error}.]"))
+        }
+        FederationError::Token(FederatedError::Time { now }) => refuse(
+            700_024,
+            format!(
+                "Client assertion is not within its valid time range. Current time: {}.",
+                i64::try_from(*now).ok().and_then(|s| jiff::Timestamp::from_second(s).ok()).unwrap_or_default()
+            ),
         ),
     }
 }

@@ -19,12 +19,14 @@ pub enum Service {
     Own,
     Arm(Cloud),
     Login(Cloud),
+    /// Microsoft Graph: the directory.
+    Graph(Cloud),
     /// Blob storage with the account as the first label: `md-x.z01` or `account`, in lower case.
     Blob {
         account: String,
         cloud: Option<Cloud>,
     },
-    /// A known Azure host of a service that is not served (Graph, Key Vault).
+    /// A known Azure host of a service that is not served (Key Vault, the Graph of before Microsoft Graph).
     Absent(Cloud),
 }
 
@@ -35,7 +37,7 @@ const EXACT: &[(&str, Service)] = &[
     ("login.windows.net", Service::Login(Cloud::Public)),
     ("login.microsoft.com", Service::Login(Cloud::Public)),
     ("sts.windows.net", Service::Login(Cloud::Public)),
-    ("graph.microsoft.com", Service::Absent(Cloud::Public)),
+    ("graph.microsoft.com", Service::Graph(Cloud::Public)),
     ("graph.windows.net", Service::Absent(Cloud::Public)),
     ("vault.azure.net", Service::Absent(Cloud::Public)),
     ("management.chinacloudapi.cn", Service::Arm(Cloud::China)),
@@ -43,7 +45,7 @@ const EXACT: &[(&str, Service)] = &[
     ("login.chinacloudapi.cn", Service::Login(Cloud::China)),
     ("login.partner.microsoftonline.cn", Service::Login(Cloud::China)),
     ("graph.chinacloudapi.cn", Service::Absent(Cloud::China)),
-    ("microsoftgraph.chinacloudapi.cn", Service::Absent(Cloud::China)),
+    ("microsoftgraph.chinacloudapi.cn", Service::Graph(Cloud::China)),
     ("vault.azure.cn", Service::Absent(Cloud::China)),
 ];
 

@@ -2,6 +2,8 @@
 
 mod certificate;
 mod device;
+mod federated;
+mod graph;
 mod page;
 mod refresh;
 mod world;

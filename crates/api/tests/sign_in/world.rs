@@ -34,9 +34,14 @@ pub struct World {
 
 impl World {
     pub async fn start() -> Self {
+        Self::configured(|_| {}).await
+    }
+
+    pub async fn configured(change: impl FnOnce(&mut EngineConfig)) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let settings = EngineConfig::local(dir.path());
+        let mut settings = EngineConfig::local(dir.path());
+        change(&mut settings);
         let db = Db::open(&settings.database).await.unwrap();
         let engine = Engine::open(settings).await.unwrap();
         let owner = Bootstrap::generate().unwrap();

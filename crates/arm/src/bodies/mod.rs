@@ -21,6 +21,7 @@ pub mod blob_container;
 pub mod blob_service;
 pub mod disk;
 pub mod disk_access;
+pub mod federated_identity_credential;
 pub mod gallery;
 pub mod image_definition;
 pub mod image_version;
@@ -33,6 +34,7 @@ pub mod resource_group;
 pub mod shared_gallery;
 pub mod snapshot;
 pub mod storage_account;
+pub mod user_assigned_identity;
 pub mod virtual_machine;
 pub mod virtual_network;
 

@@ -7,7 +7,7 @@ use crate::call::Caller;
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
 use lazuli_authz::rbac::{Assignment, Plane, Policy, Question, RoleDefinition, built_in_roles};
-use lazuli_meta::model::{ManagementLock, Principal, RoleAssignment, Subscription, Tenant};
+use lazuli_meta::model::{Application, ManagementLock, Principal, RoleAssignment, Subscription, Tenant};
 use lazuli_meta::{Db, MetaError};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -29,12 +29,16 @@ pub(crate) struct Access {
     pub tenants: Vec<Tenant>,
     pub subscriptions: HashMap<String, Subscription>,
     pub principals: HashMap<String, Principal>,
+    /// By application id.
+    pub applications: HashMap<String, Application>,
     pub built_in: Vec<RoleDefinition>,
     pub own_roles: Vec<OwnRole>,
     pub assignments: Vec<RoleAssignment>,
     pub locks: Vec<ManagementLock>,
     /// A member's groups, and the groups these are members of.
     groups: HashMap<String, Vec<String>>,
+    /// `(group, member)`, as they are stored.
+    members: Vec<(String, String)>,
     policy: Policy,
 }
 
@@ -63,11 +67,15 @@ impl Access {
             .map(|a| Assignment { principal: a.principal.clone(), role: a.role.clone(), scope: a.scope.clone() })
             .collect();
         let above = subscriptions.iter().map(|s| (s.id.as_str(), root_group(&s.tenant)));
+        let members = db.group_members().await?;
+        let applications = db.applications().await?;
         let policy = Policy::new(built_in.iter().chain(own_roles.iter().map(|r| &r.role)), &known, above);
         Ok(Self {
             changes,
             tenants: db.tenants().await?,
-            groups: closure(&db.group_members().await?),
+            groups: closure(&members),
+            members,
+            applications: applications.into_iter().map(|a| (lower(&a.app_id), a)).collect(),
             locks: db.locks().await?,
             subscriptions: subscriptions.into_iter().map(|s| (lower(&s.id), s)).collect(),
             principals: principals.into_iter().map(|p| (lower(&p.id), p)).collect(),
@@ -84,6 +92,22 @@ impl Access {
 
     pub fn principal(&self, id: &str) -> Option<&Principal> {
         self.principals.get(&id.to_ascii_lowercase())
+    }
+
+    pub fn application(&self, app_id: &str) -> Option<&Application> {
+        self.applications.get(&app_id.to_ascii_lowercase())
+    }
+
+    /// Ids of a group's own members.
+    pub fn members_of<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a str> {
+        let of = self.members.iter().filter(move |(g, _)| g.eq_ignore_ascii_case(group));
+        of.map(|(_, member)| member.as_str())
+    }
+
+    /// Ids of the groups whose own member somebody is.
+    pub fn groups_with<'a>(&'a self, member: &'a str) -> impl Iterator<Item = &'a str> {
+        let of = self.members.iter().filter(move |(_, m)| m.eq_ignore_ascii_case(member));
+        of.map(|(group, _)| group.as_str())
     }
 
     /// The principal and every group that it belongs to.

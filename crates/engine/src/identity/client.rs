@@ -1,13 +1,16 @@
 //! How a client proves who it is: with a secret, or with an assertion signed with a certificate that it registered.
 
-use super::{SignInError, caller_of, operator};
+use super::{SignInError, caller_of, no_randomness};
 use crate::call::Caller;
 use crate::{Engine, db_error, now_ms};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use lazuli_arm::ArmError;
 use lazuli_authz::assertion::{self, AssertionError};
 use lazuli_authz::certificate::Certificate;
-use lazuli_meta::model::{Credential, Principal, Tenant, Ticket};
+use lazuli_authz::federated;
+use lazuli_authz::token::LEEWAY_SECONDS;
+use lazuli_meta::model::{Credential, Tenant, Ticket};
 use serde_json::{Value, json};
 
 /// What a client shows of itself.
@@ -50,12 +53,20 @@ impl Engine {
             return Err(SignInError::UnknownClient(client_id));
         };
         let now = now_ms();
+        // Those of the application, and those of its service principal in this tenant.
         let mut kept = self.db().credentials(&client_id).await.map_err(db_error)?;
-        kept.retain(|c| c.expires_ms > now);
+        kept.extend(self.db().credentials(&principal.id).await.map_err(db_error)?);
+        kept.retain(|c| is_current(c, now));
         match proof {
-            ClientProof::Secret(secret) => prove_secret(&principal, kept, secret).await?,
+            ClientProof::Secret(secret) => prove_secret(kept, secret).await?,
             ClientProof::Assertion { jwt, audiences, resource } => {
-                self.prove_assertion(&client_id, kept, jwt, audiences, resource).await?;
+                // What a client signs itself names itself; all else is another issuer's.
+                match federated::claimed(jwt) {
+                    Ok(claimed) if !claimed.issuer.eq_ignore_ascii_case(&client_id) && claimed.issuer.contains(':') => {
+                        self.prove_federated(&kept, jwt).await?;
+                    }
+                    _ => self.prove_assertion(&client_id, kept, jwt, audiences, resource).await?,
+                }
             }
         }
         if principal.body["accountEnabled"] == false {
@@ -97,21 +108,60 @@ impl Engine {
     }
 }
 
-async fn prove_secret(principal: &Principal, kept: Vec<Credential>, secret: &str) -> Result<(), SignInError> {
-    let mut stored: Vec<String> = kept
+/// Clocks may differ by as much as tokens are given.
+fn is_current(credential: &Credential, now_ms: i64) -> bool {
+    let latest = now_ms.saturating_add(i64::try_from(LEEWAY_SECONDS * 1000).unwrap_or(0));
+    credential.expires_ms > now_ms && credential.body["startMs"].as_i64().is_none_or(|start| start <= latest)
+}
+
+async fn prove_secret(kept: Vec<Credential>, secret: &str) -> Result<(), SignInError> {
+    let stored: Vec<String> = kept
         .into_iter()
-        .filter(|c| c.kind == operator::SECRET)
+        .filter(|c| c.kind == SECRET)
         // What a secret begins with is kept with its hash: only one hash is slow work, however many secrets there are.
         .filter(|c| c.body["hint"].as_str().is_none_or(|hint| secret.starts_with(hint)))
         .map(|c| c.verifier)
         .collect();
-    stored.extend(Some(principal.secret_hash.clone()).filter(|h| !h.is_empty()));
     let secret = secret.to_owned();
     // The hash is slow on purpose; it must not hold up the other requests of its thread.
     let verified =
         tokio::task::spawn_blocking(move || stored.iter().any(|hash| lazuli_authz::secret::verify(&secret, hash)))
             .await;
     if verified.unwrap_or(false) { Ok(()) } else { Err(SignInError::WrongSecret) }
+}
+
+/// [`Credential::kind`] of a client secret; the verifier is its hash.
+pub(crate) const SECRET: &str = "Secret";
+
+/// A new secret of an application (by its application id) or a service principal (by its object id), and what is kept of it.
+/// Takes some tens of milliseconds: run it off the async threads.
+///
+/// # Errors
+/// If the machine has no randomness to give.
+pub(crate) fn secret_credential(
+    owner: &str,
+    display_name: Option<&str>,
+    start_ms: i64,
+    expires_ms: i64,
+) -> Result<(String, Credential), ArmError> {
+    let secret = super::generate_secret()?;
+    let mut credential = kept_secret(owner, &secret, expires_ms)?;
+    credential.body["startMs"] = json!(start_ms);
+    credential.body["displayName"] = json!(display_name);
+    Ok((secret, credential))
+}
+
+/// What is kept of a secret.
+pub(super) fn kept_secret(owner: &str, secret: &str, expires_ms: i64) -> Result<Credential, ArmError> {
+    let hint: String = secret.chars().take(3).collect();
+    Ok(Credential {
+        id: uuid::Uuid::new_v4().to_string(),
+        owner: owner.to_ascii_lowercase(),
+        kind: SECRET.to_owned(),
+        verifier: lazuli_authz::secret::hash(secret).map_err(|_| no_randomness())?,
+        expires_ms,
+        body: json!({"hint": hint}),
+    })
 }
 
 /// [`Credential::kind`] of a certificate; the verifier is its DER form in Base64.
@@ -137,5 +187,20 @@ pub(crate) fn certificate_credential(client_id: &str, certificate: &Certificate)
             "displayName": certificate.subject,
             "startMs": certificate.not_before.saturating_mul(1000),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_holds_between_its_start_and_its_end() {
+        let (_, mut credential) = secret_credential("A", Some("n"), 1_000_000, 2_000_000).unwrap();
+        assert_eq!((credential.owner.as_str(), credential.body["displayName"].as_str()), ("a", Some("n")));
+        assert!(is_current(&credential, 1_500_000) && is_current(&credential, 700_000));
+        assert!(!is_current(&credential, 699_999) && !is_current(&credential, 2_000_000));
+        credential.body = Value::Null;
+        assert!(is_current(&credential, 0));
     }
 }

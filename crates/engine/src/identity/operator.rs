@@ -2,20 +2,22 @@
 //!
 //! Secrets are returned once and kept only as hashes.
 
+use super::client::{self, SECRET, secret_credential};
 use super::users::{self, USER};
-use super::{Engine, client, db_error, no_randomness};
+use super::{Engine, db_error};
+use crate::directory::{GLOBAL_ADMINISTRATOR, SERVICE_PRINCIPAL};
 use crate::now_ms;
 use lazuli_arm::ArmError;
 use lazuli_authz::certificate::{Certificate, CertificateError};
-use lazuli_authz::password::{self, PasswordError};
+use lazuli_authz::password::PasswordError;
 use lazuli_authz::rbac::RoleDefinition;
 use lazuli_meta::WriteError;
-use lazuli_meta::model::{Audit, Change, Conflict, Credential, Principal, RoleAssignment, Subscription, Tenant, Write};
+use lazuli_meta::model::{
+    Application, Audit, Change, Conflict, Credential, Principal, RoleAssignment, Subscription, Tenant, Write,
+};
 use serde_json::json;
 use uuid::Uuid;
 
-/// [`Credential::kind`] of a client secret.
-pub(crate) const SECRET: &str = "Secret";
 /// Two years, as Azure's longest by default.
 const SECRET_LIFE_MS: i64 = 2 * 365 * 24 * 3600 * 1000;
 
@@ -69,17 +71,7 @@ pub struct NewClient {
 }
 
 fn secret_of(client_id: &str) -> Result<(String, Credential), ArmError> {
-    let secret = super::generate_secret()?;
-    let hint: String = secret.chars().take(3).collect();
-    let credential = Credential {
-        id: Uuid::new_v4().to_string(),
-        owner: client_id.to_owned(),
-        kind: SECRET.to_owned(),
-        verifier: lazuli_authz::secret::hash(&secret).map_err(|_| no_randomness())?,
-        expires_ms: now_ms() + SECRET_LIFE_MS,
-        body: json!({"hint": hint, "startMs": now_ms()}),
-    };
-    Ok((secret, credential))
+    secret_credential(client_id, None, now_ms(), now_ms() + SECRET_LIFE_MS)
 }
 
 fn audit(tenant: &str, subscription: &str, key: &str, action: &str) -> Change {
@@ -97,11 +89,8 @@ fn audit(tenant: &str, subscription: &str, key: &str, action: &str) -> Change {
     })
 }
 
-/// Off the async threads: it is slow on purpose.
 async fn hash_password(password: &str) -> Result<String, OperatorError> {
-    let password = password.to_owned();
-    let hashed = tokio::task::spawn_blocking(move || password::hash(&password)).await;
-    Ok(hashed.map_err(ArmError::internal)??)
+    Ok(users::hash_password(password).await??)
 }
 
 impl Engine {
@@ -157,7 +146,7 @@ impl Engine {
         Ok(clients.map(|p| Principal { secret_hash: String::new(), ..p }).collect())
     }
 
-    /// A service principal in a tenant: of a new client, or of one that another tenant knows, which then signs in to both with
+    /// A service principal in a tenant: of a new client, which is registered as an application there, or of one that another tenant knows, which then signs in to both with
     /// the same secrets.
     ///
     /// # Errors
@@ -179,9 +168,8 @@ impl Engine {
             tenant: tenant.id.clone(),
             app_id: client_id.clone(),
             display_name: display_name.to_owned(),
-            kind: "ServicePrincipal".to_owned(),
-            // A client from before secrets had rows of their own brings its hash along.
-            secret_hash: known.as_ref().map(|k| k.secret_hash.clone()).unwrap_or_default(),
+            kind: SERVICE_PRINCIPAL.to_owned(),
+            secret_hash: String::new(),
             login: String::new(),
             body: json!({}),
         };
@@ -189,6 +177,12 @@ impl Engine {
         let mut client_secret = None;
         if known.is_none() {
             let (secret, credential) = secret_of(&client_id)?;
+            changes.push(Change::PutApplication(Application {
+                id: Uuid::new_v4().to_string(),
+                tenant: tenant.id.clone(),
+                app_id: client_id.clone(),
+                body: json!({"displayName": display_name, "createdMs": now_ms()}),
+            }));
             changes.push(Change::PutCredential(credential));
             client_secret = Some(secret);
         }
@@ -221,12 +215,6 @@ impl Engine {
             let kept = self.db().credentials(&client_id).await.map_err(db_error)?;
             let secrets = kept.into_iter().filter(|c| c.kind == SECRET);
             changes.extend(secrets.map(|old| Change::DeleteCredential { id: old.id }));
-            for mut principal in self.db().principals().await.map_err(db_error)? {
-                if principal.app_id == client_id && !principal.secret_hash.is_empty() {
-                    principal.secret_hash.clear();
-                    changes.push(Change::PutPrincipal(principal));
-                }
-            }
         }
         changes.push(Change::PutCredential(credential));
         self.operator_write(changes).await?;
@@ -261,10 +249,7 @@ impl Engine {
     ) -> Result<NewUser, OperatorError> {
         let tenant = self.known_tenant(tenant).await?;
         let login = users::normal(login);
-        let is_login = login.len() <= 320
-            && login.split_once('@').is_some_and(|(name, domain)| !name.is_empty() && !domain.is_empty())
-            && !login.chars().any(|c| c.is_whitespace() || c.is_control());
-        if !is_login {
+        if !users::is_login(&login) {
             return Err(OperatorError::NotALogin(login));
         }
         let principal = Principal {
@@ -338,6 +323,36 @@ impl Engine {
             (None, _) => Err(OperatorError::UnknownUser(user.to_owned())),
             (Some(_), Some(_)) => Err(OperatorError::SeveralUsers(user.to_owned())),
         }
+    }
+
+    /// Makes a client or a user an administrator of its tenant's directory, or no longer one.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn set_administrator(
+        &self,
+        tenant: Option<&str>,
+        principal: &str,
+        administers: bool,
+    ) -> Result<Principal, OperatorError> {
+        let mut found = match self.user(tenant, principal).await {
+            Err(OperatorError::UnknownUser(_)) => self.client(principal, tenant).await?,
+            user => user?,
+        };
+        let roles = if administers { json!([GLOBAL_ADMINISTRATOR]) } else { json!([]) };
+        found.body["directoryRoles"] = roles;
+        self.operator_write(vec![Change::PutPrincipal(found.clone())]).await?;
+        Ok(Principal { secret_hash: String::new(), ..found })
+    }
+
+    /// Who administers directories, ordered by object id. Hashes are left out.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn administrators(&self) -> Result<Vec<Principal>, OperatorError> {
+        let all = self.db().principals().await.map_err(db_error)?;
+        let those = all.into_iter().filter(crate::directory::administers);
+        Ok(those.map(|p| Principal { secret_hash: String::new(), ..p }).collect())
     }
 
     /// Gives a client or a user a role at a subscription (or below it, by a whole id). What it has already is no error.

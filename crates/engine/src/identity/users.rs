@@ -6,7 +6,8 @@
 use super::{SignInError, caller_of, kept_as};
 use crate::call::Caller;
 use crate::{Engine, db_error, now_ms};
-use lazuli_authz::password;
+use lazuli_arm::ArmError;
+use lazuli_authz::password::{self, PasswordError};
 use lazuli_meta::model::Principal;
 use tokio::sync::Semaphore;
 
@@ -41,8 +42,22 @@ pub(super) fn user<'a>(
 }
 
 /// As logins are kept and compared.
-pub(super) fn normal(login: &str) -> String {
+pub(crate) fn normal(login: &str) -> String {
     login.trim().to_lowercase()
+}
+
+/// `NAME@DOMAIN`, in its normal form.
+pub(crate) fn is_login(login: &str) -> bool {
+    login.len() <= 320
+        && login.split_once('@').is_some_and(|(name, domain)| !name.is_empty() && !domain.is_empty())
+        && !login.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+/// Off the async threads: it is slow on purpose.
+pub(crate) async fn hash_password(password: &str) -> Result<Result<String, PasswordError>, ArmError> {
+    let password = password.to_owned();
+    let _permit = CHECKS.acquire().await;
+    tokio::task::spawn_blocking(move || password::hash(&password)).await.map_err(ArmError::internal)
 }
 
 impl Engine {

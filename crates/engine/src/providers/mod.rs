@@ -7,6 +7,7 @@ mod blob_service;
 mod deployment;
 pub(crate) mod disk;
 mod disk_access;
+mod federated_identity_credential;
 mod gallery;
 mod image_definition;
 pub(crate) mod image_version;
@@ -19,6 +20,7 @@ mod resource_group;
 mod snapshot;
 pub(crate) mod soft_deleted_version;
 mod storage_account;
+pub(crate) mod user_assigned_identity;
 pub(crate) mod virtual_machine;
 mod virtual_network;
 
@@ -42,6 +44,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(disk::Disk),
         Arc::new(disk_access::DiskAccess),
         Arc::new(disk_access::PrivateEndpointConnection),
+        Arc::new(federated_identity_credential::FederatedIdentityCredential),
         Arc::new(gallery::Gallery),
         Arc::new(image_definition::ImageDefinition),
         Arc::new(image_version::ImageVersion),
@@ -55,6 +58,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(snapshot::Snapshot),
         Arc::new(soft_deleted_version::SoftDeletedVersion),
         Arc::new(storage_account::StorageAccount),
+        Arc::new(user_assigned_identity::UserAssignedIdentity),
         Arc::new(virtual_machine::VirtualMachine),
         Arc::new(virtual_network::Subnet),
         Arc::new(virtual_network::VirtualNetwork),

@@ -8,6 +8,7 @@ mod capture;
 mod containers;
 mod data_disks;
 mod deployments;
+mod directory;
 mod disks;
 mod galleries;
 mod grants;

@@ -26,7 +26,6 @@ fn cloud(arm: &str) -> String {
         "active_directory",
         "active_directory_resource_id",
         "active_directory_graph_resource_id",
-        "microsoft_graph_resource_id",
         "media_resource_id",
         "portal",
     ];
@@ -37,6 +36,7 @@ fn cloud(arm: &str) -> String {
     for name in ENDPOINTS {
         text.push_str(&format!("endpoint_{name} = {arm}\n"));
     }
+    text.push_str(&format!("endpoint_microsoft_graph_resource_id = {arm}/graph\n"));
     text.push_str(&format!("suffix_storage_endpoint = {storage}\nsuffix_keyvault_dns = .vault.{authority}\n"));
     text
 }

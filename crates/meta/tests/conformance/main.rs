@@ -91,6 +91,7 @@ cases! {
     schema::opening_again_and_at_once,
     schema::a_newer_database_is_refused,
     schema::rows_of_before_are_put_in_order,
+    schema::clients_of_before_get_applications,
     storage::containers,
     storage::blobs_and_their_lists,
     storage::blobs_are_expected,

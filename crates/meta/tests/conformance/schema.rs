@@ -1,6 +1,6 @@
 //! Opening, migrating, and that both databases hold the same tables.
 
-use lazuli_meta::model::{Expect, Resource, ResourceQuery};
+use lazuli_meta::model::{Expect, Principal, Resource, ResourceQuery, Tenant};
 use lazuli_meta::{Db, MetaError};
 use lazuli_testkit::postgres::Postgres;
 use sqlx::{Connection as _, Row as _};
@@ -85,6 +85,57 @@ pub async fn rows_of_before_are_put_in_order(bench: Bench) {
     assert_eq!(all[0].sort_key, all[0].key);
     let tenth = "/galleries/g/images/größe/versions/0000000001.0000000000.0000000010/1.0.10";
     assert_eq!(all[4].sort_key, tenth);
+}
+
+/// A database of before clients had applications: each gets one, and its secret a row of its own.
+pub async fn clients_of_before_get_applications(bench: Bench) {
+    let db = &bench.db;
+    for id in ["t1", "t2", "t3"] {
+        db.put_tenant(&Tenant { id: id.to_owned(), display_name: id.to_owned() }).await.unwrap();
+    }
+    db.put_setting("bootstrapped", "t2", true).await.unwrap();
+    let rows = [
+        ("o1", "t1", "a", "ServicePrincipal", "both", "h"),
+        ("o2", "t2", "a", "ServicePrincipal", "lazuli-owner", "h"),
+        ("o3", "t1", "b", "ServicePrincipal", "own \"name\"", ""),
+        ("o4", "t1", "c", "ServicePrincipal", "foreign", ""),
+        ("o5", "t3", "c", "ServicePrincipal", "foreign", ""),
+        ("u1", "t1", "", "User", "lazuli-owner", "argon"),
+    ];
+    for (id, tenant, app, kind, name, hash) in rows {
+        let principal = Principal {
+            id: id.to_owned(),
+            tenant: tenant.to_owned(),
+            app_id: app.to_owned(),
+            display_name: name.to_owned(),
+            kind: kind.to_owned(),
+            secret_hash: hash.to_owned(),
+            login: String::new(),
+            body: serde_json::json!({"x": 1}),
+        };
+        db.put_principal(&principal).await.unwrap();
+    }
+    db.close().await;
+    execute(&bench, "DELETE FROM _sqlx_migrations WHERE version = 6").await;
+
+    let db = bench.another().await;
+    let mut made: Vec<(String, String, String)> = Vec::new();
+    for application in db.applications().await.unwrap() {
+        assert_eq!(application.id.len(), 36, "{}", application.id);
+        made.push((application.app_id, application.tenant, application.body["displayName"].to_string()));
+    }
+    made.sort();
+    let made: Vec<(&str, &str, &str)> = made.iter().map(|(a, t, n)| (a.as_str(), t.as_str(), n.as_str())).collect();
+    assert_eq!(made, [("a", "t2", "\"lazuli-owner\""), ("b", "t1", "\"own \\\"name\\\"\"")]);
+    let secrets = db.credentials("a").await.unwrap();
+    let secrets: Vec<(&str, &str)> = secrets.iter().map(|c| (c.kind.as_str(), c.verifier.as_str())).collect();
+    assert_eq!(secrets, [("Secret", "h")]);
+    let all = db.principals().await.unwrap();
+    let hashes: Vec<&str> = all.iter().map(|p| p.secret_hash.as_str()).collect();
+    assert_eq!(hashes, ["", "", "", "", "", "argon"]);
+    let administrators: Vec<&str> =
+        all.iter().filter(|p| p.body["directoryRoles"].is_array()).map(|p| p.id.as_str()).collect();
+    assert_eq!((administrators, &all[1].body["x"]), (vec!["o2"], &serde_json::json!(1)));
 }
 
 /// (table, column, type, may be null), with the types' names made the same.

@@ -1,0 +1,427 @@
+//! Microsoft Graph v1.0, as far as it is the directory: what az calls (`az ad …`).
+//!
+//! ```text
+//! /users /groups /applications /servicePrincipals        GET list, POST
+//!   /{id}, (appId='…')                                   GET, PATCH, DELETE
+//!   /{id}/members|owners/$ref  /{id}/members|owners/{id}/$ref      POST, DELETE
+//!   /{id}/members|transitiveMembers|owners|memberOf|transitiveMemberOf|ownedObjects   GET
+//!   /{id}/addPassword|removePassword|getMemberGroups|checkMemberGroups|…              POST
+//! /applications/{id}/federatedIdentityCredentials[/{id or name}]     GET, POST, PATCH, DELETE
+//! /directoryObjects/{id}  /directoryObjects/getByIds  /me/…  /organization
+//! ```
+//!
+//! Addresses, queries and envelopes are read and written here; what may be done is decided in `lazuli_engine::directory`.
+
+mod filter;
+mod query;
+mod reply;
+
+use crate::app::App;
+use crate::body;
+use crate::context::Context;
+use crate::identity::bearer;
+use crate::respond::Reply;
+use axum::body::Body;
+use http::Method;
+use lazuli_engine::directory::{Directory, Key, Kind, Relation};
+use query::Query;
+use reply::{Refusal, json_reply, no_content};
+use serde_json::{Value, json};
+
+/// Objects that one `getByIds` may ask for, and groups that one check may.
+const MAX_IDS: usize = 1000;
+
+/// The path below the version, if this is one of Graph's: `v1.0/…`, below the server's own name `graph/v1.0/…`.
+pub(crate) fn path_of(context: &Context) -> Option<Vec<String>> {
+    let segments = context.segments();
+    let below = if context.is_azure_host() { &segments[..] } else { segments.strip_prefix(&["graph"])? };
+    let (version, path) = below.split_first()?;
+    let known = if context.is_azure_host() { matches!(*version, "v1.0" | "beta") } else { *version == "v1.0" };
+    known.then(|| path.iter().map(|s| (*s).to_owned()).collect())
+}
+
+/// Answers a request for `path`, which lies below the version.
+pub(crate) async fn handle(app: &App, context: &Context, path: &[String], body: Body) -> Reply {
+    let answered = answer(app, context, path, body).await;
+    answered.unwrap_or_else(|refusal| reply::refuse(context, &refusal))
+}
+
+async fn answer(app: &App, context: &Context, path: &[String], body: Body) -> Result<Reply, Refusal> {
+    // The body is taken before the token is judged: a client that is still sending would not see the answer.
+    let body = body::read(&context.headers, body, body::ARM_LIMIT).await;
+    let caller = bearer::graph(app, context).await.map_err(|e| match e.status {
+        401 => Refusal { status: 401, code: "InvalidAuthenticationToken".to_owned(), message: e.message },
+        _ => e.into(),
+    })?;
+    let engine = app.directory.as_ref().ok_or_else(|| Refusal::segment(path.first().map_or("", String::as_str)))?;
+    let directory = engine.directory(&caller, &context.correlation_id);
+    let body = body?;
+    let body = match (context.method == Method::GET || body.is_empty(), serde_json::from_slice(&body)) {
+        (true, _) => Value::Null,
+        (false, Ok(value)) => value,
+        (false, Err(_)) => {
+            return Err(Refusal::bad(
+                "Unable to read JSON request payload. Please ensure Content-Type header is set and payload is of valid JSON \
+                 format.",
+            ));
+        }
+    };
+    let target = Target::parse(path)?;
+    let request = Request { context, directory, query: Query::of(context)?, body: &body };
+    request.answer(&target, &caller.principal).await
+}
+
+/// What a path names first.
+#[derive(Debug, PartialEq, Eq)]
+enum Set {
+    Kind(Kind),
+    DirectoryObjects,
+    Me,
+    Organization,
+}
+
+/// A path that was understood: `set[/key][/rest…]`.
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    set: Set,
+    key: Option<Key>,
+    rest: Vec<String>,
+}
+
+impl Target {
+    fn parse(path: &[String]) -> Result<Self, Refusal> {
+        let unknown = |s: &str| Refusal::segment(s);
+        let (first, mut rest) = path.split_first().ok_or_else(|| unknown(""))?;
+        let (name, mut key) = match first.split_once('(') {
+            None => (first.as_str(), None),
+            Some((name, inner)) => (name, Some(parenthesised(inner).ok_or_else(|| unknown(first))?)),
+        };
+        let set = match name.to_ascii_lowercase().as_str() {
+            "me" => Set::Me,
+            "organization" => Set::Organization,
+            "directoryobjects" => Set::DirectoryObjects,
+            other => {
+                let kind = Kind::ALL.into_iter().find(|k| k.collection().eq_ignore_ascii_case(other));
+                Set::Kind(kind.ok_or_else(|| unknown(name))?)
+            }
+        };
+        let keyed = matches!(set, Set::Kind(_) | Set::DirectoryObjects) && key.is_none();
+        if let Some((next, further)) = rest.split_first().filter(|_| keyed)
+            && !["getbyids", "$count", "delta", "validateproperties"].contains(&next.to_ascii_lowercase().as_str())
+        {
+            key = Some(Key::Id(next.clone()));
+            rest = further;
+        }
+        Ok(Self { set, key, rest: rest.to_vec() })
+    }
+}
+
+/// `'id')` or `appId='id')`
+fn parenthesised(inner: &str) -> Option<Key> {
+    let inner = inner.strip_suffix(')')?;
+    let quoted = |text: &str| Some(text.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'"));
+    match inner.split_once('=') {
+        Some((name, value)) if name.eq_ignore_ascii_case("appId") => quoted(value).map(Key::AppId),
+        Some((name, value)) if name.eq_ignore_ascii_case("userPrincipalName") => quoted(value).map(Key::Id),
+        Some(_) => None,
+        None => quoted(inner).map(Key::Id),
+    }
+}
+
+fn relation(word: &str) -> Option<Relation> {
+    Some(match word.to_ascii_lowercase().as_str() {
+        "members" => Relation::Members,
+        "transitivemembers" => Relation::TransitiveMembers,
+        "owners" => Relation::Owners,
+        "memberof" => Relation::MemberOf,
+        "transitivememberof" => Relation::TransitiveMemberOf,
+        "ownedobjects" => Relation::OwnedObjects,
+        _ => return None,
+    })
+}
+
+/// Whether objects of a kind stand in a relation at all.
+fn has_relation(kind: Kind, relation: Relation) -> bool {
+    match relation {
+        Relation::Members | Relation::TransitiveMembers => kind == Kind::Group,
+        Relation::Owners => kind != Kind::User,
+        Relation::MemberOf | Relation::TransitiveMemberOf => kind != Kind::Application,
+        Relation::OwnedObjects => matches!(kind, Kind::User | Kind::ServicePrincipal),
+    }
+}
+
+struct Request<'a> {
+    context: &'a Context,
+    directory: Directory<'a>,
+    query: Query,
+    body: &'a Value,
+}
+
+impl Request<'_> {
+    async fn answer(&self, target: &Target, caller: &str) -> Result<Reply, Refusal> {
+        let rest: Vec<&str> = target.rest.iter().map(String::as_str).collect();
+        let (kind, key) = match (&target.set, &target.key) {
+            (Set::Organization, _) if rest.is_empty() => {
+                self.require(&Method::GET)?;
+                return self.page("organization", vec![self.directory.organization().await?]);
+            }
+            (Set::Organization, _) => return Err(Refusal::segment(rest[0])),
+            (Set::Me, _) => {
+                let id = Key::Id(caller.to_owned());
+                if self.directory.kind_of(caller).await? != Kind::User {
+                    return Err(Refusal::bad("/me request is only valid with delegated authentication flow."));
+                }
+                (Kind::User, id)
+            }
+            (Set::DirectoryObjects, None) => return self.by_ids(&rest).await,
+            (Set::DirectoryObjects, Some(key)) => {
+                let Key::Id(id) = key else { return Err(Refusal::segment("directoryObjects")) };
+                (self.directory.kind_of(id).await?, key.clone())
+            }
+            (Set::Kind(kind), None) => return self.collection(*kind, &rest).await,
+            (Set::Kind(kind), Some(key)) => (*kind, key.clone()),
+        };
+        self.object(kind, &key, &rest, target.set == Set::DirectoryObjects).await
+    }
+
+    fn require(&self, method: &Method) -> Result<(), Refusal> {
+        if self.context.method == *method { Ok(()) } else { Err(Refusal::method(&self.context.method)) }
+    }
+
+    fn page(&self, collection: &str, items: Vec<Value>) -> Result<Reply, Refusal> {
+        Ok(json_reply(self.context, 200, &self.query.page(self.context, collection, items)?))
+    }
+
+    fn done(&self) -> Reply {
+        no_content(self.context)
+    }
+
+    async fn collection(&self, kind: Kind, rest: &[&str]) -> Result<Reply, Refusal> {
+        match (&self.context.method, rest) {
+            (&Method::GET, []) => self.page(kind.collection(), self.directory.list(kind).await?),
+            (&Method::GET, ["$count"]) => {
+                let count = self.query.filtered(self.directory.list(kind).await?)?.len();
+                Ok(json_reply(self.context, 200, &json!(count)))
+            }
+            (&Method::POST, []) => {
+                let made = self.directory.create(kind, self.body).await?;
+                Ok(json_reply(self.context, 201, &self.query.entity(self.context, kind.collection(), made)))
+            }
+            (_, []) => Err(Refusal::method(&self.context.method)),
+            (_, [segment, ..]) => Err(Refusal::segment(segment)),
+        }
+    }
+
+    async fn object(&self, kind: Kind, key: &Key, rest: &[&str], typed: bool) -> Result<Reply, Refusal> {
+        match (&self.context.method, rest) {
+            (&Method::GET, []) => {
+                let mut found = self.directory.get(kind, key).await?;
+                if typed {
+                    found["@odata.type"] = json!(format!("#microsoft.graph.{}", kind.entity()));
+                }
+                let collection = if typed { "directoryObjects" } else { kind.collection() };
+                Ok(json_reply(self.context, 200, &self.query.entity(self.context, collection, found)))
+            }
+            (&Method::PATCH, []) => {
+                self.directory.update(kind, key, self.body).await.map(|()| self.done()).map_err(Into::into)
+            }
+            (&Method::DELETE, []) => self.directory.delete(kind, key).await.map(|()| self.done()).map_err(Into::into),
+            (_, []) => Err(Refusal::method(&self.context.method)),
+            (_, [word, further @ ..])
+                if kind == Kind::Application && word.eq_ignore_ascii_case("federatedIdentityCredentials") =>
+            {
+                self.federated(key, further).await
+            }
+            (_, [word, further @ ..]) => match relation(word).filter(|r| has_relation(kind, *r)) {
+                Some(relation) => self.relation(kind, key, relation, further).await,
+                None if further.is_empty() => self.act(kind, key, word).await,
+                None => Err(Refusal::segment(word)),
+            },
+        }
+    }
+
+    async fn relation(&self, kind: Kind, key: &Key, relation: Relation, rest: &[&str]) -> Result<Reply, Refusal> {
+        let writable = matches!(relation, Relation::Members | Relation::Owners);
+        match (&self.context.method, rest) {
+            (&Method::GET, []) => self.page("directoryObjects", self.directory.related(kind, key, relation).await?),
+            (&Method::GET, ["$count"]) => {
+                let count = self.query.filtered(self.directory.related(kind, key, relation).await?)?.len();
+                Ok(json_reply(self.context, 200, &json!(count)))
+            }
+            (&Method::GET, ["$ref"]) => {
+                let all = self.directory.related(kind, key, relation).await?;
+                let root = query::root(self.context);
+                let reference = |o: Value| json!({"id": o["id"], "@odata.id": format!("{root}/directoryObjects/{}", o["id"].as_str().unwrap_or_default())});
+                self.page("Collection($ref)", all.into_iter().map(reference).collect())
+            }
+            (&Method::GET, [cast]) if cast.to_ascii_lowercase().starts_with("microsoft.graph.") => {
+                let mut all = self.directory.related(kind, key, relation).await?;
+                all.retain(|o| o["@odata.type"].as_str().is_some_and(|t| t[1..].eq_ignore_ascii_case(cast)));
+                self.page("directoryObjects", all)
+            }
+            (&Method::POST, ["$ref"]) if writable => {
+                self.directory.link(kind, key, relation, self.body).await?;
+                Ok(self.done())
+            }
+            (&Method::DELETE, [id, "$ref"]) if writable => {
+                self.directory.unlink(kind, key, relation, id).await?;
+                Ok(self.done())
+            }
+            (_, [] | ["$ref"]) => Err(Refusal::method(&self.context.method)),
+            (_, [segment, ..]) => Err(Refusal::segment(segment)),
+        }
+    }
+
+    async fn federated(&self, key: &Key, rest: &[&str]) -> Result<Reply, Refusal> {
+        const COLLECTION: &str = "applications/federatedIdentityCredentials";
+        match (&self.context.method, rest) {
+            (&Method::GET, []) => self.page(COLLECTION, self.directory.federated(key).await?),
+            (&Method::POST, []) => {
+                let made = self.directory.put_federated(key, None, self.body).await?;
+                Ok(json_reply(self.context, 201, &self.query.entity(self.context, COLLECTION, made)))
+            }
+            (&Method::GET, [which]) => {
+                let all = self.directory.federated(key).await?;
+                let same = |c: &Value| {
+                    c["name"] == *which || c["id"].as_str().is_some_and(|id| id.eq_ignore_ascii_case(which))
+                };
+                let found = all.into_iter().find(same).ok_or_else(|| {
+                    Refusal::from(lazuli_engine::directory::DirectoryError::NotFound((*which).to_owned()))
+                })?;
+                Ok(json_reply(self.context, 200, &self.query.entity(self.context, COLLECTION, found)))
+            }
+            (&Method::PATCH, [which]) => {
+                self.directory.put_federated(key, Some(which), self.body).await?;
+                Ok(self.done())
+            }
+            (&Method::DELETE, [which]) => {
+                self.directory.delete_federated(key, which).await?;
+                Ok(self.done())
+            }
+            (_, [] | [_]) => Err(Refusal::method(&self.context.method)),
+            (_, [_, segment, ..]) => Err(Refusal::segment(segment)),
+        }
+    }
+
+    async fn act(&self, kind: Kind, key: &Key, word: &str) -> Result<Reply, Refusal> {
+        let has_credentials = matches!(kind, Kind::Application | Kind::ServicePrincipal);
+        let name = word.to_ascii_lowercase();
+        let known = ["addpassword", "removepassword"].contains(&name.as_str()) && has_credentials
+            || ["getmembergroups", "getmemberobjects", "checkmembergroups", "checkmemberobjects"]
+                .contains(&name.as_str())
+                && kind != Kind::Application;
+        if !known {
+            return Err(Refusal::segment(word));
+        }
+        self.require(&Method::POST)?;
+        match name.as_str() {
+            "addpassword" => {
+                let mut made = self.directory.add_password(kind, key, self.body).await?;
+                made["@odata.context"] =
+                    json!(format!("{}/$metadata#microsoft.graph.passwordCredential", query::root(self.context)));
+                Ok(json_reply(self.context, 200, &made))
+            }
+            "removepassword" => {
+                self.directory.remove_password(kind, key, self.body).await?;
+                Ok(self.done())
+            }
+            name => {
+                let mut groups = self.directory.groups_of(kind, key).await?;
+                if let Some(field) =
+                    [("checkmembergroups", "groupIds"), ("checkmemberobjects", "ids")].iter().find(|(n, _)| *n == name)
+                {
+                    let asked = self.ids(field.1)?;
+                    groups.retain(|g| asked.iter().any(|a| a.eq_ignore_ascii_case(g)));
+                }
+                Ok(json_reply(
+                    self.context,
+                    200,
+                    &json!({
+                        "@odata.context": format!("{}/$metadata#Collection(Edm.String)", query::root(self.context)),
+                        "value": groups,
+                    }),
+                ))
+            }
+        }
+    }
+
+    fn ids(&self, field: &str) -> Result<Vec<String>, Refusal> {
+        let ids: Option<Vec<String>> = self.body[field]
+            .as_array()
+            .filter(|all| all.len() <= MAX_IDS)
+            .and_then(|all| all.iter().map(|id| id.as_str().map(str::to_owned)).collect());
+        let ids = ids.ok_or_else(|| Refusal::bad(format!("'{field}' must be a list of at most {MAX_IDS} ids.")))?;
+        match ids.iter().find(|id| uuid::Uuid::parse_str(id).is_err()) {
+            Some(bad) => Err(Refusal {
+                status: 400,
+                code: "Request_BadRequest".to_owned(),
+                message: format!("Invalid GUID:{bad}"),
+            }),
+            None => Ok(ids),
+        }
+    }
+
+    async fn by_ids(&self, rest: &[&str]) -> Result<Reply, Refusal> {
+        match rest {
+            [word] if word.eq_ignore_ascii_case("getByIds") => {}
+            [word, ..] => return Err(Refusal::segment(word)),
+            [] => {
+                return Err(Refusal::bad(
+                    "Listing directoryObjects is not supported; ask for users, groups, applications or servicePrincipals.",
+                ));
+            }
+        }
+        self.require(&Method::POST)?;
+        let ids = self.ids("ids")?;
+        let types: Vec<&str> = self.body["types"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let all = types.is_empty() || types.iter().any(|t| t.eq_ignore_ascii_case("directoryObject"));
+        let wanted = |kind: &Kind| all || types.iter().any(|t| t.eq_ignore_ascii_case(kind.entity()));
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(wanted).collect();
+        // In one answer, however many: clients do not follow links here.
+        let found = self.directory.by_ids(&ids, &kinds).await?;
+        Ok(json_reply(
+            self.context,
+            200,
+            &json!({
+                "@odata.context": format!("{}/$metadata#directoryObjects", query::root(self.context)),
+                "value": found,
+            }),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(path: &str) -> Result<Target, u16> {
+        let path: Vec<String> = path.split('/').map(str::to_owned).collect();
+        Target::parse(&path).map_err(|r| r.status)
+    }
+
+    #[test]
+    fn objects_are_named_in_every_form_of_odata() {
+        let target = |set, key: Option<Key>, rest: &[&str]| {
+            Ok(Target { set, key, rest: rest.iter().map(|s| (*s).to_owned()).collect() })
+        };
+        let id = |id: &str| Some(Key::Id(id.to_owned()));
+        assert_eq!(parse("users"), target(Set::Kind(Kind::User), None, &[]));
+        assert_eq!(parse("Users/a@b"), target(Set::Kind(Kind::User), id("a@b"), &[]));
+        assert_eq!(parse("users('$a''b')/memberOf"), target(Set::Kind(Kind::User), id("$a'b"), &["memberOf"]));
+        let app = Some(Key::AppId("x".to_owned()));
+        assert_eq!(
+            parse("applications(appId='x')/addPassword"),
+            target(Set::Kind(Kind::Application), app, &["addPassword"])
+        );
+        assert_eq!(
+            parse("groups/g/members/m/$ref"),
+            target(Set::Kind(Kind::Group), id("g"), &["members", "m", "$ref"])
+        );
+        assert_eq!(parse("users/$count"), target(Set::Kind(Kind::User), None, &["$count"]));
+        assert_eq!(parse("directoryObjects/getByIds"), target(Set::DirectoryObjects, None, &["getByIds"]));
+        assert_eq!(parse("me/ownedObjects"), target(Set::Me, None, &["ownedObjects"]));
+        for bad in ["", "devices", "users(x)", "applications(name='x')", "users('x"] {
+            assert_eq!(parse(bad), Err(400), "{bad}");
+        }
+    }
+}
