@@ -26,6 +26,7 @@ mod reconcilers;
 mod region_stores;
 pub mod regions;
 mod resource_graph;
+mod routes;
 mod secrets;
 mod shared_galleries;
 mod sizes;
@@ -47,6 +48,7 @@ pub use lazuli_authz::assertion::AssertionError;
 pub use lazuli_authz::federated::FederatedError;
 pub use lazuli_meta::model::{Principal, Subscription, Tenant};
 pub use region_stores::{RegionSettings, RegionStores, region_name};
+pub use routes::Route;
 pub use secrets::OpenError;
 pub use storage_account::{AccountKey, NetworkRules, StorageAccount};
 
