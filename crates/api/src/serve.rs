@@ -3,7 +3,7 @@
 use crate::app::{App, Edge};
 use crate::backend::ArmBackend;
 use crate::blob::BlobPlane;
-use crate::identity::TokenConfig;
+use crate::identity::{TokenConfig, machine_token};
 use crate::net::ca::{CaError, LocalCa, write_new};
 use crate::net::hosts::OwnHosts;
 use crate::net::proxy::Proxy;
@@ -50,6 +50,8 @@ pub struct ServeConfig {
     pub blobs: Option<Arc<dyn BlobPlane>>,
     /// Whose people may sign in. `None`: nobody but clients can.
     pub directory: Option<Engine>,
+    /// Where the host process asks for the tokens of machines. `None`: machines get none.
+    pub token_socket: Option<PathBuf>,
     /// A file that every management exchange is appended to, without its secrets.
     pub record: Option<PathBuf>,
 }
@@ -69,6 +71,7 @@ impl ServeConfig {
             backend,
             blobs: None,
             directory: None,
+            token_socket: None,
             record: None,
         }
     }
@@ -165,7 +168,15 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
         recorder,
     };
     let tls = tls(ca)?;
-    tasks.spawn(server::run(listener, Some(tls), Edge(Arc::new(app)), shutdown));
+    let app = Arc::new(app);
+    if let Some(path) = config.token_socket {
+        match machine_token::listen(&path) {
+            Ok(listener) => drop(tasks.spawn(machine_token::run(listener, app.clone(), shutdown.clone()))),
+            // Such as a path that is too long for a socket: everything else works.
+            Err(error) => tracing::warn!(path = %path.display(), %error, "machines get no tokens of their identities"),
+        }
+    }
+    tasks.spawn(server::run(listener, Some(tls), Edge(app), shutdown));
     tasks.close();
     Ok(Running { address, proxy_address, base_url, ca_file: config.data_dir.join("ca.pem"), tasks })
 }

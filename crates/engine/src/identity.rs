@@ -8,6 +8,7 @@ mod device;
 mod federated;
 mod interactive;
 mod issuers;
+mod machine;
 mod operator;
 mod sessions;
 mod users;
@@ -17,6 +18,7 @@ pub use device::{DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, POLL_INTERVA
 pub use federated::FederationError;
 pub use interactive::InteractiveClient;
 pub use issuers::IssuerError;
+pub use machine::MachineIdentityError;
 pub use operator::{NewClient, NewUser, OperatorError};
 pub use sessions::{CodeRequest, GrantError, Resumed, Session};
 pub use users::SignedIn;

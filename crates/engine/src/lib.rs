@@ -41,12 +41,13 @@ mod write;
 
 pub use identity::{
     Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, FederationError,
-    GrantError, InteractiveClient, IssuerError, NewClient, NewUser, OperatorError, POLL_INTERVAL_SECONDS, Resumed,
-    Session, SignInError, SignedIn, generate_secret,
+    GrantError, InteractiveClient, IssuerError, MachineIdentityError, NewClient, NewUser, OperatorError,
+    POLL_INTERVAL_SECONDS, Resumed, Session, SignInError, SignedIn, generate_secret,
 };
 pub use lazuli_authz::assertion::AssertionError;
 pub use lazuli_authz::federated::FederatedError;
 pub use lazuli_meta::model::{Principal, Subscription, Tenant};
+pub use lazuli_vmm::provisioning::tokens::TokenAsk;
 pub use region_stores::{RegionSettings, RegionStores, region_name};
 pub use routes::Route;
 pub use secrets::OpenError;

@@ -10,6 +10,7 @@ use crate::{keeper, signals, site};
 use anyhow::Context;
 use lazuli_api::{Running, ServeConfig, ServeError, StoragePlane};
 use lazuli_engine::{Bootstrap, Engine};
+use lazuli_vmm::HostConfig;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -179,6 +180,7 @@ async fn listen(
         let mut serve = ServeConfig::new(dir.path(), Arc::new(engine.clone()));
         serve.blobs = Some(Arc::new(StoragePlane::new(engine.clone())));
         serve.directory = Some(engine.clone());
+        serve.token_socket = Some(HostConfig::token_socket(&dir.host()));
         serve.listen = address;
         serve.proxy_listen = proxy_address;
         serve.proxy_passthrough = config.proxy_passthrough;

@@ -65,6 +65,25 @@ holds 'ssh answers after the restart' until_true 120 on_it true
 works 'redeploy it' az vm redeploy -g machines -n vm
 holds 'ssh answers after that' until_true 120 on_it true
 works 'reapply it' az vm reapply -g machines -n vm
+works 'give it an identity' az vm identity assign -g machines -n vm --role Reader --scope "/subscriptions/$subscription/resourceGroups/machines"
+gives 'show it' SystemAssigned az vm identity show -g machines -n vm --query type -o tsv
+works 'and another' az identity create -g machines -n helper
+works 'assign that too' az vm identity assign -g machines -n vm --identities helper
+identity_token() {
+  on_it "wget -qO- --header 'Metadata: true' 'http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://management.azure.com/$1'" |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])'
+}
+# as_guest: the groups that the machine's own identity sees.
+as_guest() {
+  curl -sS --cacert "$REQUESTS_CA_BUNDLE" -H "Authorization: Bearer $(identity_token '')" \
+    "$LAZULI_ENDPOINT/subscriptions/$subscription/resourcegroups?api-version=2021-04-01" |
+    python3 -c 'import json, sys; print(*[g["name"] for g in json.load(sys.stdin)["value"]])'
+}
+gives 'the guest acts as it' machines as_guest
+works 'and as the other' identity_token "&client_id=$(az identity show -g machines -n helper --query clientId -o tsv)"
+works 'take both away' az vm identity remove -g machines -n vm --identities helper '[system]'
+refuses 'the guest gets no token any more' . identity_token ''
+works 'delete the other' az identity delete -g machines -n helper
 refuses 'an OS disk that is kept cannot be reimaged' 'OperationNotAllowed' az vm reimage -g machines -n vm
 
 works 'two disks more' az disk create -g machines -n more1 -l eastus --size-gb 1

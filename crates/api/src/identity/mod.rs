@@ -7,6 +7,7 @@
 pub(crate) mod authorize;
 pub(crate) mod bearer;
 pub(crate) mod device;
+pub(crate) mod machine_token;
 pub(crate) mod metadata;
 pub(crate) mod openid;
 mod page;
@@ -56,8 +57,7 @@ pub(crate) const STORAGE_AUDIENCES: &[&str] = &["https://storage.azure.com/", "h
 
 /// What a token for the management endpoint may be issued for.
 pub(crate) fn arm_audiences(own_bases: &[String], context: &Context) -> Vec<String> {
-    let mut all: Vec<String> = ARM_AUDIENCES.iter().map(|a| (*a).to_owned()).collect();
-    all.extend_from_slice(own_bases);
+    let mut all = own_arm_audiences(own_bases);
     // The port may have been mapped on the way; the name has been checked already.
     if context.service == crate::net::hosts::Service::Own {
         all.push(context.base.clone());
@@ -69,6 +69,11 @@ pub(crate) fn arm_audiences(own_bases: &[String], context: &Context) -> Vec<Stri
 pub(crate) fn graph_audiences(arm: &[String]) -> Vec<String> {
     let own = arm.iter().filter(|a| !ARM_AUDIENCES.contains(&a.as_str())).map(|base| format!("{base}/graph"));
     GRAPH_AUDIENCES.iter().map(|a| (*a).to_owned()).chain(own).collect()
+}
+
+/// What a token for the management endpoint may be issued for, where no request names a host.
+pub(crate) fn own_arm_audiences(own_bases: &[String]) -> Vec<String> {
+    ARM_AUDIENCES.iter().map(|a| (*a).to_owned()).chain(own_bases.iter().cloned()).collect()
 }
 
 /// Whether tokens are issued for this resource at all.

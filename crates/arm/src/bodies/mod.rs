@@ -25,6 +25,7 @@ pub mod federated_identity_credential;
 pub mod gallery;
 pub mod image_definition;
 pub mod image_version;
+pub mod managed_identity;
 pub mod managed_image;
 pub mod network_interface;
 pub mod network_security_group;

@@ -133,10 +133,6 @@ fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmEr
         let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(Map::is_empty);
         fields.get(name).is_some_and(|v| !v.is_null() && !empty(v))
     };
-    let identity = root.object("identity")?.str("type")?;
-    if identity.is_some_and(|t| !t.eq_ignore_ascii_case("None")) {
-        return Err(not_offered("identity", "virtual machines have no managed identities here yet"));
-    }
     let storage = properties.object("storageProfile")?;
     let os = storage.object("osDisk")?;
     let refused: [(&Fields<'_>, &str, &str); 13] = [

@@ -4,6 +4,7 @@
 //! MD-9), the attachment of its data disks and interfaces. The guest's state is asked from the host process at every read.
 
 mod data_disks;
+mod identity;
 mod image;
 mod instance_view;
 mod security;
@@ -22,7 +23,7 @@ use image::ImageKind;
 pub(crate) use image::{ImageSource, resolve_image, resolve_shared};
 use image::{check_plan, resolve_reference};
 use lazuli_arm::bodies::disk::{self, DiskState};
-use lazuli_arm::bodies::{Fields, virtual_machine as body};
+use lazuli_arm::bodies::{Fields, managed_identity, merge_patch, virtual_machine as body};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Expect, Resource};
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,7 @@ impl Provider for VirtualMachine {
         };
         let data_disks = plan.data_disks(&mut body, &os_disk, image.as_ref()).await?;
         let nics = plan.interfaces(&body).await?;
+        plan.changes.extend(identity::bind(cx, id, &new, &mut body, None).await?);
         let secret = |body: &mut Value, name: &str| {
             let profile = body["properties"].get_mut("osProfile").and_then(Value::as_object_mut)?;
             profile.shift_remove(name)?.as_str().map(str::to_owned)
@@ -147,8 +149,19 @@ impl Provider for VirtualMachine {
         })
     }
 
-    async fn delete(&self, _cx: Context<'_>, _old: &Resource) -> Result<DeletePlan, ArmError> {
-        Ok(DeletePlan { start: Some(Start { kind: "virtual_machine.delete", params: json!({}) }), changes: vec![] })
+    async fn patch(&self, cx: Context<'_>, id: &ResourceId, patch: Value, old: &Resource) -> Result<Plan, ArmError> {
+        let mut merged = merge_patch(&old.body, &patch);
+        if let Some(identity) =
+            managed_identity::patched(&old.body["identity"], Fields::root(KIND, &patch)?.get("identity"))
+        {
+            merged["identity"] = identity;
+        }
+        self.put(cx, id, merged, Some(old)).await
+    }
+
+    async fn delete(&self, _cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+        let start = Start { kind: "virtual_machine.delete", params: json!({}) };
+        Ok(DeletePlan { start: Some(start), changes: identity::unbind(old) })
     }
 
     async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
@@ -160,6 +173,7 @@ impl Provider for VirtualMachine {
         }
         view["etag"] = json!(format!("\"{}\"", row.etag));
         show_disks(&mut view["properties"]["storageProfile"], cx, state.deallocated);
+        identity::show(cx, &mut view).await?;
         if let Some(properties) = view["properties"].as_object_mut()
             && !cx.call.expands("userData")
         {

@@ -16,6 +16,7 @@ mod groups;
 mod hostile;
 mod images;
 mod lists;
+mod machine_identities;
 mod machine_updates;
 mod machines;
 mod networks;

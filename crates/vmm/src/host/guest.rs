@@ -79,7 +79,7 @@ impl Guest {
     pub async fn resume(env: Arc<Env>, record: Arc<Record>) -> Result<Self, HostError> {
         // The images first: a QEMU that waits for them may not answer.
         let exports = Exports::resume(&record.spec(), &record.files, &env.base_images)?;
-        let fabric = fabric(&record);
+        let fabric = fabric(&env, &record);
         let launch = launch(&record, &fabric, false);
         let found = env.hypervisor.adopt(&launch).await;
         capture::discard_all(&record.files).await?;
@@ -99,7 +99,7 @@ impl Guest {
 
     fn spawn(env: Arc<Env>, record: Arc<Record>, exports: Exports, running: Option<Running>, lost: bool) -> Self {
         let (orders, inbox) = mpsc::channel(16);
-        let fabric = fabric(&record);
+        let fabric = fabric(&env, &record);
         let shared = Arc::new(Shared {
             record,
             exports: Mutex::new(exports),
@@ -149,8 +149,8 @@ impl Guest {
     }
 }
 
-fn fabric(record: &Arc<Record>) -> Arc<Fabric> {
-    Fabric::new(record.spec(), Arc::clone(record) as Arc<dyn Reports>)
+fn fabric(env: &Env, record: &Arc<Record>) -> Arc<Fabric> {
+    Fabric::new(record.spec(), Arc::clone(record) as Arc<dyn Reports>, Arc::clone(&env.tokens))
 }
 
 fn launch(record: &Record, fabric: &Arc<Fabric>, provisioning_disc: bool) -> Launch {

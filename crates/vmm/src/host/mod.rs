@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::hypervisor::{Hypervisor, HypervisorError, VmFiles};
+use crate::provisioning::tokens::{ServerTokens, Tokens};
 use crate::spec::VmSpec;
 use guest::{Guest, Order};
 use networks::Networks;
@@ -72,6 +73,11 @@ impl HostConfig {
     /// Where its clients find it.
     pub fn socket(dir: &Path) -> PathBuf {
         dir.join("host.sock")
+    }
+
+    /// Where the server listens for those of its guests who ask for tokens.
+    pub fn token_socket(dir: &Path) -> PathBuf {
+        dir.join("tokens.sock")
     }
 }
 
@@ -147,6 +153,7 @@ struct Env {
     base_images: Arc<dyn BaseImages>,
     hypervisor: Arc<dyn Hypervisor>,
     networks: Networks,
+    tokens: Arc<dyn Tokens>,
     shutdown_time: Duration,
 }
 
@@ -173,7 +180,8 @@ impl Host {
             store::private_dir(&folder).map_err(HostError::Store)?;
         }
         let _lock = lock(&dir)?;
-        let env = Env { base_images, hypervisor, networks: Networks::default(), shutdown_time };
+        let tokens = Arc::new(ServerTokens::new(HostConfig::token_socket(&dir)));
+        let env = Env { base_images, hypervisor, networks: Networks::default(), tokens, shutdown_time };
         let host = Self {
             dir,
             env: Arc::new(env),

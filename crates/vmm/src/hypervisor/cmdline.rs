@@ -232,6 +232,7 @@ pub(super) fn data_device(disk: &DiskSpec) -> Value {
 mod tests {
     use super::*;
     use crate::provisioning::tests::example;
+    use crate::provisioning::tokens::ServerTokens;
     use crate::provisioning::wire_server::News;
     use crate::provisioning::{Fabric, Reports};
     use crate::spec::TrustedLaunch;
@@ -249,7 +250,11 @@ mod tests {
         let launch = Launch {
             files: VmFiles::new(Path::new("/var/lib/lazuli/host"), spec.id),
             provisioning_disc: spec.provisioning.is_some(),
-            fabric: Fabric::new(Arc::clone(&spec), Arc::new(Nobody)),
+            fabric: Fabric::new(
+                Arc::clone(&spec),
+                Arc::new(Nobody),
+                Arc::new(ServerTokens::new("/nonexistent".into())),
+            ),
             spec,
         };
         let firmware = Firmware { code: "/usr/share/code.fd".into(), variables: "/usr/share/vars.fd".into() };

@@ -3,11 +3,12 @@
 //! it reports ([`latch`]).
 //!
 //! A guest is hostile until proven otherwise: a request is bounded in size and in time, is answered from this machine's
-//! own [`VmSpec`] only (there is no way to name another machine), and never makes the host panic.
+//! own [`VmSpec`] only (there is no way to name another machine; only tokens are asked from the server, for this machine), and never makes the host panic.
 
 pub mod imds;
 pub mod latch;
 pub mod ovf;
+pub mod tokens;
 pub mod wire_server;
 
 use std::convert::Infallible;
@@ -22,9 +23,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 use crate::net::{IMDS, WIRE_SERVER};
 use crate::spec::VmSpec;
+use tokens::Tokens;
 use wire_server::News;
 
 /// WireServer and IMDS.
@@ -32,6 +35,9 @@ pub const HTTP_PORT: u16 = 80;
 /// The host agent's plugin.
 pub const PLUGIN_PORT: u16 = 32526;
 
+/// Tokens of managed identities.
+const TOKEN_PATH: &str = "/metadata/identity/oauth2/token";
+const TOKENS_AT_ONCE: usize = 4;
 /// The largest request body read from a guest.
 const MAX_BODY: usize = 4 << 20;
 /// How long a guest may take to send a request, and an idle connection may live.
@@ -100,11 +106,14 @@ pub trait Reports: Send + Sync + 'static {
 pub struct Fabric {
     spec: RwLock<Arc<VmSpec>>,
     reports: Arc<dyn Reports>,
+    tokens: Arc<dyn Tokens>,
+    /// One guest does not keep the server from the others.
+    asking: Semaphore,
 }
 
 impl Fabric {
-    pub fn new(spec: Arc<VmSpec>, reports: Arc<dyn Reports>) -> Arc<Self> {
-        Arc::new(Self { spec: RwLock::new(spec), reports })
+    pub fn new(spec: Arc<VmSpec>, reports: Arc<dyn Reports>, tokens: Arc<dyn Tokens>) -> Arc<Self> {
+        Arc::new(Self { spec: RwLock::new(spec), reports, tokens, asking: Semaphore::new(TOKENS_AT_ONCE) })
     }
 
     /// Later requests are answered from `spec`.
@@ -155,11 +164,22 @@ impl Fabric {
         response
     }
 
+    async fn token(&self, spec: &VmSpec, ask: &Ask) -> Answer {
+        match tokens::ask_of(spec, ask) {
+            Ok(wanted) => {
+                let _permit = self.asking.acquire().await;
+                self.tokens.token(&wanted).await
+            }
+            Err(refused) => refused,
+        }
+    }
+
     async fn answer(&self, dest: SocketAddrV4, ask: &Ask) -> Answer {
         let spec = self.spec();
         let (answer, news) = match (*dest.ip(), dest.port()) {
             (WIRE_SERVER, HTTP_PORT) => wire_server::wire_server(&spec, ask),
             (WIRE_SERVER, PLUGIN_PORT) => wire_server::host_plugin(ask),
+            (IMDS, HTTP_PORT) if ask.path.trim_end_matches('/') == TOKEN_PATH => (self.token(&spec, ask).await, None),
             (IMDS, HTTP_PORT) => (imds::imds(&spec, ask), None),
             _ => (Answer::empty(StatusCode::NOT_FOUND), None),
         };

@@ -81,8 +81,7 @@ fn what_is_not_offered_is_refused_by_name() {
         let error = made(body).unwrap_err();
         (error.code, error.target.unwrap_or_default())
     };
-    let cases: [(&str, Change<'_>); 4] = [
-        ("identity", &|b| b["identity"] = json!({"type": "SystemAssigned"})),
+    let cases: [(&str, Change<'_>); 3] = [
         ("properties.availabilitySet", &|b| b["properties"]["availabilitySet"] = json!({"id": "/x"})),
         ("osDisk.diffDiskSettings", &|b| {
             b["properties"]["storageProfile"]["osDisk"]["diffDiskSettings"] = json!({"option": "Local"});

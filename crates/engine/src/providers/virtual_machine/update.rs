@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Resource) -> Result<Plan, ArmError> {
     let mut body = body::update(id, new, &old.body, &arm_context(cx))?;
+    let bound = super::identity::bind(cx, id, new, &mut body, Some(old)).await?;
     let state: MachineInternal = internal(old)?;
     let disks = |body: &Value| body["properties"]["storageProfile"]["dataDisks"].clone();
     let size = |body: &Value| body["properties"]["hardwareProfile"]["vmSize"].clone();
@@ -28,16 +29,17 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
             ));
         }
         // What never came to run is tried again: its PUT must not end well otherwise.
-        let changes = outrun_readers(cx.engine, &state).await?;
+        let mut changes = outrun_readers(cx.engine, &state).await?;
+        changes.extend(bound);
         let start = Some(Start { kind: CREATE, params: json!({}) });
         return Ok(Plan { body, internal: old.internal.clone(), start, changes });
     }
     let restart = refirm || size(&body) != size(&old.body);
     if disks(&body) == disks(&old.body) && !restart && old.provisioning_state == "Succeeded" {
-        return Ok(Plan { body, internal: old.internal.clone(), start: None, changes: vec![] });
+        return Ok(Plan { body, internal: old.internal.clone(), start: None, changes: bound });
     }
     let before = Before { body: old.body.clone(), data_disks: state.data_disks.clone(), restart };
-    let mut plan = Builder { cx, id, changes: vec![] };
+    let mut plan = Builder { cx, id, changes: bound };
     let mut next = MachineInternal { data_disks: plan.changed_data_disks(&mut body, &state).await?, ..state.clone() };
     let stays = |key: &String| next.data_disks.iter().any(|(_, k)| k == key);
     let going: Vec<String> = state.data_disks.iter().map(|(_, key)| key).filter(|key| !stays(key)).cloned().collect();
