@@ -24,6 +24,8 @@ const GAP: u32 = 64 << 10;
 /// ...and the whole read is no longer than this.
 const GROUP: u32 = 1 << 20;
 const PARALLEL: usize = 4;
+/// More than this is not unpacked on an async thread.
+const UNPACKED_HERE: usize = 128 << 10;
 /// How far a sequential reader is kept ahead: as far as it has read without a jump, within these.
 const AHEAD_MIN: u64 = 256 << 10;
 const AHEAD_MAX: u64 = 4 << 20;
@@ -460,26 +462,27 @@ fn group(mut blobs: Vec<(ChunkId, Location)>, gap: u32) -> Vec<Group> {
 async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<Fetched>> {
     let (pack, range) = (group.pack, group.range.clone());
     let group = Arc::new(group);
-    read_sound(inner, pack, range, move |bytes| {
+    read_sound(inner, pack, range, UNPACKED_HERE, move |bytes| {
         let each = group.blobs.chunk_by(|(_, a), (_, b)| a.offset == b.offset);
         each.map(|blobs| verify_frame(&group, blobs, &bytes)).collect()
     })
     .await
 }
 
-/// What `verify` makes of a part of a pack in the first zone whose copy it finds sound. Larger parts are verified off the
-/// async threads.
+/// What `verify` makes of a part of a pack in the first zone whose copy it finds sound. Parts of more than `here` bytes are
+/// verified off the async threads.
 pub(crate) async fn read_sound<T: Send + 'static>(
     inner: &Arc<Inner>,
     pack: Uuid,
     range: Range<u32>,
+    here: usize,
     verify: impl Fn(Bytes) -> Result<T> + Clone + Send + 'static,
 ) -> Result<T> {
     let range = u64::from(range.start)..u64::from(range.end);
     let mut last = None;
     for zone in inner.zones.order() {
         let result = match inner.zones.read_pack(zone, pack, range.clone()).await {
-            Ok(bytes) if bytes.len() <= 128 << 10 => verify(bytes),
+            Ok(bytes) if bytes.len() <= here => verify(bytes),
             Ok(bytes) => {
                 let verify = verify.clone();
                 tokio::task::spawn_blocking(move || verify(bytes)).await.map_err(ChunkError::worker).flatten()

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use lazuli_chunks::bench::cpu_seconds;
 use lazuli_chunks::{Cache, ChunkError, ManifestId, Progress, Region, RegionConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +34,28 @@ struct Source {
 /// What one disk took in one round.
 #[derive(Clone, Copy)]
 struct Run {
-    seconds: f64,
-    copy: f64,
+    replication: Took,
+    copy: Took,
     read: u64,
+}
+
+/// On the clock, and of the processors (user and system).
+#[derive(Clone, Copy)]
+struct Took {
+    seconds: f64,
+    cpu: f64,
+}
+
+struct Timer(Instant, f64);
+
+impl Timer {
+    fn start() -> Self {
+        Self(Instant::now(), cpu_seconds())
+    }
+
+    fn took(&self) -> Took {
+        Took { seconds: self.0.elapsed().as_secs_f64(), cpu: cpu_seconds() - self.1 }
+    }
 }
 
 /// Prints all figures. Each disk is replicated after those before it, so it moves what they do not have.
@@ -50,15 +70,16 @@ pub fn compare(work: &Path, files: &[PathBuf], rounds: usize) -> Result<()> {
         println!(
             "\nreplication between two local stores, beside a plain copy of the same packs ({rounds} rounds, medians)"
         );
-        let head = ["missing MiB", "moved MiB", "÷ missing", "seconds", "MiB/s", "÷ copy"];
+        let head = ["missing MiB", "moved MiB", "÷ missing", "seconds", "MiB/s", "÷ copy", "cpu s", "copy cpu s"];
         print!("{:<34}", "");
         head.iter().for_each(|h| print!(" {h:>11}"));
         println!();
         for (disk, runs) in source.disks.iter().zip(&runs) {
-            let (seconds, copy) = (median(runs, |r| r.seconds), median(runs, |r| r.copy));
+            let (seconds, copy) = (median(runs, |r| r.replication.seconds), median(runs, |r| r.copy.seconds));
+            let (cpu, copy_cpu) = (median(runs, |r| r.replication.cpu), median(runs, |r| r.copy.cpu));
             let moved = runs.iter().map(|r| r.read).max().unwrap_or(0);
             println!(
-                "{:<34} {:>11.1} {:>11.1} {:>11.3} {seconds:>11.2} {:>11.0} {:>11.2}",
+                "{:<34} {:>11.1} {:>11.1} {:>11.3} {seconds:>11.2} {:>11.0} {:>11.2} {cpu:>11.2} {copy_cpu:>11.2}",
                 disk.file.file_name().unwrap_or_default().to_string_lossy(),
                 mib(disk.bytes),
                 mib(moved),
@@ -101,30 +122,30 @@ async fn one_round(source: &Source, dir: &Path, round: usize, runs: &mut [Vec<Ru
         // They take turns in who is first.
         let early = if round.is_multiple_of(2) { Some(plain_copy(disk, &folder)?) } else { None };
         source.store.got_bytes.store(0, Ordering::Relaxed);
-        let start = Instant::now();
+        let timer = Timer::start();
         west.replicate_from(&source.region, disk.manifest, &Progress::new(), &CancellationToken::new()).await?;
-        let seconds = start.elapsed().as_secs_f64();
+        let replication = timer.took();
         let read = source.store.got_bytes.load(Ordering::Relaxed);
         let copy = match early {
             Some(copy) => copy,
             None => plain_copy(disk, &folder)?,
         };
-        runs[number].push(Run { seconds, copy, read });
+        runs[number].push(Run { replication, copy, read });
     }
     drop(west);
     Ok(std::fs::remove_dir_all(dir)?)
 }
 
-/// Copies the packs and syncs them, as the store does; the seconds.
-fn plain_copy(disk: &Disk, folder: &Path) -> Result<f64> {
+/// Copies the packs and syncs them, as the store does.
+fn plain_copy(disk: &Disk, folder: &Path) -> Result<Took> {
     std::fs::create_dir_all(folder)?;
-    let start = Instant::now();
+    let timer = Timer::start();
     for (number, pack) in disk.packs.iter().enumerate() {
         let mut out = File::create(folder.join(number.to_string()))?;
         std::io::copy(&mut File::open(pack)?, &mut out)?;
         out.sync_all()?;
     }
-    Ok(start.elapsed().as_secs_f64())
+    Ok(timer.took())
 }
 
 /// Cuts the first disk's replication at ten random points; each time it goes on.
