@@ -167,7 +167,7 @@ impl<'a> Collection<'a> {
         if !condemned.rewrite.is_empty() {
             let mut writer = PackWriter::new(inner)?;
             for (pack, len) in &condemned.rewrite {
-                match move_live(inner, &mut writer, *pack, *len, marked).await {
+                match move_live(inner, &mut writer, *pack, *len, |key| marked.contains(key)).await {
                     Ok(()) => remove.push((*pack, *len)),
                     Err(e @ (ChunkError::Corrupt { .. } | ChunkError::NotFound { .. })) => {
                         tracing::error!(region = inner.name, %pack, error = %e, "a damaged pack is kept as it is");
@@ -243,12 +243,12 @@ fn judge(live: u64, len: u64) -> PackFate {
 }
 
 /// Copies the live blobs of a pack, verified, into the writer's packs.
-async fn move_live(
+pub(crate) async fn move_live(
     inner: &Arc<Inner>,
     writer: &mut PackWriter,
     pack: Uuid,
     len: u64,
-    marked: &HashSet<Key>,
+    live: impl Fn(&Key) -> bool,
 ) -> Result<()> {
     let mut table = Err(ChunkError::not_found(format!("pack {pack}"), &inner.name));
     for zone in inner.zones.order() {
@@ -258,15 +258,11 @@ async fn move_live(
         }
     }
     let here = |id: ChunkId| inner.index.lookup(id).is_some_and(|at| at.pack == pack);
-    let live: Vec<ChunkId> = table?
-        .iter()
-        .flat_map(|f| &f.blobs)
-        .map(|b| b.id)
-        .filter(|id| marked.contains(&Key::from(*id)) && here(*id))
-        .collect();
+    let blobs: Vec<ChunkId> =
+        table?.iter().flat_map(|f| &f.blobs).map(|b| b.id).filter(|id| live(&Key::from(*id)) && here(*id)).collect();
     // All are verified before any is written; a pack's worth is in memory.
     let mut frames = Vec::new();
-    for step in moving::steps(reader::locate(inner, live.into_iter()).await?) {
+    for step in moving::steps(reader::locate(inner, blobs.into_iter()).await?) {
         frames.extend(moving::fetch(inner, step).await?);
     }
     for frame in frames {

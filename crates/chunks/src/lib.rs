@@ -10,6 +10,7 @@
 //!   gc            mark from the live manifests, delete dead packs, rewrite mostly dead ones
 //!   rebuild       the index again, from the packs' own trailers
 //!   scrub         reads everything, names what is wrong, mends it from another zone or region
+//!   seal          what the stores hold of the packs is ciphertext, if the region has keys
 //! ```
 //!
 //! What this crate must never do: hand out a byte that it did not verify, overwrite an object, write
@@ -38,7 +39,9 @@ mod reader;
 mod rebuild;
 mod region;
 mod replicate;
+mod reseal;
 mod scrub;
+mod seal;
 mod store;
 mod usage;
 mod writer;
@@ -51,13 +54,15 @@ pub use gc::{Collected, GcEpoch};
 pub use id::{ChunkId, ManifestId};
 pub use ingest::Ingested;
 pub use object_stores::{OpenStoreError, open_store};
-pub use params::StoreParams;
+pub use params::{Encryption, StoreParams};
 pub use progress::Progress;
 pub use rate::RateLimit;
 pub use reader::{DiskExtent, DiskReader};
 pub use rebuild::Rebuilt;
 pub use region::{Region, RegionConfig};
 pub use replicate::Replicated;
+pub use reseal::Resealed;
 pub use scrub::{Finding, Object, Outcome, Problem, ScrubOptions, ScrubReport};
+pub use seal::{ParseKeyError, SealingKeys};
 pub use store::local_store;
 pub use usage::{Share, Usage};

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::chunker::ChunkerParams;
+use crate::seal::CIPHER;
 
 pub(crate) const HEAD: &str = "store.json";
 pub(crate) const FORMAT: u32 = 3;
@@ -29,6 +30,18 @@ pub struct StoreParams {
     pub segment_bytes: u64,
     pub hash: String,
     pub compression: String,
+    /// There once packs are sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+}
+
+/// With what packs are sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Encryption {
+    pub cipher: String,
+    /// The names of the keys that packs may have been sealed with, the newest last.
+    pub keys: Vec<String>,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -56,10 +69,29 @@ impl StoreParams {
         Self { format: FORMAT, ..self.clone() }
     }
 
+    /// The same store once its packs are sealed with these keys, too.
+    pub(crate) fn with_keys(self, keys: impl IntoIterator<Item = String>) -> Self {
+        let mut all = self.encryption.as_ref().map_or_else(Vec::new, |e| e.keys.clone());
+        for key in keys {
+            if !all.contains(&key) {
+                all.push(key);
+            }
+        }
+        let encryption = (!all.is_empty()).then(|| Encryption { cipher: CIPHER.into(), keys: all });
+        Self { encryption, ..self }
+    }
+
+    /// The names of the keys that packs may have been sealed with.
+    pub(crate) fn keys(&self) -> &[String] {
+        self.encryption.as_ref().map_or(&[], |e| &e.keys)
+    }
+
     /// Whether this version can use a store of these parameters.
     pub(crate) fn is_known(&self) -> bool {
         let made = [Self::format_1(), Self::format_2(), Self::standard()];
-        made.iter().any(|m| self == m || *self == m.today())
+        let plain = Self { encryption: None, ..self.clone() };
+        let sealed = self.encryption.as_ref().is_none_or(|e| e.cipher == CIPHER && self.format == FORMAT);
+        sealed && made.iter().any(|m| plain == *m || plain == m.today())
     }
 
     pub(crate) fn chunker(&self) -> ChunkerParams {
@@ -80,6 +112,7 @@ impl StoreParams {
             segment_bytes: SEGMENT,
             hash: "blake3".into(),
             compression: "zstd".into(),
+            encryption: None,
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::manifest::Root;
 use crate::params::{HEAD, StoreParams};
 use crate::rate::RateLimit;
 use crate::reader::{self, DiskReader};
+use crate::seal::{self, SealingKeys};
 use crate::store::{Zones, local_store};
 use crate::zones;
 
@@ -36,13 +37,15 @@ pub struct RegionConfig {
     /// A local folder for the index, on a file system with `flock`.
     pub index_dir: PathBuf,
     pub cache: Cache,
+    /// Packs are sealed with the first of them, if there are any; see `docs/encryption.md`.
+    pub keys: Option<SealingKeys>,
 }
 
 impl RegionConfig {
     /// A region in one local folder, store and index together.
     pub fn local(name: &str, dir: &std::path::Path, cache: Cache) -> Result<Self> {
         let store = local_store(dir).map_err(|e| ChunkError::index("create the folder of", name, e))?;
-        Ok(Self { name: name.to_owned(), stores: vec![store], index_dir: dir.join("index"), cache })
+        Ok(Self { name: name.to_owned(), stores: vec![store], index_dir: dir.join("index"), cache, keys: None })
     }
 }
 
@@ -66,7 +69,7 @@ impl Region {
     /// Opens a region for writing, making the store if it is new. One process at a time may
     /// ([`ChunkError::Locked`]). A lost or damaged index is built again from the packs.
     pub async fn open(cfg: RegionConfig) -> Result<Self> {
-        let zones = Zones::new(&cfg.name, cfg.stores.clone());
+        let zones = Zones::new(&cfg.name, cfg.stores.clone(), cfg.keys.clone());
         let (dir, name) = (cfg.index_dir.clone(), cfg.name.clone());
         let (index, state) = tokio::task::spawn_blocking(move || Index::open_writer(&dir, &name))
             .await
@@ -74,7 +77,8 @@ impl Region {
         let head = read_head(&zones, &cfg.name).await?;
         let existed = head.is_some();
         if !existed {
-            let head = serde_json::to_vec_pretty(&StoreParams::standard()).expect("plain data");
+            let head = StoreParams::standard().with_keys(newest(cfg.keys.as_ref()));
+            let head = serde_json::to_vec_pretty(&head).expect("plain data");
             zones.create(&Path::from(HEAD), vec![head.into()]).await?;
         }
         zones::identify(&zones, &cfg.name, true).await?;
@@ -91,14 +95,28 @@ impl Region {
     /// Opens a region for reading, in any number of processes, beside a writer or without one. What
     /// the writer commits later is seen, too.
     pub async fn open_read_only(cfg: RegionConfig) -> Result<Self> {
-        let zones = Zones::new(&cfg.name, cfg.stores.clone());
-        let head = read_head(&zones, &cfg.name).await?;
-        zones::identify(&zones, &cfg.name, false).await?;
+        let (zones, head) = Self::look(&cfg).await?;
         let (dir, name) = (cfg.index_dir.clone(), cfg.name.clone());
         let index = tokio::task::spawn_blocking(move || Index::open_reader(&dir, &name))
             .await
             .map_err(ChunkError::worker)??;
         Ok(Self::new(cfg, zones, index, head.as_ref()))
+    }
+
+    /// Whether a region could be opened with this: its stores are its own, of a known format, and the keys that they need are
+    /// given. Changes nothing.
+    ///
+    /// # Errors
+    /// [`ChunkError::Incompatible`] if not; others if the stores do not answer.
+    pub async fn check(cfg: &RegionConfig) -> Result<()> {
+        Self::look(cfg).await.map(|_| ())
+    }
+
+    async fn look(cfg: &RegionConfig) -> Result<(Zones, Option<StoreParams>)> {
+        let zones = Zones::new(&cfg.name, cfg.stores.clone(), cfg.keys.clone());
+        let head = read_head(&zones, &cfg.name).await?;
+        zones::identify(&zones, &cfg.name, false).await?;
+        Ok((zones, head))
     }
 
     /// `head`: `None` in a store that is new.
@@ -172,27 +190,54 @@ impl Region {
     }
 }
 
-/// Says in the head of each zone that packs of today's format may follow. A zone that does not answer takes no packs
-/// either, and is looked at when the region is opened next; a head that cannot be read is the scrub's.
+/// Says in the head of each zone what packs may be there from now on: such of today's format, sealed with the newest key. A
+/// zone that does not answer takes no packs either, and is looked at when the region is opened next; a head that
+/// cannot be read is the scrub's.
 async fn raise_heads(zones: &Zones, region: &str) -> Result<()> {
     let key = Path::from(HEAD);
+    let mut heads = Vec::new();
     for zone in 0..zones.len() {
-        let head = match zones.get_in(zone, &key).await {
-            Ok(head) => head,
-            Err(error) => {
-                tracing::warn!(region, zone, %error, "the zone's store does not answer");
-                continue;
+        match zones.get_in(zone, &key).await {
+            Ok(Some(bytes)) => {
+                heads.extend(serde_json::from_slice::<StoreParams>(&bytes).ok().map(|head| (zone, head)))
             }
-        };
-        let Some(found) = head.and_then(|bytes| serde_json::from_slice::<StoreParams>(&bytes).ok()) else { continue };
-        let today = found.today();
-        if found != today && found.is_known() {
-            tracing::info!(region, zone, from = found.format, to = today.format, "the store's format is raised");
-            let head = serde_json::to_vec_pretty(&today).expect("plain data");
-            zones.restore_in(zone, &key, head.into()).await?;
+            Ok(None) => {}
+            Err(error) => tracing::warn!(region, zone, %error, "the zone's store does not answer"),
+        }
+    }
+    heads.retain(|(_, head)| head.is_known());
+    let keys: Vec<String> = heads.iter().flat_map(|(_, head)| head.keys()).cloned().collect();
+    require_keys(&keys, zones.keys(), region)?;
+    for (zone, found) in heads {
+        let today = found.today().with_keys(keys.clone()).with_keys(newest(zones.keys()));
+        if found != today {
+            tracing::info!(region, zone, from = found.format, to = today.format, "the store's head is written anew");
+            write_head(zones, zone, &today).await?;
         }
     }
     Ok(())
+}
+
+pub(crate) async fn write_head(zones: &Zones, zone: usize, head: &StoreParams) -> Result<()> {
+    let bytes = serde_json::to_vec_pretty(head).expect("plain data");
+    zones.restore_in(zone, &Path::from(HEAD), bytes.into()).await
+}
+
+fn newest(keys: Option<&SealingKeys>) -> Option<String> {
+    keys.and_then(|k| k.ids().into_iter().next())
+}
+
+/// Refuses to go on without a key that packs may be sealed with.
+fn require_keys(named: &[String], given: Option<&SealingKeys>, region: &str) -> Result<()> {
+    let given = given.map_or_else(Vec::new, SealingKeys::ids);
+    let Some(missing) = named.iter().find(|id| !given.contains(id)) else { return Ok(()) };
+    let given = if given.is_empty() { "none is".to_owned() } else { format!("given are {}", given.join(", ")) };
+    Err(ChunkError::Incompatible {
+        region: region.to_owned(),
+        detail: format!(
+            "packs are sealed with the key {missing}, which is not given ({given}); add it to the region's encryption_keys"
+        ),
+    })
 }
 
 /// Reads and checks the head; `None`: there is none yet.
@@ -204,6 +249,7 @@ async fn read_head(zones: &Zones, region: &str) -> Result<Option<StoreParams>> {
     let found: StoreParams =
         serde_json::from_slice(&bytes).map_err(|e| incompatible(format!("{HEAD} cannot be read: {e}")))?;
     if found.is_known() {
+        require_keys(found.keys(), zones.keys(), region)?;
         return Ok(Some(found));
     }
     Err(incompatible(format!(
@@ -244,7 +290,7 @@ impl Inner {
 }
 
 fn is_young(pack: Uuid) -> bool {
-    let Some(made) = pack.get_timestamp() else { return false };
+    let Some(made) = seal::time_of(pack) else { return false };
     let (seconds, nanos) = made.to_unix();
     let made = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
     SystemTime::now().duration_since(made).is_ok_and(|age| age < IN_FLIGHT)

@@ -262,7 +262,8 @@ impl Scrub<'_> {
                     wrong.push((zone, Problem::Missing, "it is not there".into()));
                     continue;
                 }
-                Err(e @ ChunkError::Store { .. }) => {
+                // Also a pack that is sealed with a key that is not given: it may be whole.
+                Err(e @ (ChunkError::Store { .. } | ChunkError::Incompatible { .. })) => {
                     copies.unread = true;
                     wrong.push((zone, Problem::Unreachable, with_causes(&e)));
                     continue;

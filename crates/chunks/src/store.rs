@@ -1,4 +1,5 @@
-//! The object stores of one region, one a zone: every zone holds every object, any of them may be read.
+//! The object stores of one region, one a zone: every zone holds every object, any of them may be read. Sealed packs
+//! ([`seal`]) are sealed and opened here.
 //! The only place that speaks `object_store`.
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use crate::error::{ChunkError, Result, store_error_is_permanent};
 use crate::pack;
+use crate::seal::{self, SealingKeys};
 
 const PUT_ATTEMPTS: u32 = 4;
 /// A read of one zone of several takes no longer than this...
@@ -77,14 +79,33 @@ pub(crate) struct Listed {
 pub(crate) struct Zones {
     region: String,
     stores: Vec<Arc<dyn ObjectStore>>,
+    /// With which packs are sealed, if they are.
+    keys: Option<SealingKeys>,
     /// When a zone last failed to answer.
     failed: Arc<Vec<Mutex<Option<Instant>>>>,
 }
 
 impl Zones {
-    pub(crate) fn new(region: &str, stores: Vec<Arc<dyn ObjectStore>>) -> Self {
+    pub(crate) fn new(region: &str, stores: Vec<Arc<dyn ObjectStore>>, keys: Option<SealingKeys>) -> Self {
         let failed = Arc::new(stores.iter().map(|_| Mutex::default()).collect());
-        Self { region: region.to_owned(), stores, failed }
+        Self { region: region.to_owned(), stores, keys, failed }
+    }
+
+    pub(crate) fn keys(&self) -> Option<&SealingKeys> {
+        self.keys.as_ref()
+    }
+
+    fn keys_for(&self, pack: Uuid) -> Result<SealingKeys> {
+        let detail = || format!("pack {pack} is sealed, and no key is given");
+        self.keys.clone().ok_or_else(|| ChunkError::Incompatible { region: self.region.clone(), detail: detail() })
+    }
+
+    /// As the stores hold it: sealed, if it is a pack that is.
+    async fn stored(&self, key: &Path, pieces: Vec<Bytes>) -> Result<PutPayload> {
+        let Some(pack) = seal::from_key(key) else { return Ok(pieces.into_iter().collect()) };
+        let keys = self.keys_for(pack)?;
+        let sealed = tokio::task::spawn_blocking(move || keys.seal(pack, &pieces));
+        Ok(sealed.await.map_err(ChunkError::worker)??.into())
     }
 
     /// The zones in the order in which to ask them: one that did not answer lately comes last.
@@ -108,7 +129,7 @@ impl Zones {
 
     /// Creates an object in every zone; it must not exist. Transient failures are retried.
     pub(crate) async fn create(&self, key: &Path, pieces: Vec<Bytes>) -> Result<()> {
-        let payload: PutPayload = pieces.into_iter().collect();
+        let payload = self.stored(key, pieces).await?;
         let puts = self.stores.iter().map(|s| self.create_in(s, key, payload.clone()));
         futures::future::try_join_all(puts).await?;
         Ok(())
@@ -171,15 +192,25 @@ impl Zones {
         let store = &self.stores[zone];
         let key = pack::key(pack);
         let wanted = range.end - range.start;
+        let sealed = seal::is_sealed(pack);
         let damaged = || ChunkError::corrupt(format!("pack {pack}"), "it is shorter than its index says");
-        match store.get_range(&key, range.clone()).await {
+        let stored = if sealed { seal::sealed_range(&range) } else { range.clone() };
+        match store.get_range(&key, stored).await {
+            Ok(bytes) if sealed => {
+                let keys = self.keys_for(pack)?;
+                if bytes.len() <= 128 << 10 {
+                    return keys.open_range(pack, &range, &bytes);
+                }
+                let opened = tokio::task::spawn_blocking(move || keys.open_range(pack, &range, &bytes));
+                opened.await.map_err(ChunkError::worker)?
+            }
             Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
             Ok(_) => Err(damaged()),
             Err(object_store::Error::NotFound { .. }) => {
                 Err(ChunkError::not_found(format!("pack {pack}"), &self.region))
             }
             Err(e) => match store.head(&key).await {
-                Ok(meta) if meta.size < range.end => Err(damaged()),
+                Ok(meta) if plain_len(pack, meta.size) < range.end => Err(damaged()),
                 _ => Err(ChunkError::store(format!("read {key}"), &self.region, e)),
             },
         }
@@ -220,7 +251,7 @@ impl Zones {
         {
             match pack::from_key(&meta.location) {
                 Some(pack) => {
-                    found.packs.insert(pack, meta.size);
+                    found.packs.insert(pack, plain_len(pack, meta.size));
                 }
                 None => found.others.push(meta.location),
             }
@@ -228,8 +259,20 @@ impl Zones {
         Ok(found)
     }
 
-    /// A whole object of one zone; `None` if it is not there.
+    /// A whole object of one zone; `None` if it is not there. Of a sealed pack, what cannot be opened is zeros.
     pub(crate) async fn get_in(&self, zone: usize, key: &Path) -> Result<Option<Bytes>> {
+        let found = self.get_stored(zone, key).await?;
+        let (Some(bytes), Some(pack)) = (&found, seal::from_key(key)) else { return Ok(found) };
+        let (keys, bytes) = (self.keys_for(pack)?, bytes.clone());
+        let opened = tokio::task::spawn_blocking(move || keys.open_whole(pack, &bytes));
+        let opened = opened.await.map_err(ChunkError::worker)?.map_err(|id| ChunkError::Incompatible {
+            region: self.region.clone(),
+            detail: format!("pack {pack} is sealed with the key {id}, which is not given"),
+        })?;
+        Ok(Some(opened))
+    }
+
+    async fn get_stored(&self, zone: usize, key: &Path) -> Result<Option<Bytes>> {
         let failed = |e| ChunkError::store(format!("read {key}"), &self.region, e);
         match self.stores[zone].get(key).await {
             Ok(found) => found.bytes().await.map(Some).map_err(failed),
@@ -241,6 +284,33 @@ impl Zones {
     /// Puts the right bytes in the place of a damaged or missing object of one zone. Only for repair: all else creates.
     pub(crate) async fn restore_in(&self, zone: usize, key: &Path, bytes: Bytes) -> Result<()> {
         let failed = |e| ChunkError::store(format!("restore {key}"), &self.region, e);
-        self.stores[zone].put(key, bytes.into()).await.map(|_| ()).map_err(failed)
+        let payload = self.stored(key, vec![bytes]).await?;
+        self.stores[zone].put(key, payload).await.map(|_| ()).map_err(failed)
     }
+
+    /// Copies an object of one zone as it is stored, if it is there.
+    pub(crate) async fn set_aside_in(&self, zone: usize, from: &Path, to: &Path) -> Result<()> {
+        let failed = |e| ChunkError::store(format!("set {from} aside"), &self.region, e);
+        let Some(bytes) = self.get_stored(zone, from).await? else { return Ok(()) };
+        self.stores[zone].put(to, bytes.into()).await.map(|_| ()).map_err(failed)
+    }
+
+    /// Whether the copies of a sealed pack in all zones were sealed by the newest key, and it may be opened by that.
+    pub(crate) async fn sealed_by_newest(&self, pack: Uuid) -> Result<bool> {
+        let Some(keys) = self.keys.as_ref().filter(|_| seal::is_sealed(pack)) else { return Ok(false) };
+        let key = pack::key(pack);
+        for store in &self.stores {
+            match store.get_range(&key, 0..seal::HEADER as u64).await {
+                Ok(begin) if keys.sealed_by_newest(&begin) => {}
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(false),
+                Err(e) => return Err(ChunkError::store(format!("read {key}"), &self.region, e)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// How long a pack is when plain, by its length in a store.
+fn plain_len(pack: Uuid, stored: u64) -> u64 {
+    if seal::is_sealed(pack) { seal::plain_len(stored) } else { stored }
 }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use uuid::Uuid;
 
 use crate::codec::StoredFrame;
 use crate::error::{ChunkError, Result};
@@ -17,6 +16,7 @@ use crate::id::ChunkId;
 use crate::log::{Key, Record};
 use crate::pack::{self, Frame, PackBuilder, SealedPack};
 use crate::region::{Inner, Registration};
+use crate::seal;
 
 /// Blobs that this writer has taken but that are not in the index yet.
 #[derive(Clone, Default)]
@@ -125,7 +125,7 @@ async fn put_pack(
     mut pack: SealedPack,
     turn: Turn,
 ) -> Result<u64> {
-    let id = Uuid::now_v7();
+    let id = seal::new_pack(inner.zones.keys().is_some());
     inner.writers().in_flight.insert(id);
     let pieces = std::mem::take(&mut pack.pieces);
     let result = async {

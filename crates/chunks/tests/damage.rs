@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use common::*;
 use lazuli_chunks::{
-    Cache, ChunkError, Object, Outcome, Problem, Progress, Region, RegionConfig, ScrubOptions, ScrubReport, local_store,
+    Cache, ChunkError, Object, Outcome, Problem, Progress, Region, RegionConfig, ScrubOptions, ScrubReport,
+    SealingKeys, local_store,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -104,14 +105,19 @@ fn lengthen(zone: &Path) {
 struct World {
     dir: tempfile::TempDir,
     zones: usize,
+    keys: Option<SealingKeys>,
     disks: Vec<(lazuli_chunks::ManifestId, Vec<u8>)>,
 }
 
 impl World {
     /// A region of some zones with two disks, a pack for each.
     async fn new(zones: usize) -> Self {
+        Self::with_keys(zones, None).await
+    }
+
+    async fn with_keys(zones: usize, keys: Option<SealingKeys>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut world = Self { dir, zones, disks: Vec::new() };
+        let mut world = Self { dir, zones, keys, disks: Vec::new() };
         let region = world.open().await;
         for seed in [11, 12] {
             let bytes = noise(seed, 6 * MIB);
@@ -134,6 +140,7 @@ impl World {
             stores: (0..self.zones).map(|z| local_store(&self.zone(z)).unwrap()).collect(),
             index_dir: self.dir.path().join("index"),
             cache: Cache::new(0),
+            keys: self.keys.clone(),
         }
     }
 
@@ -264,6 +271,31 @@ async fn another_zone_serves_the_reads_and_mends_the_damage() {
     }
 }
 
+/// What is sealed is no worse off.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_sealed_packs_is_mended_alike() {
+    for damage in DAMAGES.iter().filter(|d| d.name != "a flipped byte in a manifest") {
+        let world = World::with_keys(2, sealing_keys(&[1])).await;
+        (damage.harm)(&world.zone(1));
+        let region = world.open().await;
+        assert_eq!(world.read(&region, damage.name).await, 2, "{}", damage.name);
+        let report = scrub(&region, repair()).await;
+        assert_finds(&report, damage);
+        assert!(report.is_sound(), "{}: {report:#?}", damage.name);
+        fs::remove_dir_all(world.zone(0).join("packs")).unwrap();
+        assert_eq!(world.read(&region, damage.name).await, 2, "{}", damage.name);
+
+        let world = World::with_keys(1, sealing_keys(&[1])).await;
+        let (_dir, donor) = world.donor().await;
+        (damage.harm)(&world.zone(0));
+        let region = world.open().await;
+        let manifests = Some(world.disks.iter().map(|(m, _)| *m).collect());
+        let report = scrub(&region, ScrubOptions { manifests, donors: vec![donor], ..repair() }).await;
+        assert!(report.is_sound(), "{}: {report:#?}", damage.name);
+        assert_eq!(world.read(&region, damage.name).await, 2, "{}", damage.name);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn scrub_names_the_zone() {
     for damage in DAMAGES {
@@ -346,7 +378,7 @@ async fn a_damaged_frame_of_several_chunks_comes_back_whole() {
 async fn a_stale_damaged_or_missing_index_is_named_and_built_again() {
     for damage in ["stale", "flipped", "missing"] {
         let dir = tempfile::tempdir().unwrap();
-        let mut world = World { dir, zones: 1, disks: Vec::new() };
+        let mut world = World { dir, zones: 1, keys: None, disks: Vec::new() };
         let log = world.dir.path().join("index/index.log");
         let region = world.open().await;
         let mut early = Vec::new();

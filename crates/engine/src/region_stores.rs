@@ -1,11 +1,14 @@
 //! Where the regions' bytes lie: for each region one store a zone, as configured, or else one folder.
 
-use lazuli_chunks::{Cache, ChunkError, RateLimit, Region, RegionConfig, open_store};
+use lazuli_chunks::{Cache, ChunkError, RateLimit, Region, RegionConfig, SealingKeys, open_store};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// A store that has not answered by then is left for later.
+const PATIENCE: Duration = Duration::from_secs(5);
 const MIB: NonZeroU64 = NonZeroU64::new(1 << 20).expect("not zero");
 
 /// A region's stores.
@@ -22,6 +25,34 @@ pub struct RegionSettings {
     /// How many MiB a second replications from other regions may bring, by the region they come from.
     #[serde(default)]
     pub mib_per_second_from: BTreeMap<String, NonZeroU64>,
+    /// Where the keys are that the region's packs are sealed with, the newest first: `file:PATH` or `env:NAME`, each with 64
+    /// hexadecimal digits. None: what the stores hold is plain. See `docs/encryption.md`.
+    #[serde(default)]
+    pub encryption_keys: Vec<String>,
+}
+
+impl RegionSettings {
+    /// Reads the keys.
+    fn keys(&self, region: &str) -> Result<Option<SealingKeys>, ChunkError> {
+        let refused = |source: &str, why: String| ChunkError::Incompatible {
+            region: region.to_owned(),
+            detail: format!("its encryption key {source} cannot be used: {why}"),
+        };
+        let read = |source: &String| match source.split_once(':') {
+            Some(("file", path)) => std::fs::read_to_string(path).map_err(|e| refused(source, e.to_string())),
+            Some(("env", name)) => {
+                std::env::var(name).map_err(|_| refused(source, "there is no such variable in the environment".into()))
+            }
+            _ => Err(refused(source, "a key is file:PATH or env:NAME".into())),
+        };
+        let texts = self.encryption_keys.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let bad = texts.iter().zip(&self.encryption_keys);
+        let bad = bad.filter_map(|(text, source)| Some((source, SealingKeys::parse([text.as_str()]).err()?))).next();
+        match bad {
+            Some((source, why)) => Err(refused(source, why.to_string())),
+            None => Ok(SealingKeys::parse(texts.iter().map(String::as_str)).unwrap_or_default()),
+        }
+    }
 }
 
 /// The canonical short name of a region, if there is such a one.
@@ -45,18 +76,46 @@ impl RegionStores {
     /// How to open a region (canonical short name).
     ///
     /// # Errors
-    /// [`ChunkError::Incompatible`] if a URL cannot be used.
+    /// [`ChunkError::Incompatible`] if a URL or a key cannot be used.
     pub fn config(&self, name: &str, cache: Cache) -> Result<RegionConfig, ChunkError> {
         let folder = self.root.join(name);
+        let keys = self.keys(name)?;
         let Some(settings) = self.configured.get(name).filter(|s| !s.zones.is_empty()) else {
-            return RegionConfig::local(name, &folder, cache);
+            return Ok(RegionConfig { keys, ..RegionConfig::local(name, &folder, cache)? });
         };
         let open = |url: &String| {
             open_store(url, &settings.options)
                 .map_err(|e| ChunkError::Incompatible { region: name.to_owned(), detail: format!("{url}: {e}") })
         };
         let stores = settings.zones.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(RegionConfig { name: name.to_owned(), stores, index_dir: folder.join("index"), cache })
+        Ok(RegionConfig { name: name.to_owned(), stores, index_dir: folder.join("index"), cache, keys })
+    }
+
+    fn keys(&self, name: &str) -> Result<Option<SealingKeys>, ChunkError> {
+        self.configured.get(name).map_or(Ok(None), |settings| settings.keys(name))
+    }
+
+    /// Whether a region has keys to seal its packs with.
+    pub fn is_encrypted(&self, name: &str) -> bool {
+        self.configured.get(name).is_some_and(|s| !s.encryption_keys.is_empty())
+    }
+
+    /// Looks whether every region can be opened with what is configured: stores that are its own, and the keys that they
+    /// need. A store that does not answer is no reason to refuse.
+    ///
+    /// # Errors
+    /// [`ChunkError::Incompatible`] of the first that cannot.
+    pub async fn check(&self) -> Result<(), ChunkError> {
+        self.configured.keys().try_for_each(|name| self.keys(name).map(|_| ()))?;
+        let known = self.known().unwrap_or_default();
+        let checks = known.iter().map(|name| async move {
+            let config = self.config(name, Cache::new(0))?;
+            match tokio::time::timeout(PATIENCE, Region::check(&config)).await {
+                Ok(Err(e @ ChunkError::Incompatible { .. })) => Err(e),
+                _ => Ok(()),
+            }
+        });
+        futures::future::try_join_all(checks).await.map(|_| ())
     }
 
     /// In how many independent places a region keeps what it stores.
@@ -114,5 +173,38 @@ mod tests {
         let refused = stores.config("westus", Cache::new(0)).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(refused.contains("ftp://x/y") && refused.contains("westus"), "{refused}");
         assert_eq!(stores.known().unwrap(), ["northeurope"]);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_missing_or_another_is_told_before_anything_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            format!("file:{}", path.display())
+        };
+        let (one, two) = (file("one", &"1f".repeat(32)), file("two", &format!("{}\n", "2e".repeat(32))));
+        let stores = |keys: &[&str]| {
+            let encryption_keys = keys.iter().map(|k| (*k).to_owned()).collect();
+            let settings = RegionSettings { encryption_keys, ..RegionSettings::default() };
+            RegionStores::new(dir.path().join("regions"), [("eastus".to_owned(), settings)].into())
+        };
+        for (key, says) in [
+            ("env:LAZULI_NO_SUCH_KEY", "no such variable"),
+            ("/etc/key", "file:PATH or env:NAME"),
+            ("file:/nonexistent/key", "No such file"),
+            (file("short", "abcd").as_str(), "64 hexadecimal digits"),
+        ] {
+            let error = stores(&[key]).check().await.unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains("eastus"), "{error}");
+        }
+        stores(&[&one]).check().await.unwrap();
+        assert!(stores(&[&one]).is_encrypted("eastus") && !stores(&[]).is_encrypted("eastus"));
+        drop(Region::open(stores(&[&one]).config("eastus", Cache::new(0)).unwrap()).await.unwrap());
+        stores(&[&two, &one]).check().await.unwrap();
+        for keys in [&[two.as_str()][..], &[]] {
+            let error = stores(keys).check().await.unwrap_err().to_string();
+            assert!(error.contains("is not given") && error.contains("encryption_keys"), "{error}");
+        }
     }
 }

@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 /// options = { aws_endpoint = "https://s3.example.org", aws_region = "local" }   # for S3 and Azure Blob; secrets rather
 ///                                                                              # in AWS_* and AZURE_* of the environment
 /// mib_per_second_from = { westus = 10 }  # at most so much from there
+/// encryption_keys = ["file:/etc/lazuli/eastus-2.key", "env:LAZULI_EASTUS_1"]   # newest first; docs/encryption.md
 /// ```
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -37,6 +37,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     files::private_dir(&dir.host())?;
     let shutdown = signals::shutdown()?;
     let stores = RegionStores::new(dir.regions(), config.regions()?);
+    stores.check().await?;
     let section = config.host;
     let firmware = both("firmware", section.firmware_code, section.firmware_variables)?;
     let secure_firmware = both("secure_firmware", section.secure_firmware_code, section.secure_firmware_variables)?;

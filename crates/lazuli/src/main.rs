@@ -15,6 +15,7 @@ mod image;
 mod index;
 mod keeper;
 mod logging;
+mod reseal;
 mod scrub;
 mod serve;
 mod signals;
@@ -56,6 +57,8 @@ enum Command {
     Scrub(scrub::Args),
     /// Frees what no disk needs any more, or tells what it would free.
     Gc(gc::Args),
+    /// Seals everything in the encrypted regions with their newest keys.
+    Reseal(reseal::Args),
     /// Builds the indexes of the content stores again, from their packs.
     Index(index::Args),
     /// Measures the content store alone, without a server.
@@ -93,6 +96,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Gc(args) => gc::run(args).await,
+            Command::Reseal(args) => return reseal::run(args).await,
             Command::Index(args) => return index::run(args).await,
             Command::Scrub(args) => return scrub::run(args).await,
             Command::Env(_) => Ok(()),

@@ -99,6 +99,7 @@ async fn open_engine(dir: &DataDir, args: &Args, config: &Config) -> anyhow::Res
     engine.regions = config.regions()?;
     let at = || format!("cannot open the database of {}", dir.path().display());
     let engine = Engine::open(engine).await.with_context(at)?;
+    engine.regions().stores().check().await?;
     // The folder is locked: nobody else uses the database in it. A database elsewhere may have more servers.
     if config.database.is_none() {
         let interrupted = engine.take_over().await.with_context(at)?;

@@ -1,29 +1,26 @@
 //! `lazuli usage`: what the content stores hold, region by region. Beside a running server or without one.
 
-use crate::data_dir::DataDir;
+use crate::site::Site;
 use anyhow::Context;
 use indicatif::BinaryBytes;
 use lazuli_chunks::{Cache, Region, Usage};
 use lazuli_engine::RegionStores;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 const CACHE_BYTES: u64 = 8 << 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The server's data folder [default: $XDG_DATA_HOME/lazuli or ~/.local/share/lazuli]
-    #[arg(long, env = "LAZULI_DATA_DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    site: Site,
     /// A JSON list instead of a table.
     #[arg(long)]
     json: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let dir = DataDir::find(args.data_dir.as_deref())?;
-    let stores = RegionStores::new(dir.regions(), BTreeMap::new());
+    let (config, dir) = args.site.find()?;
+    let stores = RegionStores::new(dir.regions(), config.regions()?);
     let mut regions = Vec::new();
     for name in stores.known().with_context(|| format!("cannot read {}", dir.regions().display()))? {
         let at = || format!("cannot read the store of the region {name}");
@@ -67,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_folder_without_stores_is_an_empty_table() {
-        let stores = RegionStores::new("/nonexistent/regions".into(), BTreeMap::new());
+        let stores = RegionStores::new("/nonexistent/regions".into(), Default::default());
         assert!(stores.known().unwrap().is_empty());
         assert_eq!(table(&[]).lines().count(), 1);
         let usage = Usage { manifests: 2, logical_bytes: 1 << 30, stored_bytes: 1 << 20, ..Usage::default() };

@@ -133,9 +133,7 @@ impl Scrub<'_> {
         };
         // Aside first, then out of index and packs: an index that is built again must not know it again.
         for &zone in &zones {
-            if let Some(bytes) = self.inner.zones.get_in(zone, &pack::key(pack)).await? {
-                self.inner.zones.restore_in(zone, &aside(pack), bytes).await?;
-            }
+            self.inner.zones.set_aside_in(zone, &pack::key(pack), &aside(pack)).await?;
         }
         self.inner.index.commit(Record::PacksRemoved(vec![pack]), None).await?;
         self.inner.zones.delete_pack(pack).await?;

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use futures::stream::BoxStream;
-use lazuli_chunks::{Cache, ChunkError, Ingested, ManifestId, Progress, Region, RegionConfig, Replicated, local_store};
+use lazuli_chunks::{
+    Cache, ChunkError, Ingested, ManifestId, Progress, Region, RegionConfig, Replicated, SealingKeys, local_store,
+};
 use lazuli_disks::DiskSource;
 use object_store::path::Path as Key;
 use object_store::{
@@ -96,6 +98,16 @@ pub async fn open(dir: &Path) -> Region {
 
 pub fn config(dir: &Path) -> RegionConfig {
     RegionConfig::local("eastus", dir, Cache::new(64 << 20)).unwrap()
+}
+
+/// As `config`, sealed with keys of these bytes, the newest first.
+pub fn sealed_config(dir: &Path, keys: &[u8]) -> RegionConfig {
+    RegionConfig { keys: sealing_keys(keys), ..config(dir) }
+}
+
+pub fn sealing_keys(bytes: &[u8]) -> Option<SealingKeys> {
+    let texts: Vec<String> = bytes.iter().map(|b| format!("{b:02x}").repeat(32)).collect();
+    SealingKeys::parse(texts.iter().map(String::as_str)).unwrap()
 }
 
 pub async fn ingest(region: &Region, bytes: &[u8]) -> Ingested {

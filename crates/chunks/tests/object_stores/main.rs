@@ -17,8 +17,13 @@ use servers::{Fault, Kind, Line, Server};
 use tokio_util::sync::CancellationToken;
 
 async fn region(name: &str, store: Arc<dyn ObjectStore>, index: &Path) -> Region {
-    let config =
-        RegionConfig { name: name.into(), stores: vec![store], index_dir: index.to_owned(), cache: Cache::new(0) };
+    let config = RegionConfig {
+        name: name.into(),
+        stores: vec![store],
+        index_dir: index.to_owned(),
+        cache: Cache::new(0),
+        keys: None,
+    };
     Region::open(config).await.unwrap()
 }
 
