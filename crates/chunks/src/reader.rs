@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::cache::Cached;
 use crate::codec::{Encoder, LEVEL, StoredFrame, decode_frame, part_of};
 use crate::error::{ChunkError, Result};
+use crate::frame_cache::FrameCache;
 use crate::id::{BlobKind, ChunkId, ManifestId};
 use crate::index::Location;
 use crate::manifest::{Root, Segment, SegmentExtent};
@@ -173,6 +174,22 @@ impl DiskReader {
         Ok(out)
     }
 
+    /// Bytes of memory that plain bytes are kept in, over all disks.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        self.0.inner.cache.capacity()
+    }
+
+    /// Brings what is not there of these ranges, inside the disk, into the caches: together, so in few reads.
+    pub(crate) async fn prefetch(&self, ranges: Vec<Range<u64>>) -> Result<()> {
+        let mut missing = Vec::new();
+        for range in ranges {
+            let extents = self.extents_in(range).await?;
+            missing.extend(extents.iter().filter(|(_, e)| !self.0.inner.cache.holds(e.chunk)).map(|(at, _)| *at));
+        }
+        let wanted = self.with_frames(missing.into_iter()).await?;
+        fetch_plain(&self.0.inner, wanted).await.map(|_| ())
+    }
+
     fn check_range(&self, offset: u64, len: u64) -> Result<u64> {
         let end = offset.checked_add(len).filter(|end| *end <= self.size());
         end.ok_or(ChunkError::OutOfRange { offset, len, size: self.size() })
@@ -242,12 +259,7 @@ impl DiskReader {
 
     async fn fetch_ahead(self, range: Range<u64>, over: watch::Sender<()>) {
         // Only a hint: the read itself will meet the error again and report it.
-        if let Ok(extents) = self.extents_in(range).await {
-            let missing = extents.iter().filter(|(_, e)| !self.0.inner.cache.holds(e.chunk));
-            if let Ok(wanted) = self.with_frames(missing.map(|(at, _)| *at)).await {
-                let _ = fetch_plain(&self.0.inner, wanted).await;
-            }
-        }
+        let _ = self.prefetch(vec![range]).await;
         drop(over);
     }
 }
@@ -385,7 +397,15 @@ async fn fetch(inner: &Arc<Inner>, mut wanted: HashSet<ChunkId>, gap: u32) -> Re
     let mut out = Vec::new();
     let mut attempt = 0;
     while !wanted.is_empty() {
-        let located = locate(inner, wanted.iter().copied()).await?;
+        let mut located = locate(inner, wanted.iter().copied()).await?;
+        if let Some(cache) = &inner.frames {
+            let cached;
+            (cached, located) = kept_frames(cache.clone(), located).await?;
+            for blob in cached.iter().flat_map(|f| &f.blobs) {
+                wanted.remove(&blob.id);
+            }
+            out.extend(cached);
+        }
         let groups = group(located, gap);
         let mut fetches =
             futures::stream::iter(groups).map(|group| fetch_group(inner, group)).buffer_unordered(PARALLEL);
@@ -393,8 +413,13 @@ async fn fetch(inner: &Arc<Inner>, mut wanted: HashSet<ChunkId>, gap: u32) -> Re
         while let Some(result) = fetches.next().await {
             match result {
                 Ok(frames) => {
-                    for blob in frames.iter().flat_map(|f| &f.blobs) {
-                        wanted.remove(&blob.id);
+                    for frame in &frames {
+                        for blob in &frame.blobs {
+                            wanted.remove(&blob.id);
+                        }
+                        if let (Some(cache), Some(check)) = (&inner.frames, frame.at.check) {
+                            cache.put_later(check, frame.stored.clone());
+                        }
                     }
                     out.extend(frames);
                 }
@@ -412,6 +437,26 @@ async fn fetch(inner: &Arc<Inner>, mut wanted: HashSet<ChunkId>, gap: u32) -> Re
         }
     }
     Ok(out)
+}
+
+/// The frames that are kept on this machine, and the blobs that are not in them.
+async fn kept_frames(
+    cache: FrameCache,
+    mut located: Vec<(ChunkId, Location)>,
+) -> Result<(Vec<Fetched>, Vec<(ChunkId, Location)>)> {
+    let look = move || {
+        let (mut kept, mut others) = (Vec::new(), Vec::new());
+        located.sort_unstable_by_key(|(_, at)| (at.pack, at.offset, at.at));
+        for blobs in located.chunk_by(|(_, a), (_, b)| a.same_frame(b)) {
+            let stored = blobs[0].1.check.and_then(|check| cache.get(check));
+            match stored.and_then(|stored| unpack_frame(blobs, stored).ok()) {
+                Some(frame) => kept.push(frame),
+                None => others.extend_from_slice(blobs),
+            }
+        }
+        (kept, others)
+    };
+    tokio::task::spawn_blocking(look).await.map_err(ChunkError::worker)
 }
 
 /// Where each of these blobs lies; an error if one is not here.
@@ -464,7 +509,11 @@ async fn fetch_group(inner: &Arc<Inner>, group: Group) -> Result<Vec<Fetched>> {
     let group = Arc::new(group);
     read_sound(inner, pack, range, UNPACKED_HERE, move |bytes| {
         let each = group.blobs.chunk_by(|(_, a), (_, b)| a.offset == b.offset);
-        each.map(|blobs| verify_frame(&group, blobs, &bytes)).collect()
+        let stored = |at: Location| {
+            let start = (at.offset - group.range.start) as usize;
+            bytes.slice(start..start + at.stored_len as usize)
+        };
+        each.map(|blobs| unpack_frame(blobs, stored(blobs[0].1))).collect()
     })
     .await
 }
@@ -505,11 +554,9 @@ pub(crate) async fn read_sound<T: Send + 'static>(
     Err(last.unwrap_or_else(|| ChunkError::not_found(format!("pack {pack}"), &inner.name)))
 }
 
-/// One frame of a group, and the blobs wanted of it.
-fn verify_frame(group: &Group, blobs: &[(ChunkId, Location)], bytes: &Bytes) -> Result<Fetched> {
+/// A frame by its stored bytes, and the blobs wanted of it, verified.
+fn unpack_frame(blobs: &[(ChunkId, Location)], stored: Bytes) -> Result<Fetched> {
     let at = blobs[0].1;
-    let start = (at.offset - group.range.start) as usize;
-    let stored = bytes.slice(start..start + at.stored_len as usize);
     let frame = decode_frame(at.raw, at.frame_len, &stored)
         .ok_or_else(|| ChunkError::corrupt(format!("{:?} {}", at.kind, blobs[0].0), "it does not decompress"))?;
     let alone = !at.raw && blobs.len() == 1 && frame.len() == at.plain_len as usize;

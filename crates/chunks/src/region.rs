@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::chunker::ChunkerParams;
 use crate::codec::decode_unnamed;
 use crate::error::{ChunkError, Result};
+use crate::frame_cache::FrameCache;
 use crate::id::{BlobKind, ManifestId};
 use crate::index::{Index, LogState, UsedPacks};
 use crate::log::Key;
@@ -39,13 +40,22 @@ pub struct RegionConfig {
     pub cache: Cache,
     /// Packs are sealed with the first of them, if there are any; see `docs/encryption.md`.
     pub keys: Option<SealingKeys>,
+    /// Where frames are kept that were read, if the stores are far away.
+    pub frames: Option<FrameCache>,
 }
 
 impl RegionConfig {
     /// A region in one local folder, store and index together.
     pub fn local(name: &str, dir: &std::path::Path, cache: Cache) -> Result<Self> {
         let store = local_store(dir).map_err(|e| ChunkError::index("create the folder of", name, e))?;
-        Ok(Self { name: name.to_owned(), stores: vec![store], index_dir: dir.join("index"), cache, keys: None })
+        Ok(Self {
+            name: name.to_owned(),
+            stores: vec![store],
+            index_dir: dir.join("index"),
+            cache,
+            keys: None,
+            frames: None,
+        })
     }
 }
 
@@ -58,6 +68,7 @@ pub(crate) struct Inner {
     pub zones: Zones,
     pub index: Arc<Index>,
     pub cache: Cache,
+    pub frames: Option<FrameCache>,
     /// How disks are cut here.
     pub chunker: ChunkerParams,
     pub writers: Mutex<Writers>,
@@ -126,6 +137,7 @@ impl Region {
             zones,
             index: Arc::new(index),
             cache: cfg.cache,
+            frames: cfg.frames,
             chunker: head.map_or(ChunkerParams::FILES, StoreParams::chunker),
             writers: Mutex::default(),
             gc: tokio::sync::Mutex::default(),

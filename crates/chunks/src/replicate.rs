@@ -182,7 +182,7 @@ impl Job {
         let pieces = plans.buffered(PLANS).map_ok(|plan| {
             let steps = plan.steps.into_iter().map(Piece::Step);
             let rest = [Piece::Here(plan.here), Piece::Frames(plan.segments)];
-            stream::iter(steps.chain(rest).map(Ok))
+            stream::iter(steps.chain(rest).map(Ok::<_, ChunkError>))
         });
         let fetched = pieces.try_flatten().map_ok(move |piece| {
             let job = Arc::clone(&fetcher);

@@ -33,7 +33,9 @@ async fn open_region(dir: &Path, (name, zones): (&str, usize)) -> Region {
     let index_dir = dir.join(name).join("index");
     // One is sealed, and what it takes in from the other too.
     let keys = (name == "westus").then(|| sealing_keys(&[7])).flatten();
-    Region::open(RegionConfig { name: name.into(), stores, index_dir, cache: Cache::new(8 << 20), keys }).await.unwrap()
+    Region::open(RegionConfig { name: name.into(), stores, index_dir, cache: Cache::new(8 << 20), keys, frames: None })
+        .await
+        .unwrap()
 }
 
 /// Disks share most of their bytes with some other.

@@ -141,6 +141,7 @@ impl World {
             index_dir: self.dir.path().join("index"),
             cache: Cache::new(0),
             keys: self.keys.clone(),
+            frames: None,
         }
     }
 

@@ -12,7 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 fn zoned(dir: &Path, names: &[&str]) -> RegionConfig {
     let stores = names.iter().map(|n| local_store(&dir.join(n)).unwrap()).collect();
-    RegionConfig { name: "eastus".into(), stores, index_dir: dir.join("index"), cache: Cache::new(0), keys: None }
+    RegionConfig {
+        name: "eastus".into(),
+        stores,
+        index_dir: dir.join("index"),
+        cache: Cache::new(0),
+        keys: None,
+        frames: None,
+    }
 }
 
 async fn scrub(region: &Region, repair: bool) -> lazuli_chunks::ScrubReport {

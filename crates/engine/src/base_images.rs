@@ -1,14 +1,16 @@
 //! Gives the host process the bytes of images: `vmm`'s door on base images, filled from the content store.
 //!
-//! The host runs in a process of its own and only ever reads; a source is written `REGION/MANIFEST`.
+//! The host runs in a process of its own and only ever reads; a source is written `REGION/MANIFEST`. What it reads of
+//! object stores it keeps on its disk, and it fetches ahead what the first machine of an image read when it started.
 
 use crate::region_stores::RegionStores;
 use async_trait::async_trait;
-use lazuli_chunks::{Cache, DiskReader, ManifestId, Region};
+use lazuli_chunks::{Cache, FrameCache, ManifestId, Region, RegionConfig, TracedReader, Traces};
 use lazuli_nbd::{BlockSource, Extent};
 use lazuli_vmm::host::BaseImages;
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
@@ -21,13 +23,35 @@ pub fn source(region: &str, manifest: &str) -> String {
 pub struct StoredImages {
     stores: RegionStores,
     cache: Cache,
+    /// For regions whose stores are far away.
+    kept: Option<Kept>,
     regions: Mutex<HashMap<String, Region>>,
+}
+
+/// What is kept on this machine's disk.
+struct Kept {
+    frames: FrameCache,
+    traces: Traces,
 }
 
 impl StoredImages {
     /// `cache_bytes` bounds the memory for decompressed chunks.
     pub fn new(stores: RegionStores, cache_bytes: u64) -> Self {
-        Self { stores, cache: Cache::new(cache_bytes), regions: Mutex::new(HashMap::new()) }
+        Self { stores, cache: Cache::new(cache_bytes), kept: None, regions: Mutex::new(HashMap::new()) }
+    }
+
+    /// Keeps what is read of object stores below `dir`, up to `bytes`, and traces of the starts of images.
+    ///
+    /// # Errors
+    /// If the folder cannot be used.
+    pub fn keeping(self, dir: &Path, bytes: u64) -> io::Result<Self> {
+        let kept =
+            Kept { frames: FrameCache::open(&dir.join("frames"), bytes)?, traces: Traces::open(&dir.join("traces"))? };
+        Ok(Self { kept: Some(kept), ..self })
+    }
+
+    fn kept(&self, region: &str) -> Option<&Kept> {
+        self.kept.as_ref().filter(|_| self.stores.is_remote(region))
     }
 
     async fn region(&self, name: &str) -> anyhow_like::Result<Region> {
@@ -35,7 +59,9 @@ impl StoredImages {
         if let Some(region) = regions.get(name) {
             return Ok(region.clone());
         }
-        let region = Region::open_read_only(self.stores.config(name, self.cache.clone())?).await?;
+        let config = self.stores.config(name, self.cache.clone())?;
+        let frames = self.kept(name).map(|kept| kept.frames.clone());
+        let region = Region::open_read_only(RegionConfig { frames, ..config }).await?;
         regions.insert(name.to_owned(), region.clone());
         Ok(region)
     }
@@ -51,11 +77,15 @@ impl BaseImages for StoredImages {
         let (region, manifest) = source.split_once('/').ok_or_else(|| format!("'{source}' is no REGION/MANIFEST"))?;
         let manifest: ManifestId = manifest.parse()?;
         let reader = self.region(region).await?.reader(manifest).await?;
-        Ok(Arc::new(StoredImage(reader)))
+        let traced = match self.kept(region) {
+            Some(kept) => kept.traces.follow(reader),
+            None => reader.into(),
+        };
+        Ok(Arc::new(StoredImage(traced)))
     }
 }
 
-struct StoredImage(DiskReader);
+struct StoredImage(TracedReader);
 
 #[async_trait]
 impl BlockSource for StoredImage {

@@ -88,11 +88,18 @@ impl RegionStores {
                 .map_err(|e| ChunkError::Incompatible { region: name.to_owned(), detail: format!("{url}: {e}") })
         };
         let stores = settings.zones.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(RegionConfig { name: name.to_owned(), stores, index_dir: folder.join("index"), cache, keys })
+        Ok(RegionConfig { name: name.to_owned(), stores, index_dir: folder.join("index"), cache, keys, frames: None })
     }
 
     fn keys(&self, name: &str) -> Result<Option<SealingKeys>, ChunkError> {
         self.configured.get(name).map_or(Ok(None), |settings| settings.keys(name))
+    }
+
+    /// Whether all stores of a region are object stores, not folders of this machine.
+    pub fn is_remote(&self, name: &str) -> bool {
+        let zones = self.configured.get(name).map_or(&[][..], |s| &s.zones);
+        let folder = |url: &String| Path::new(url).is_absolute() || url.starts_with("file:");
+        !zones.is_empty() && !zones.iter().any(folder)
     }
 
     /// Whether a region has keys to seal its packs with.

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 /// secure_firmware_code = "…/OVMF_CODE_4M.ms.fd"          # the same for secure boot
 /// secure_firmware_variables = "…/OVMF_VARS_4M.ms.fd"
 /// cache_mib = 128                        # decompressed image data kept in memory
+/// disk_cache_mib = 4096                  # image data of S3 and Azure Blob kept below data_dir/host/cache; 0: none
 ///
 /// [regions.eastus]                       # default: one folder below data_dir
 /// zones = ["/srv/a", "/srv/b", "s3://bucket/eastus"]   # one store a zone, each holds every byte; also az://container
@@ -61,6 +62,7 @@ pub struct HostSection {
     pub secure_firmware_code: Option<PathBuf>,
     pub secure_firmware_variables: Option<PathBuf>,
     pub cache_mib: Option<u64>,
+    pub disk_cache_mib: Option<u64>,
 }
 
 impl Config {

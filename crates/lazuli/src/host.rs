@@ -11,8 +11,10 @@ use lazuli_vmm::{Host, HostConfig};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Bytes of decompressed image data kept in memory, unless configured.
+/// Decompressed image data kept in memory, unless configured.
 const CACHE_MIB: u64 = 128;
+/// Image data of object stores kept on disk, unless configured.
+const DISK_CACHE_MIB: u64 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -44,6 +46,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let qemu = QemuConfig { program: section.qemu, accelerator: section.accelerator, firmware, secure_firmware };
     let qemu = Qemu::find(qemu, &dir.host()).await.context("no usable QEMU")?;
     let images = StoredImages::new(stores, section.cache_mib.unwrap_or(CACHE_MIB) << 20);
+    let images = match section.disk_cache_mib.unwrap_or(DISK_CACHE_MIB) {
+        0 => images,
+        mib => {
+            let cache = dir.host().join("cache");
+            images.keeping(&cache, mib << 20).with_context(|| format!("cannot use {}", cache.display()))?
+        }
+    };
     let host = HostConfig::new(dir.host(), Arc::new(images), Arc::new(qemu));
     Ok(Host::run(host, shutdown).await?)
 }

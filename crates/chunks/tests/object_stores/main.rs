@@ -23,6 +23,7 @@ async fn region(name: &str, store: Arc<dyn ObjectStore>, index: &Path) -> Region
         index_dir: index.to_owned(),
         cache: Cache::new(0),
         keys: None,
+        frames: None,
     };
     Region::open(config).await.unwrap()
 }

@@ -1,0 +1,279 @@
+//! What a machine reads of its image when it starts, in order: recorded at the first start, fetched ahead at later ones.
+//!
+//! ```text
+//! DIR/<manifest, 64 hexadecimal digits>
+//!   magic "LZTRACE\x01", places u32..., BLAKE3 of all before [u8; 32]      a place: 16 KiB of the disk, by number
+//! ```
+//! One machine after another starts from an image in nearly the same way, so what one read is what the next will read: a
+//! store that is far away is asked for it in few large reads, ahead of the machine, instead of in many small ones while it
+//! waits. It is a hint: a trace that is missing, damaged or wrong costs time and nothing else.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use tokio::sync::watch;
+
+use crate::error::Result;
+use crate::id::ManifestId;
+use crate::reader::{DiskExtent, DiskReader};
+
+const MAGIC: &[u8; 8] = b"LZTRACE\x01";
+const PLACE: u64 = 16 << 10;
+/// A trace is no longer than this, 512 MiB...
+const PLACES: usize = 32_768;
+/// ...nor is a start.
+const START: Duration = Duration::from_secs(120);
+/// Fewer were no start.
+const LEAST: usize = 64;
+/// Who begins elsewhere than a start does is not starting.
+const BEGINNING: usize = 1024;
+/// Traces that are kept, the newest.
+const KEPT: usize = 256;
+/// So many places are fetched at a time, and so many such batches at once.
+const BATCH: usize = 128;
+const PARALLEL: usize = 3;
+
+/// A folder of traces, one an image.
+#[derive(Debug, Clone)]
+pub struct Traces(PathBuf);
+
+impl Traces {
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        Ok(Self(dir.to_owned()))
+    }
+
+    /// The reader, which fetches ahead as the image's trace says, or records it if there is none.
+    pub fn follow(&self, reader: DiskReader) -> TracedReader {
+        let file = self.0.join(reader.manifest().to_string());
+        let places = fs::read(&file).ok().and_then(|bytes| parse(&bytes));
+        let role = match places {
+            Some(places) => Role::Plays(Player::new(places)),
+            None => {
+                Role::Records(Recorder { traces: self.clone(), manifest: reader.manifest(), seen: Mutex::default() })
+            }
+        };
+        TracedReader(Arc::new(Shared { reader, role }))
+    }
+
+    fn write(&self, manifest: ManifestId, places: &[u32]) -> io::Result<()> {
+        let file = self.0.join(manifest.to_string());
+        let staged = file.with_extension(std::process::id().to_string());
+        fs::write(&staged, encode(places))?;
+        fs::rename(&staged, &file)?;
+        let mut all: Vec<_> = fs::read_dir(&self.0)?.flatten().collect();
+        all.sort_by_key(|f| f.metadata().and_then(|m| m.modified()).ok());
+        let excess = all.len().saturating_sub(KEPT);
+        all[..excess].iter().try_for_each(|f| fs::remove_file(f.path()))
+    }
+}
+
+/// A [`DiskReader`] with a trace; clones share it.
+#[derive(Clone)]
+pub struct TracedReader(Arc<Shared>);
+
+struct Shared {
+    reader: DiskReader,
+    role: Role,
+}
+
+enum Role {
+    Plain,
+    Records(Recorder),
+    Plays(Player),
+}
+
+/// A reader without a trace.
+impl From<DiskReader> for TracedReader {
+    fn from(reader: DiskReader) -> Self {
+        Self(Arc::new(Shared { reader, role: Role::Plain }))
+    }
+}
+
+impl TracedReader {
+    /// As [`DiskReader::size`].
+    pub fn size(&self) -> u64 {
+        self.0.reader.size()
+    }
+
+    /// As [`DiskReader::read_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match &self.0.role {
+            Role::Plain => {}
+            Role::Records(recorder) => recorder.note(&places_of(offset, buf.len() as u64)),
+            Role::Plays(player) => player.advance(&places_of(offset, buf.len() as u64), &self.0.reader),
+        }
+        self.0.reader.read_at(offset, buf).await
+    }
+
+    /// As [`DiskReader::extents`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn extents(&self, offset: u64, len: u64) -> Result<Vec<DiskExtent>> {
+        self.0.reader.extents(offset, len).await
+    }
+}
+
+fn places_of(offset: u64, len: u64) -> Range<u32> {
+    let place = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    place(offset / PLACE)..place((offset + len).div_ceil(PLACE))
+}
+
+/// Writes the trace when a start is over, or when nobody reads any more.
+struct Recorder {
+    traces: Traces,
+    manifest: ManifestId,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    since: Option<Instant>,
+    order: Vec<u32>,
+    known: std::collections::HashSet<u32>,
+    written: bool,
+}
+
+impl Recorder {
+    fn note(&self, places: &Range<u32>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.written {
+            return;
+        }
+        let over = seen.since.get_or_insert_with(Instant::now).elapsed() > START;
+        if over || seen.order.len() >= PLACES {
+            return self.write(&mut seen);
+        }
+        for place in places.clone() {
+            if seen.known.insert(place) {
+                seen.order.push(place);
+            }
+        }
+    }
+
+    fn write(&self, seen: &mut Seen) {
+        seen.written = true;
+        seen.known = Default::default();
+        let places = std::mem::take(&mut seen.order);
+        if places.len() < LEAST {
+            return;
+        }
+        // Some KiB; the reader that happens to be here waits for no disk.
+        if let Err(error) = self.traces.write(self.manifest, &places) {
+            tracing::warn!(manifest = %self.manifest, %error, "the trace of a start could not be written");
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let mut seen = std::mem::take(self.seen.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if !seen.written {
+            self.write(&mut seen);
+        }
+    }
+}
+
+/// Keeps what comes next in memory.
+struct Player {
+    places: Arc<Vec<u32>>,
+    /// Where each place stands in the trace.
+    order: HashMap<u32, usize>,
+    /// How far the machine is; closed when nobody reads any more.
+    at: watch::Sender<usize>,
+    started: std::sync::atomic::AtomicBool,
+}
+
+impl Player {
+    fn new(places: Vec<u32>) -> Self {
+        let order = places.iter().copied().enumerate().map(|(i, place)| (place, i)).collect();
+        Self { places: Arc::new(places), order, at: watch::Sender::new(0), started: false.into() }
+    }
+
+    fn advance(&self, read: &Range<u32>, reader: &DiskReader) {
+        let Some(reached) = read.clone().filter_map(|place| self.order.get(&place)).max().copied() else { return };
+        let first = reached < BEGINNING && !self.started.swap(true, std::sync::atomic::Ordering::Relaxed);
+        self.at.send_if_modified(|at| {
+            let further = reached > *at;
+            *at = reached.max(*at);
+            further
+        });
+        if first {
+            tokio::spawn(fetch_ahead(reader.clone(), Arc::clone(&self.places), self.at.subscribe()));
+        }
+    }
+}
+
+/// Fetches along the trace, never further ahead of the machine than a quarter of the memory that caches it.
+async fn fetch_ahead(reader: DiskReader, places: Arc<Vec<u32>>, at: watch::Receiver<usize>) {
+    let window = usize::try_from(reader.cache_bytes() / 4 / PLACE).unwrap_or(usize::MAX).max(BATCH);
+    let batches = (0..places.len()).step_by(BATCH);
+    let fetches = futures::stream::iter(batches).map(|first| {
+        let (reader, places, mut at) = (reader.clone(), Arc::clone(&places), at.clone());
+        async move {
+            let near = at.wait_for(|at| first <= at + window).await.is_ok();
+            if !near {
+                return;
+            }
+            let end = (first + BATCH).min(places.len());
+            let ranges = places[first..end].iter().map(|place| {
+                let start = u64::from(*place) * PLACE;
+                start..(start + PLACE).min(reader.size())
+            });
+            // Whoever reads it will meet the error again and tell it.
+            let _ = reader.prefetch(ranges.filter(|r| !r.is_empty()).collect()).await;
+        }
+    });
+    fetches.buffered(PARALLEL).for_each(|()| async {}).await;
+}
+
+fn encode(places: &[u32]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    places.iter().for_each(|place| out.extend(place.to_le_bytes()));
+    let hash = blake3::hash(&out);
+    out.extend(hash.as_bytes());
+    out
+}
+
+fn parse(bytes: &[u8]) -> Option<Vec<u32>> {
+    let (body, hash) = bytes.split_last_chunk::<32>()?;
+    let places = body.strip_prefix(MAGIC)?;
+    let whole = blake3::hash(body) == *hash && places.len().is_multiple_of(4) && places.len() / 4 <= 2 * PLACES;
+    whole.then(|| places.chunks_exact(4).map(|p| u32::from_le_bytes([p[0], p[1], p[2], p[3]])).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn traces_round_trip_and_damage_is_noticed(places in proptest::collection::vec(any::<u32>(), 0..200), at: usize, flip in 1u8..) {
+            let mut bytes = encode(&places);
+            prop_assert_eq!(parse(&bytes), Some(places));
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+            prop_assert_eq!(parse(&bytes), None);
+        }
+    }
+
+    #[test]
+    fn reads_touch_the_places_that_they_overlap() {
+        assert_eq!(places_of(0, 1), 0..1);
+        assert_eq!(places_of(16_383, 2), 0..2);
+        assert_eq!(places_of(16_384, 16_384), 1..2);
+    }
+}
