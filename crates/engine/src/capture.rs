@@ -214,7 +214,11 @@ pub(crate) async fn open_all(
 async fn capture(cx: &OpContext, machine: &Live, luns: &[Option<u8>]) -> Result<Option<Captured>, OpError> {
     let host = cx.engine.host();
     let error = match on_host(cx, &machine.machine, || host.capture(machine.vm_id, luns)).await? {
-        Ok(captured) => return Ok(Some(captured)),
+        Ok(captured) => {
+            let consistency = captured.consistency;
+            tracing::info!(machine = machine.machine, ?consistency, "disks of a running machine were copied");
+            return Ok(Some(captured));
+        }
         Err(error) => error,
     };
     match host.status(machine.vm_id).await {

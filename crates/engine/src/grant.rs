@@ -23,6 +23,7 @@ pub(crate) const GUEST_STATE: &str = "GuestState";
 /// ```json
 /// {"kind": "upload", "path": "…/uploads/ID.vhd", "size": 50332160}
 /// {"kind": "manifest", "region": "eastus", "manifest": "hex", "size": 50331648, "footerUniqueId": "uuid"}
+/// {"kind": "file", "path": "…/diagnostics/ID/screenshot.png", "name": "vm.ID.screenshot.png", "contentType": "image/png"}
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -31,6 +32,8 @@ pub enum GrantDetail {
     Upload { path: PathBuf, size: u64 },
     /// A stored disk, read as a fixed VHD: `size` bytes of the disk, then a footer of 512 bytes.
     Manifest { region: String, manifest: String, size: u64, footer_unique_id: Uuid },
+    /// A small file, as it is when it is read: what boot diagnostics show.
+    File { path: PathBuf, name: String, content_type: String },
 }
 
 impl GrantDetail {
@@ -41,8 +44,11 @@ impl GrantDetail {
     }
 }
 
-/// Name of the blob that a grant is for; a guest state's is `{guid}_vmgs` (Swagger's example).
+/// Name of the blob that a grant is for; a guest state's is `{guid}_vmgs` (Swagger's example), a file has its own.
 pub(crate) fn blob_name(grant: &Grant) -> String {
+    if let Ok(GrantDetail::File { name, .. }) = GrantDetail::of(grant) {
+        return name;
+    }
     if grant.access.ends_with(GUEST_STATE) { format!("{}_vmgs", grant.id) } else { BLOB.to_owned() }
 }
 

@@ -8,6 +8,7 @@ mod activity_log;
 mod authorization;
 pub mod base_images;
 pub mod blobs;
+mod boot_diagnostics;
 pub mod call;
 mod capture;
 mod claims;
@@ -252,6 +253,12 @@ impl Engine {
         let prefix = format!("{}/", namespace.to_ascii_lowercase());
         if self.0.providers.keys().any(|k| k.starts_with(&prefix)) {
             let types = resource_type.types.join("/");
+            if let Some((_, why)) = NOT_OFFERED.iter().find(|(kind, _)| *kind == resource_type.key()) {
+                return Err(ArmError::bad_request(
+                    "OperationNotSupported",
+                    format!("Resources of type '{namespace}/{types}' are not supported: {why}."),
+                ));
+            }
             return Err(ArmError::new(
                 404,
                 "InvalidResourceType",
@@ -298,6 +305,18 @@ impl Engine {
         by_namespace.into_iter().map(info).collect()
     }
 }
+
+/// Types of Azure that this server does not have, and what to do instead.
+const NOT_OFFERED: [(&str, &str); 2] = [
+    (
+        "microsoft.compute/virtualmachines/extensions",
+        "no extensions are installed into guests here; give the work to the image, to custom data or to run-command invoke",
+    ),
+    (
+        "microsoft.compute/virtualmachines/runcommands",
+        "managed run commands are not kept here; `az vm run-command invoke` runs a script",
+    ),
+];
 
 /// Opaque, new with every write.
 pub(crate) fn new_etag() -> String {

@@ -6,6 +6,7 @@
 //! [`spec::VmSpec`]s it was given; and it never touches a disk that no spec names.
 
 pub mod accel;
+pub mod guest_agent;
 pub mod host;
 pub mod hypervisor;
 pub mod net;

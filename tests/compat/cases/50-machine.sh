@@ -59,6 +59,18 @@ works 'a snapshot of the disk of a running machine' az snapshot create -g machin
 works 'detach it' az vm disk detach -g machines --vm-name vm -n extra
 gives 'the guest has it no more' 0 at_lun 4
 works 'delete the disk' az disk delete -g machines -n extra --yes
+refuses 'no boot diagnostics yet' 'enable boot diagnostics' az vm boot-diagnostics get-boot-log -g machines -n vm
+works 'boot diagnostics with managed storage' az vm boot-diagnostics enable -g machines -n vm
+boot_log() { az vm boot-diagnostics get-boot-log -g machines -n vm | grep -c 'Linux version' || true; }
+gives 'the log of its boot' 1 boot_log
+screen() {
+  local url
+  url=$(az vm boot-diagnostics get-boot-log-uris -g machines -n vm --query consoleScreenshotBlobUri -o tsv)
+  curl -sS --cacert "$data/ca.pem" "$url" | head -c 4 | tail -c 3
+}
+gives 'a picture of its screen' PNG screen
+works 'no diagnostics any more' az vm boot-diagnostics disable -g machines -n vm
+gives 'the machine shows that' false az vm show -g machines -n vm --query diagnosticsProfile.bootDiagnostics.enabled -o tsv
 works 'another size' az vm resize -g machines -n vm --size Standard_B1s
 gives 'it has it' Standard_B1s az vm show -g machines -n vm --query hardwareProfile.vmSize -o tsv
 holds 'ssh answers after the restart' until_true 120 on_it true
@@ -106,10 +118,20 @@ works 'start it' az vm start -g machines -n vm
 gives 'it runs again' PowerState/running power
 holds 'ssh answers again' until_true 120 on_it true
 gives 'its disk was kept' kept on_it cat mark
+works 'an interface more' az network nic create -g machines -n nic2 --vnet-name net --subnet default
+refuses 'not while it runs' 'must be stop-deallocated' az vm nic add -g machines --vm-name vm --nics nic2 --primary-nic nic
 works 'deallocate it' az vm deallocate -g machines -n vm
 gives 'it is deallocated' PowerState/deallocated power
+works 'add the interface' az vm nic add -g machines --vm-name vm --nics nic2 --primary-nic nic
+gives 'it has both' '2' az vm nic list -g machines --vm-name vm --query 'length(@)' -o tsv
 works 'start it from there' az vm start -g machines -n vm
 holds 'ssh answers once more' until_true 120 on_it true
+gives 'the guest has both' 2 on_it 'ls -d /sys/class/net/eth* | wc -l'
+works 'deallocate it again' az vm deallocate -g machines -n vm
+works 'take the interface away' az vm nic remove -g machines --vm-name vm --nics nic2
+works 'it is nobody'"'"'s' az network nic delete -g machines -n nic2
+works 'start it with one' az vm start -g machines -n vm
+holds 'ssh answers on that' until_true 120 on_it true
 
 # The server may go at any time; the machine does not notice.
 kill -9 "$server"; wait "$server" 2>/dev/null || true

@@ -1,11 +1,16 @@
 //! `Microsoft.Compute/virtualMachines`: what a machine's PUT may say, and the catalogue of sizes.
 
+mod diagnostics;
+mod run_command;
 mod security;
 
 use super::shared_gallery::shared_reference;
 use super::{Context, Fields, Head, not_offered, unchanged};
 use crate::{ArmError, ResourceId};
 use base64_check::is_base64;
+use diagnostics::diagnostics_profile;
+pub use diagnostics::{BootDiagnostics, boot_diagnostics};
+pub use run_command::{Script, run_command, run_command_result};
 use security::security_profile;
 pub use security::trusted_launch;
 use serde_json::{Map, Value, json};
@@ -80,7 +85,7 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
 }
 
 /// Checks a PUT or merged PATCH on an existing machine: size, data disks, tags, delete options, caching, user data and what is
-/// only kept may change, the security type and its settings too (the engine says when); the rest must be what it was. Data disks are shown as they are to be: those that stay with their
+/// only kept may change, the security type with its settings and the interfaces too (the engine says when); the rest must be what it was. Data disks are shown as they are to be: those that stay with their
 /// `managedDisk.id`, new ones as in [`create`]; what is missing is to be detached.
 ///
 /// # Errors
@@ -109,13 +114,9 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
         shown["dataDisks"] = changed_data_disks(id, &storage, &before["storageProfile"]["dataDisks"], ctx)?;
     }
     body.insert("storageProfile".into(), shown);
-    if let Some(given) = properties.object("networkProfile")?.objects("networkInterfaces")? {
-        let entries = body.get_mut("networkProfile").and_then(|p| p["networkInterfaces"].as_array_mut());
-        for (shown, given) in entries.into_iter().flatten().zip(given) {
-            if let Some(option) = given.object("properties")?.one_of("deleteOption", &["Delete", "Detach"])? {
-                shown["properties"]["deleteOption"] = option.into();
-            }
-        }
+    if properties.object("networkProfile")?.objects("networkInterfaces")?.is_some() {
+        let network = changed_network(&properties.object("networkProfile")?, &before["networkProfile"])?;
+        body.insert("networkProfile".into(), network);
     }
     let size = body["hardwareProfile"]["vmSize"].as_str().unwrap_or_default().to_owned();
     if let Some(profile) = security_profile(&properties, &size)? {
@@ -182,16 +183,6 @@ fn check_fixed(root: &Fields<'_>, properties: &Fields<'_>, old: &Value) -> Resul
     same(&["storageProfile", "osDisk", "diskSizeGB"])?;
     same(&["osProfile", "computerName"])?;
     same(&["osProfile", "adminUsername"])?;
-    if let Some(given) = properties.object("networkProfile")?.objects("networkInterfaces")? {
-        let given: Vec<Value> = given.iter().map(|n| json!(n.str("id").ok().flatten())).collect();
-        let stored = before["networkProfile"]["networkInterfaces"].as_array().cloned().unwrap_or_default();
-        let stored: Vec<Value> = stored.iter().map(|n| n["id"].clone()).collect();
-        unchanged(
-            &format!("{ROOT}.properties.networkProfile.networkInterfaces"),
-            Some(&given.into()),
-            Some(&stored.into()),
-        )?;
-    }
     Ok(())
 }
 
@@ -203,7 +194,10 @@ fn keep(properties: &Fields<'_>, body: &mut Map<String, Value>) -> Result<(), Ar
         }
         body.insert("userData".into(), data.into());
     }
-    for kept in ["diagnosticsProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"] {
+    if let Some(profile) = diagnostics_profile(properties)? {
+        body.insert("diagnosticsProfile".into(), profile);
+    }
+    for kept in ["priority", "evictionPolicy", "billingProfile", "licenseType"] {
         if let Some(value) = properties.get(kept) {
             body.insert(kept.into(), value.clone());
         }
@@ -351,13 +345,18 @@ fn check_name(name: &str) -> Result<(), ArmError> {
 
 fn vm_size(properties: &Fields<'_>) -> Result<&'static str, ArmError> {
     let given = properties.object("hardwareProfile")?.str("vmSize")?.unwrap_or_else(|| "Standard_D2s_v5".into());
-    size(&given).map(|s| s.0).ok_or_else(|| {
-        let known: Vec<&str> = SIZES.iter().map(|s| s.0).collect();
-        ArmError::invalid_parameter(
-            "vmSize",
-            format!("The value {given} provided for the VM size is not valid. The valid sizes in the current region are: {}.", known.join(",")),
-        )
-    })
+    size(&given).map(|s| s.0).ok_or_else(|| unknown_size(&given))
+}
+
+fn unknown_size(given: &str) -> ArmError {
+    let known: Vec<&str> = SIZES.iter().map(|s| s.0).collect();
+    ArmError::invalid_parameter(
+        "vmSize",
+        format!(
+            "The value {given} provided for the VM size is not valid. The valid sizes in the current region are: {}.",
+            known.join(",")
+        ),
+    )
 }
 
 fn storage(id: &ResourceId, profile: &Fields<'_>, ctx: &Context<'_>) -> Result<Value, ArmError> {
@@ -644,6 +643,23 @@ fn network(profile: &Fields<'_>) -> Result<Value, ArmError> {
         shown.push(entry);
     }
     Ok(json!({"networkInterfaces": shown}))
+}
+
+/// Interfaces that stay keep the delete option that they had, unless they are given another.
+fn changed_network(profile: &Fields<'_>, old: &Value) -> Result<Value, ArmError> {
+    let mut shown = network(profile)?;
+    for entry in shown["networkInterfaces"].as_array_mut().into_iter().flatten() {
+        let mut before = old["networkInterfaces"].as_array().into_iter().flatten();
+        let same =
+            |o: &&Value| o["id"].as_str().zip(entry["id"].as_str()).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
+        let option = before.find(same).map(|o| o["properties"]["deleteOption"].clone()).filter(Value::is_string);
+        if let Some(option) = option
+            && entry["properties"]["deleteOption"].is_null()
+        {
+            entry["properties"]["deleteOption"] = option;
+        }
+    }
+    Ok(shown)
 }
 
 #[cfg(test)]

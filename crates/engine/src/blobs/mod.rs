@@ -15,6 +15,7 @@ mod conditions;
 mod difference;
 mod error;
 mod export;
+mod file;
 mod ranges;
 mod state;
 mod upload;
@@ -32,6 +33,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use difference::Member;
 use export::{Export, Exported};
+use file::File;
 use futures::stream::{self, Stream, StreamExt};
 use lazuli_authz::rbac::Plane;
 use lazuli_chunks::{ChunkError, DiskReader, ManifestId, Region};
@@ -92,6 +94,7 @@ pub struct Blob(Kind, String);
 enum Kind {
     Upload(Arc<Staged>),
     Export(Box<Export>),
+    File(Arc<File>),
 }
 
 impl Blobs {
@@ -134,6 +137,10 @@ impl Blobs {
         }
         match GrantDetail::of(&grant).map_err(BlobError::internal)? {
             GrantDetail::Upload { path, size } => self.open_upload(&grant, path, size).await,
+            GrantDetail::File { path, content_type, .. } => {
+                let file = File::open(&path, content_type).await?;
+                Ok(Blob(Kind::File(Arc::new(file)), grant.resource_key.clone()))
+            }
             GrantDetail::Manifest { region, manifest, size, footer_unique_id } => {
                 let reader = self.reader(&region, &manifest).await?;
                 let created_ms = disk.as_ref().map_or(0, |row| row.created_ms);
@@ -240,6 +247,7 @@ impl Blob {
         match &self.0 {
             Kind::Upload(staged) => staged.properties(),
             Kind::Export(export) => Ok(export.properties()),
+            Kind::File(file) => Ok(file.properties()),
         }
     }
 
@@ -248,6 +256,7 @@ impl Blob {
         match &self.0 {
             Kind::Upload(staged) => staged.size(),
             Kind::Export(export) => export.properties().size,
+            Kind::File(file) => file.properties().size,
         }
     }
 
@@ -266,6 +275,7 @@ impl Blob {
                     match &blob.0 {
                         Kind::Upload(staged) => staged.read(piece).await,
                         Kind::Export(export) => export.read(piece).await,
+                        Kind::File(file) => file.read(piece),
                     }
                 }
             })
@@ -282,6 +292,7 @@ impl Blob {
         match &self.0 {
             Kind::Upload(staged) => staged.page_ranges(range).await,
             Kind::Export(export) => export.page_ranges(range).await,
+            Kind::File(_) => Ok(if range.is_empty() { vec![] } else { vec![range] }),
         }
     }
 
@@ -357,7 +368,7 @@ impl Blob {
     /// Where the bytes of a download are; `None` for an upload.
     pub(crate) fn exported(&self) -> Option<Exported> {
         match &self.0 {
-            Kind::Upload(_) => None,
+            Kind::Upload(_) | Kind::File(_) => None,
             Kind::Export(export) => Some(export.exported(self.1.clone())),
         }
     }
@@ -365,7 +376,7 @@ impl Blob {
     fn upload(&self) -> Result<&Staged, BlobError> {
         match &self.0 {
             Kind::Upload(staged) => Ok(staged),
-            Kind::Export(_) => Err(BlobError::ReadOnly),
+            Kind::Export(_) | Kind::File(_) => Err(BlobError::ReadOnly),
         }
     }
 }

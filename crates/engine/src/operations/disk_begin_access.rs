@@ -79,6 +79,7 @@ fn granted(row: &mut Resource, detail: &GrantDetail, guest_state: bool) {
             state.base = Some(crate::stored::Stored { manifest: manifest.clone(), size_bytes: *size });
             set_state(&mut row.body, DiskState::ActiveSas);
         }
+        GrantDetail::File { .. } => {}
     }
     row.internal = to_internal(&state);
 }

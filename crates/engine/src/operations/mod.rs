@@ -21,6 +21,7 @@ pub(crate) mod virtual_machine;
 mod virtual_machine_create;
 mod virtual_machine_delete;
 mod virtual_machine_power;
+pub(crate) mod virtual_machine_run_command;
 pub(crate) mod virtual_machine_update;
 
 use crate::operation::Operation;
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(VirtualMachinePower(Action::Deallocate)),
         Arc::new(VirtualMachinePower(Action::Redeploy)),
         Arc::new(VirtualMachinePower(Action::Reapply)),
+        Arc::new(virtual_machine_run_command::VirtualMachineRunCommand),
         Arc::new(virtual_machine_update::VirtualMachineUpdate),
     ]
 }

@@ -1,6 +1,7 @@
 //! Removes a machine: off the host first, then its rows. Disks and interfaces stay unless their `deleteOption` says `Delete`.
 
 use super::virtual_machine::{host_error, on_host};
+use crate::boot_diagnostics;
 use crate::call::Call;
 use crate::db_error;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
@@ -9,7 +10,7 @@ use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk::{DiskState, set_state};
-use lazuli_meta::model::Resource;
+use lazuli_meta::model::{Change, Resource};
 use serde_json::Value;
 
 pub(crate) struct VirtualMachineDelete;
@@ -31,7 +32,9 @@ impl Operation for VirtualMachineDelete {
                 delete_part(cx, &key).await?;
             }
         }
-        Ok(Outcome::deleted())
+        boot_diagnostics::forget(&cx.engine, state.vm_id).await;
+        let changes = vec![Change::DeleteGrantsOf { resource_key: row.key }];
+        Ok(Outcome { changes, ..Outcome::deleted() })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::virtual_machine::{host_error, on_host, spec_of};
 use super::virtual_machine_create::{bring_up, mark_created};
+use crate::boot_diagnostics;
 use crate::capture::wait_for_readers;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
@@ -50,6 +51,9 @@ impl Operation for VirtualMachinePower {
         }
         if matches!(self.0, Action::Start | Action::Restart | Action::Redeploy) {
             wait_for_readers(cx, state.disks()).await?;
+        }
+        if matches!(self.0, Action::Deallocate | Action::Redeploy) {
+            boot_diagnostics::before_it_is_forgotten(&cx.engine, &row, &state).await;
         }
         self.ask_host(cx, &row, &state).await?.map_err(|e| host_error(e, &row.name))?;
         let deallocated = match self.0 {

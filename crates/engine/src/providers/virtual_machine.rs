@@ -4,16 +4,18 @@
 //! MD-9), the attachment of its data disks and interfaces. The guest's state is asked from the host process at every read.
 
 mod data_disks;
+mod diagnostics;
 mod identity;
 mod image;
 mod instance_view;
+mod interfaces;
 mod security;
 mod update;
 
 use super::arm_context;
 use super::managed_image::check_security_type;
-use super::network_interface::NicInternal;
 use crate::capture::{is_off, outrun_readers};
+use crate::operations::virtual_machine_run_command::{self, RunCommand};
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
 use crate::stored::{DiskInternal, internal, to_internal};
 use crate::{db_error, new_etag};
@@ -32,7 +34,6 @@ use uuid::Uuid;
 
 pub(crate) const KIND: &str = "Microsoft.Compute/virtualMachines";
 const DISK: &str = "Microsoft.Compute/disks";
-const NIC: &str = "Microsoft.Network/networkInterfaces";
 /// The Swagger's first api-version with `timeCreated` (recorded: 2021-03-01 shows none).
 const TIME_CREATED_SINCE: &str = "2021-11-01";
 /// Recorded: 2021-03-01 shows no `deleteOption`.
@@ -68,6 +69,9 @@ pub(crate) struct MachineInternal {
     /// Its creation has succeeded once: whatever starts it afterwards only switches it on.
     #[serde(default)]
     pub created: bool,
+    /// The storage account that boot diagnostics go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diagnostics_account: Option<String>,
     /// Deallocated: the host holds nothing of it.
     #[serde(default)]
     pub deallocated: bool,
@@ -101,6 +105,7 @@ impl Provider for VirtualMachine {
             return update::plan(cx, id, &new, old).await;
         }
         let mut body = body::create(id, &new, &arm)?;
+        let diagnostics_account = diagnostics::account(cx, id, &body).await?;
         let mut plan = Builder { cx, id, changes: vec![] };
         let image = match body["properties"]["storageProfile"].get("imageReference") {
             Some(reference) => {
@@ -121,7 +126,7 @@ impl Provider for VirtualMachine {
             None => plan.attached_os_disk(&mut body).await?,
         };
         let data_disks = plan.data_disks(&mut body, &os_disk, image.as_ref()).await?;
-        let nics = plan.interfaces(&body).await?;
+        let nics = plan.interfaces(&body, &[]).await?;
         plan.changes.extend(identity::bind(cx, id, &new, &mut body, None).await?);
         let secret = |body: &mut Value, name: &str| {
             let profile = body["properties"].get_mut("osProfile").and_then(Value::as_object_mut)?;
@@ -138,6 +143,7 @@ impl Provider for VirtualMachine {
             admin_password: secret(&mut body, "adminPassword"),
             custom_data: secret(&mut body, "customData"),
             created: false,
+            diagnostics_account,
             deallocated: false,
             generalized: false,
         };
@@ -208,6 +214,8 @@ impl Provider for VirtualMachine {
             "capture",
             "reimage",
             "attachDetachDataDisks",
+            "retrieveBootDiagnosticsData",
+            "runCommand",
         ]
     }
 
@@ -223,6 +231,8 @@ impl Provider for VirtualMachine {
             "capture" => return Err(capture(row, &body)?),
             "reimage" => return Err(reimage(row)),
             "attachdetachdatadisks" => return update::attach_detach(cx, row, &body).await,
+            "runcommand" => return run_command(cx, row, &body),
+            "retrievebootdiagnosticsdata" => return diagnostics::retrieve(cx, row).await,
             _ => return Err(unknown_action(&row.id, action)),
         };
         if kind == "virtual_machine.deallocate"
@@ -309,6 +319,22 @@ async fn generalize(cx: Context<'_>, row: &Resource) -> Result<ActionPlan, ArmEr
     state.generalized = true;
     let resource = Resource { internal: to_internal(&state), ..row.clone() };
     Ok(ActionPlan::Done { reply: None, resource: Some(resource), changes: vec![] })
+}
+
+/// The script is sealed: it may hold secrets.
+fn run_command(cx: Context<'_>, row: &Resource, request: &Value) -> Result<ActionPlan, ArmError> {
+    let script = body::run_command(request)?;
+    let state: MachineInternal = internal(row)?;
+    if state.deallocated || !state.created {
+        return Err(virtual_machine_run_command::not_running());
+    }
+    let text = serde_json::to_string(&script).map_err(ArmError::internal)?;
+    let sealed = cx.engine.secrets().seal(&virtual_machine_run_command::context(&row.key), &text)?;
+    let params = serde_json::to_value(RunCommand { sealed, state: row.provisioning_state.clone() })
+        .map_err(ArmError::internal)?;
+    let busy = Resource { provisioning_state: "Updating".into(), ..row.clone() };
+    let start = Start { kind: "virtual_machine.run_command", params };
+    Ok(ActionPlan::Start { start, resource: Some(busy), changes: vec![] })
 }
 
 /// Generalized images need an osProfile; specialized ones and attached disks refuse it (GS-8, MD-7).
@@ -450,46 +476,6 @@ impl Builder<'_> {
         row.etag = new_etag();
         self.changes.push(Change::PutResource { resource: row.clone(), expect: Expect::Etag(old.etag) });
         Ok(row)
-    }
-
-    async fn interfaces(&mut self, body: &Value) -> Result<Vec<String>, ArmError> {
-        let location = self.location(body);
-        let entries = body["properties"]["networkProfile"]["networkInterfaces"].as_array().cloned().unwrap_or_default();
-        let mut keys = Vec::new();
-        for entry in entries {
-            let id = entry["id"].as_str().unwrap_or_default();
-            let old = self.linked(id, "Microsoft.Network/networkInterfaces/join/action").await?;
-            if old.kind != NIC.to_ascii_lowercase() || keys.contains(&old.key) {
-                return Err(ArmError::bad_request(
-                    "InvalidParameter",
-                    format!("'{id}' is no network interface, or is named more than once."),
-                )
-                .target("networkProfile.networkInterfaces"));
-            }
-            let mut state: NicInternal = internal(&old)?;
-            if let Some(machine) = state.machine {
-                return Err(ArmError::bad_request(
-                    "NicInUse",
-                    format!("Network Interface {id} is used by existing resource {machine}."),
-                ));
-            }
-            if old.location != location {
-                return Err(ArmError::bad_request(
-                    "InvalidResourceReference",
-                    format!("Network interface {id} is in location '{}', the VM in '{location}'.", old.location),
-                ));
-            }
-            state.machine = Some(self.machine_id());
-            let expect = Expect::Etag(old.etag.clone());
-            let row = Resource { internal: to_internal(&state), etag: new_etag(), ..old };
-            if entry["properties"]["primary"].as_bool().unwrap_or(false) {
-                keys.insert(0, row.key.clone());
-            } else {
-                keys.push(row.key.clone());
-            }
-            self.changes.push(Change::PutResource { resource: row, expect });
-        }
-        Ok(keys)
     }
 
     fn machine_id(&self) -> String {

@@ -112,6 +112,11 @@ impl Storage {
     }
 }
 
+/// The account whose blob service a URL names: `https://ACCOUNT.blob.core.windows.net/`. `own` as in [`parse`].
+pub(crate) fn account_of_service(url: &str, own: &str) -> Option<String> {
+    parse(&format!("{}/container/blob", url.trim_end_matches('/')), own).map(|named| named.account)
+}
+
 /// `own`: `https://host[:port]` by which the client reaches this server.
 fn parse(uri: &str, own: &str) -> Option<Named> {
     let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"))?;
@@ -146,6 +151,14 @@ fn is_own(host: &str, authority: &str, own: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_of_services() {
+        let of = |url: &str| account_of_service(url, "https://images.corp:8443");
+        assert_eq!(of("https://acct.blob.core.windows.net/").as_deref(), Some("acct"));
+        assert_eq!(of("https://images.corp:8443/acct").as_deref(), Some("acct"));
+        assert_eq!(of("https://example.com/"), None);
+    }
 
     #[test]
     fn urls_of_blobs_in_every_form() {

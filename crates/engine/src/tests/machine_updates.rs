@@ -1,6 +1,6 @@
 //! What becomes of a machine that exists: disks that come and go, another size, redeploy and reapply (issue of VM life, MD-6).
 
-use super::site::{Site, VM};
+use super::site::{Site, VM, nic};
 use crate::call::ActionReply;
 use lazuli_arm::ArmError;
 use serde_json::{Value, json};
@@ -185,4 +185,81 @@ async fn disks_are_attached_and_detached_by_their_ids() {
     assert_eq!(site.guest_disks().await, ["lun1", "lun5", "os"]);
     assert_eq!(site.state("disks/a").await, "Unattached");
     assert_eq!(site.state("disks/c").await, "Attached");
+}
+
+/// `az vm nic add|remove|set`.
+#[tokio::test(flavor = "multi_thread")]
+async fn interfaces_change_while_it_is_deallocated() {
+    let site = Site::start().await;
+    let server = &site.server;
+    site.create(|_| {}).await.unwrap();
+    nic(server, "n2", json!({})).await.unwrap();
+    let id = |name: &str| server.id(&format!("networkInterfaces/{name}")).to_string();
+    let entry = |name: &str, primary: bool| json!({"id": id(name), "properties": {"primary": primary}});
+    let set =
+        async |nics: Value| site.patch(json!({"properties": {"networkProfile": {"networkInterfaces": nics}}})).await;
+    let both = json!([entry("n1", true), entry("n2", false)]);
+    let error = set(both.clone()).await.unwrap_err();
+    assert_eq!(error.code, "AddingOrDeletingNetworkInterfacesOnARunningVirtualMachineNotSupported");
+    assert!(error.message.contains("must be stop-deallocated before it can be updated to have multiple"), "{error}");
+
+    let interfaces = async || {
+        site.power("start").await.unwrap();
+        let nics = site.defined(site.vm_id().await).unwrap().nics;
+        site.power("deallocate").await.unwrap();
+        nics.into_iter().map(|n| n.mac.to_string()).collect::<Vec<_>>()
+    };
+    let mac = async |name: &str| {
+        server.get(&format!("networkInterfaces/{name}")).await.unwrap()["properties"]["macAddress"].clone()
+    };
+    let (first, second) = (mac("n1").await, mac("n2").await);
+    site.power("deallocate").await.unwrap();
+    set(both).await.unwrap();
+    assert_eq!(json!(interfaces().await), json!([first, second]));
+    let owner = server.get("networkInterfaces/n2").await.unwrap()["properties"]["virtualMachine"]["id"].clone();
+    assert_eq!(owner, json!(server.id(VM).to_string()));
+    // The other one first; one that goes is free at once.
+    set(json!([entry("n1", false), entry("n2", true)])).await.unwrap();
+    assert_eq!(json!(interfaces().await), json!([second, first]));
+    set(json!([entry("n2", true)])).await.unwrap();
+    assert_eq!(json!(interfaces().await), json!([second]));
+    server.delete("networkInterfaces/n1").await.unwrap();
+    assert_eq!(set(json!([])).await.unwrap_err().code, "InvalidParameter");
+    assert_eq!(set(json!([entry("n2", true), entry("n2", false)])).await.unwrap_err().code, "InvalidParameter");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_runs_in_the_guest_once() {
+    let site = Site::start().await;
+    let server = &site.server;
+    site.create(|_| {}).await.unwrap();
+    let run = async |script: &str| {
+        let parameters = json!([{"name": "a", "value": "1"}, {"name": "b", "value": "2 3"}]);
+        let request = json!({"commandId": "RunShellScript", "script": [script], "parameters": parameters});
+        let reply = server.engine.action(&server.call, &server.id(VM), "runCommand", request).await?;
+        let ActionReply::Started { operation } = reply else { panic!("an operation was expected") };
+        Ok::<_, ArmError>((server.end(&operation).await?.output.unwrap(), operation))
+    };
+    let (output, operation) = run("echo a-secret").await.unwrap();
+    let message = output["value"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with("Enable succeeded: \n[stdout]\n-c,"), "{message}");
+    assert!(message.contains("run-command,1,2 3|echo a-secret\n\n[stderr]\n"), "{message}");
+    let kept = server.engine.db().operation(&operation).await.unwrap().unwrap();
+    assert!(!kept.params.to_string().contains("a-secret"), "scripts are sealed");
+    let (output, _) = run("exit 3").await.unwrap();
+    assert!(output["value"][0]["message"].as_str().unwrap().contains("exit status=3"));
+    assert_eq!(server.get(VM).await.unwrap()["properties"]["provisioningState"], "Succeeded");
+
+    site.fake.stop_agent(site.vm_id().await);
+    assert_eq!(run("true").await.unwrap_err().code, "VMAgentStatusCommunicationError");
+    assert_eq!(server.get(VM).await.unwrap()["properties"]["provisioningState"], "Succeeded");
+    site.power("poweroff").await.unwrap();
+    let not_running = "Cannot modify extensions in the VM when the VM is not running.";
+    assert_eq!(run("true").await.unwrap_err().message, not_running);
+    site.power("deallocate").await.unwrap();
+    assert_eq!(run("true").await.unwrap_err().message, not_running);
+    for child in ["extensions", "runCommands"] {
+        let error = server.put(&format!("{VM}/{child}/x"), json!({"location": "eastus"})).await.unwrap_err();
+        assert_eq!(error.code, "OperationNotSupported", "{child}: {error}");
+    }
 }

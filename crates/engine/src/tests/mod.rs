@@ -4,6 +4,7 @@
 mod activity;
 mod applications;
 mod authorization;
+mod boot_diagnostics;
 mod capture;
 mod containers;
 mod data_disks;

@@ -279,6 +279,7 @@ async fn open(server: &Server, name: &str) -> Option<Vec<u16>> {
     let row =
         server.engine.db().resource(&server.id(&format!("networkInterfaces/{name}")).key()).await.unwrap().unwrap();
     let machine = MachineInternal {
+        diagnostics_account: None,
         vm_id: Uuid::nil(),
         generation: "V2".into(),
         os_disk: String::new(),

@@ -9,10 +9,12 @@
 //! | `GET /vms/{id}` | | `VmStatus` |
 //! | `GET /vms/{id}/changes?since=N&timeout_ms=T` | | `VmStatus` once its counter is not N, or as it is after T |
 //! | `GET /vms/{id}/console?max=N` | | the last N bytes of the serial console, as they are |
+//! | `GET /vms/{id}/screenshot` | | what the running machine's screen shows, as PNG |
 //! | `POST /vms/{id}/start`, `/power-off?skip_shutdown=B`, `/restart` | | `VmStatus` |
 //! | `PUT /vms/{id}/definition` | `VmSpec` | `VmStatus`: redefined |
 //! | `PUT /vms/{id}/network` | list of `NicSpec` | `VmStatus` |
 //! | `POST /vms/{id}/captures` | [`CaptureRequest`] | [`Captured`]: copies of a running machine's disks as of one instant |
+//! | `POST /vms/{id}/shell` | [`ShellRequest`] | [`Ended`](crate::guest_agent::Ended): `/bin/sh` in the guest, by its agent |
 //! | `DELETE /vms/{id}/captures/{capture}` | | 204: the copies are removed |
 //! | `DELETE /vms/{id}` | [`DeleteRequest`] | 204 |
 //!
@@ -22,6 +24,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::hypervisor::Consistency;
 
 /// What kind of failure the host reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,10 @@ pub enum HostErrorCode {
     Storage,
     /// A network cannot be set up, e.g. a public address is in use.
     Network,
+    /// No guest agent answers.
+    NoAgent,
+    /// The guest did not do in time what it was asked for.
+    TimedOut,
     /// The hypervisor could not start or control the machine.
     Hypervisor,
     /// Anything else; see the host's log.
@@ -53,6 +61,7 @@ impl HostErrorCode {
             Self::Invalid => http::StatusCode::BAD_REQUEST,
             Self::Conflict => http::StatusCode::CONFLICT,
             Self::NotEnoughMemory | Self::Full => http::StatusCode::INSUFFICIENT_STORAGE,
+            Self::NoAgent | Self::TimedOut => http::StatusCode::GATEWAY_TIMEOUT,
             Self::Storage | Self::Network | Self::Hypervisor | Self::Internal => {
                 http::StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -78,10 +87,19 @@ pub(crate) struct CaptureRequest {
     pub luns: Vec<Option<u8>>,
 }
 
+/// A run of `/bin/sh` in the guest.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ShellRequest {
+    pub arguments: Vec<String>,
+    pub input: String,
+    pub time_ms: u64,
+}
+
 /// Copies of a machine's disks, all of one instant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Captured {
     pub id: Uuid,
+    pub consistency: Consistency,
     /// In the order of the request: qcow2 files with what was written over each disk's base. They are removed a minute
     /// after they were made, or when the engine says so: whoever has opened them by then keeps them.
     pub files: Vec<PathBuf>,

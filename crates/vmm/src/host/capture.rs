@@ -43,10 +43,13 @@ pub(super) async fn capture(
         Ok(()) => machine.capture(&copies).await.map_err(HostError::from),
         Err(e) => Err(e),
     };
-    if let Err(e) = done {
-        discard(files, id).await?;
-        return Err(e);
-    }
+    let consistency = match done {
+        Ok(consistency) => consistency,
+        Err(e) => {
+            discard(files, id).await?;
+            return Err(e);
+        }
+    };
     let later = files.clone();
     tokio::spawn(async move {
         tokio::time::sleep(KEPT).await;
@@ -54,7 +57,7 @@ pub(super) async fn capture(
             tracing::warn!(capture = %id, error = %super::with_causes(&e), "copies of disks cannot be removed");
         }
     });
-    Ok(Captured { id, files: copies.into_iter().map(|c| c.target).collect() })
+    Ok(Captured { id, consistency, files: copies.into_iter().map(|c| c.target).collect() })
 }
 
 /// A copy takes as much as the disk's own file at most.

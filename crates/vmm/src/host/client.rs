@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
-use super::api::{CaptureRequest, Captured, DeleteRequest, ErrorBody, HostErrorCode, HostInfo};
+use super::api::{CaptureRequest, Captured, DeleteRequest, ErrorBody, HostErrorCode, HostInfo, ShellRequest};
+use crate::guest_agent::Ended;
 use crate::spec::{NicSpec, VmSpec, VmStatus};
 
 /// Talks to the host process. Cheap to clone; holds no connection, so that it outlives the host.
@@ -149,6 +150,25 @@ impl HostClient {
     /// The last `max` bytes of the serial console, raw.
     pub async fn console(&self, id: Uuid, max: u64) -> Result<Bytes, ClientError> {
         self.call(Method::GET, &format!("/vms/{id}/console?max={max}"), None::<&()>).await
+    }
+
+    /// Runs `/bin/sh` with these arguments and this on its standard input in the guest of a running machine, by its agent.
+    /// `NoAgent` if none answers, `TimedOut` if it does not end in time, `Conflict` if the machine does not run.
+    pub async fn run_shell(
+        &self,
+        id: Uuid,
+        arguments: Vec<String>,
+        input: String,
+        time: Duration,
+    ) -> Result<Ended, ClientError> {
+        let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let request = ShellRequest { arguments, input, time_ms };
+        self.json(Method::POST, &format!("/vms/{id}/shell"), Some(&request)).await
+    }
+
+    /// What the screen of a running machine shows, as PNG. `Conflict` if it does not run.
+    pub async fn screenshot(&self, id: Uuid) -> Result<Bytes, ClientError> {
+        self.call(Method::GET, &format!("/vms/{id}/screenshot"), None::<&()>).await
     }
 
     async fn json<B: serde::Serialize + ?Sized, T: DeserializeOwned>(

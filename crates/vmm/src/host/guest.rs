@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::api::Captured;
+use super::api::{Captured, ShellRequest};
 use super::exports::{BaseExport, Exports};
 use super::store::{self, Record};
 use super::{Env, HostError, capture};
+use crate::guest_agent::Ended;
 use crate::hypervisor::{Exit, HypervisorError, Launch, Machine, MachineEvent, Running};
 use crate::overlay;
 use crate::provisioning::{Fabric, Reports, ovf};
@@ -126,6 +127,24 @@ impl Guest {
         let _alone = self.shared.capturing.lock().await;
         let machine = self.machine().await?;
         capture::capture(&*machine, &self.record().spec(), &self.record().files, luns).await
+    }
+
+    /// Other orders are carried out meanwhile.
+    pub async fn shell(&self, request: &ShellRequest) -> Result<Ended, HostError> {
+        let machine = self.machine().await?;
+        let time = Duration::from_millis(request.time_ms);
+        Ok(machine.run_shell(&request.arguments, &request.input, time).await?)
+    }
+
+    /// What the screen of the running machine shows, as PNG.
+    pub async fn screenshot(&self) -> Result<Vec<u8>, HostError> {
+        let machine = self.machine().await?;
+        let file = self.record().files.dir.join(format!("screen-{}.png", Uuid::new_v4()));
+        let taken = machine.screenshot(&file).await;
+        let bytes = tokio::fs::read(&file).await;
+        absent(tokio::fs::remove_file(&file).await).map_err(HostError::store)?;
+        taken?;
+        bytes.map_err(HostError::store)
     }
 
     async fn machine(&self) -> Result<Arc<dyn Machine>, HostError> {

@@ -31,6 +31,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::guest_agent::AgentError;
 use crate::hypervisor::{Hypervisor, HypervisorError, VmFiles};
 use crate::provisioning::tokens::{ServerTokens, Tokens};
 use crate::spec::VmSpec;
@@ -125,6 +126,10 @@ impl HostError {
             Self::Invalid(_) | Self::Spec(_) => HostErrorCode::Invalid,
             Self::Conflict(_) => HostErrorCode::Conflict,
             Self::Hypervisor(HypervisorError::NotEnoughMemory { .. }) => HostErrorCode::NotEnoughMemory,
+            Self::Hypervisor(HypervisorError::Agent(AgentError::Absent | AgentError::Port(_))) => {
+                HostErrorCode::NoAgent
+            }
+            Self::Hypervisor(HypervisorError::Agent(AgentError::TimedOut(_))) => HostErrorCode::TimedOut,
             Self::Hypervisor(_) => HostErrorCode::Hypervisor,
             Self::Full { .. } => HostErrorCode::Full,
             Self::Network(_) => HostErrorCode::Network,

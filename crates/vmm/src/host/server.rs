@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use uuid::Uuid;
 
-use super::api::{CaptureRequest, DeleteRequest, ErrorBody, HostInfo};
+use super::api::{CaptureRequest, DeleteRequest, ErrorBody, HostInfo, ShellRequest};
 use super::guest::{Guest, Order};
 use super::{Host, HostError, store, with_causes};
 use crate::provisioning::parse_query;
@@ -140,6 +140,10 @@ async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
             let bytes = store::tail(&path, max).map_err(HostError::Store)?;
             Ok(reply(StatusCode::OK, "application/octet-stream", bytes.into()))
         }
+        (&Method::GET, ["vms", vm, "screenshot"]) => {
+            let png = host.guest(id(vm)?).await?.screenshot().await?;
+            Ok(reply(StatusCode::OK, "image/png", png.into()))
+        }
         (&Method::POST, ["vms", vm, "start"]) => ordered(&*host.guest(id(vm)?).await?, Order::Start).await,
         (&Method::POST, ["vms", vm, "restart"]) => ordered(&*host.guest(id(vm)?).await?, Order::Restart).await,
         (&Method::POST, ["vms", vm, "power-off"]) => {
@@ -149,6 +153,10 @@ async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
         (&Method::PUT, ["vms", vm, "definition"]) => {
             let spec: VmSpec = call.body()?;
             json(&host.redefine(id(vm)?, spec).await?.status())
+        }
+        (&Method::POST, ["vms", vm, "shell"]) => {
+            let request: ShellRequest = call.body()?;
+            json(&host.guest(id(vm)?).await?.shell(&request).await?)
         }
         (&Method::POST, ["vms", vm, "captures"]) => {
             let CaptureRequest { luns } = call.body()?;

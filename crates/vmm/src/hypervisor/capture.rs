@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{DiskCopy, HypervisorError};
+use super::{Consistency, DiskCopy, HypervisorError, VmFiles, freeze};
+use crate::guest_agent::Port;
 use crate::overlay;
 use crate::qmp::{Qmp, QmpError};
 use crate::spec::DiskSpec;
@@ -22,15 +23,25 @@ const PREFIX: &str = "capture-";
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Fills the copies. Returns when they are closed; after an error nothing of them is in use any more.
-pub(super) async fn capture(qmp: &Qmp, copies: &[DiskCopy]) -> Result<(), HypervisorError> {
-    let done = copy_all(qmp, copies).await;
+pub(super) async fn capture(
+    qmp: &Qmp,
+    files: &VmFiles,
+    port: &Port,
+    copies: &[DiskCopy],
+) -> Result<Consistency, HypervisorError> {
+    let done = copy_all(qmp, files, port, copies).await;
     // After a success there is nothing to cancel, but the jobs and nodes have to go all the same.
     let cleaned = clean_up(qmp).await;
-    done?;
-    Ok(cleaned?)
+    cleaned?;
+    done
 }
 
-async fn copy_all(qmp: &Qmp, copies: &[DiskCopy]) -> Result<(), HypervisorError> {
+async fn copy_all(
+    qmp: &Qmp,
+    files: &VmFiles,
+    port: &Port,
+    copies: &[DiskCopy],
+) -> Result<Consistency, HypervisorError> {
     let nodes = qmp.execute("query-named-block-nodes", json!({"flat": true})).await?;
     let mut actions = Vec::new();
     for copy in copies {
@@ -52,14 +63,21 @@ async fn copy_all(qmp: &Qmp, copies: &[DiskCopy]) -> Result<(), HypervisorError>
         actions.push(json!({"type": "blockdev-backup", "data": {
             "job-id": name, "device": copy.label, "target": name, "sync": "top", "auto-dismiss": false}}));
     }
-    qmp.execute("transaction", json!({"actions": actions})).await?;
+    let frozen = freeze::freeze(files, port).await;
+    let consistency = if frozen.is_some() { Consistency::FileSystem } else { Consistency::Crash };
+    let begun = qmp.execute("transaction", json!({"actions": actions})).await;
+    // The copies show the instant at which the jobs began, whatever is written from now on.
+    if let Some(frozen) = frozen {
+        frozen.thaw().await;
+    }
+    begun?;
     loop {
         let jobs = ours(&qmp.execute("query-jobs", Value::Null).await?);
         if let Some(error) = jobs.iter().find_map(|j| j["error"].as_str()) {
             return Err(HypervisorError::Capture(error.to_owned()));
         }
         if jobs.iter().all(|j| j["status"] == "concluded") {
-            return Ok(());
+            return Ok(consistency);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -67,6 +67,8 @@ pub fn arguments(launch: &Launch, accelerator: Accelerator, firmware: &Firmware)
             "driver": "virtio-net-pci", "netdev": format!("net{index}"), "mac": nic.mac.with_colons(), "romfile": "",
         }));
     }
+    // For screenshots; guests that have no driver for more use it as a VGA of old.
+    line.json("-device", json!({ "driver": "VGA", "vgamem_mb": 8 }));
     line.json("-device", json!({ "driver": "virtio-rng-pci" }));
     line.0
 }
@@ -147,6 +149,9 @@ fn monitor_and_console(line: &mut Line, launch: &Launch) {
     let log = escape(&text(&files.console_log()));
     line.option("-chardev", format!("{},logfile={log},logappend=on", socket("console", files.console())));
     line.option("-serial", "chardev:console");
+    line.option("-chardev", socket("agent", files.guest_agent()));
+    line.json("-device", json!({ "driver": "virtio-serial-pci" }));
+    line.json("-device", json!({ "driver": "virtserialport", "chardev": "agent", "name": "org.qemu.guest_agent.0" }));
 }
 
 fn pflash(line: &mut Line, node: &str, path: &Path, read_only: bool) {

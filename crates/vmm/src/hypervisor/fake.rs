@@ -18,10 +18,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{DiskCopy, Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running, VmFiles};
+use super::{
+    Consistency, DiskCopy, Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running, VmFiles,
+};
+use crate::guest_agent::{AgentError, Ended};
 use crate::net::WIRE_SERVER;
 use crate::provisioning::{Fabric, HTTP_PORT};
 use crate::spec::DiskSpec;
+
+/// The head of a PNG: what every screen shows.
+const SCREEN: &[u8] = b"\x89PNG\r\n\x1a\n fake";
 
 /// What a fake guest does when it is switched on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +67,7 @@ struct State {
     by_name: HashMap<String, Behaviour>,
     free_memory_mib: Option<u64>,
     machines: HashMap<Uuid, Guest>,
+    without_agent: BTreeSet<Uuid>,
 }
 
 struct Guest {
@@ -120,6 +127,11 @@ impl Fake {
             };
             let _ = guest.events.send(event);
         }
+    }
+
+    /// No agent answers in the guest.
+    pub fn stop_agent(&self, id: Uuid) {
+        self.inner.state().without_agent.insert(id);
     }
 
     /// The machine dies under the guest.
@@ -244,7 +256,7 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
-    async fn capture(&self, copies: &[DiskCopy]) -> Result<(), HypervisorError> {
+    async fn capture(&self, copies: &[DiskCopy]) -> Result<Consistency, HypervisorError> {
         // Nobody writes while this is held.
         let state = self.inner.state();
         if !state.machines.contains_key(&self.id) {
@@ -254,7 +266,22 @@ impl Machine for FakeMachine {
             std::fs::copy(&copy.overlay, &copy.target)
                 .map_err(|source| HypervisorError::Io { what: "cannot copy a disk".into(), source })?;
         }
-        Ok(())
+        Ok(Consistency::Crash)
+    }
+
+    /// A guest that says what it was told.
+    async fn run_shell(&self, arguments: &[String], input: &str, _time: Duration) -> Result<Ended, HypervisorError> {
+        if self.inner.state().without_agent.contains(&self.id) {
+            return Err(AgentError::Absent.into());
+        }
+        let stdout = format!("{}|{input}", arguments.join(","));
+        let exit_code = Some(if input.contains("exit 3") { 3 } else { 0 });
+        Ok(Ended { exit_code, stdout, stderr: String::new() })
+    }
+
+    async fn screenshot(&self, file: &std::path::Path) -> Result<(), HypervisorError> {
+        std::fs::write(file, SCREEN)
+            .map_err(|source| HypervisorError::Io { what: "cannot write the screen".into(), source })
     }
 
     async fn kill(&self) -> Result<(), HypervisorError> {

@@ -7,6 +7,7 @@
 mod capture;
 mod cmdline;
 mod fake;
+mod freeze;
 mod hotplug;
 mod process;
 mod qemu;
@@ -15,11 +16,14 @@ mod tpm;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::guest_agent::Ended;
 use crate::provisioning::Fabric;
 use crate::spec::{DiskSpec, VmSpec};
 
@@ -37,6 +41,7 @@ pub use qemu::{Qemu, QemuConfig};
 ///              serial.log         serial console
 ///              qemu.log           QEMU's own messages since its last start
 ///              swtpm.log          its TPM's (trusted launch)
+///              frozen             while its guest's file systems may be frozen
 ///              captures/<id>/     copies of its disks, until the engine has opened them
 /// DIR/run/<16 hex digits>/...     sockets, in a short path: the kernel takes 107 bytes
 /// ```
@@ -87,6 +92,16 @@ impl VmFiles {
     /// Control socket of the machine's TPM.
     pub fn tpm(&self) -> PathBuf {
         self.run.join("tpm")
+    }
+
+    /// Port of the guest's agent; see [`crate::guest_agent`].
+    pub fn guest_agent(&self) -> PathBuf {
+        self.run.join("agent")
+    }
+
+    /// There while the guest's file systems may be frozen.
+    pub fn frozen(&self) -> PathBuf {
+        self.dir.join("frozen")
     }
 
     /// Socket of the NBD export of a disk's base image; `label` is [`DiskSpec::label`](crate::spec::DiskSpec::label).
@@ -151,6 +166,8 @@ pub enum HypervisorError {
     },
     #[error(transparent)]
     Monitor(#[from] crate::qmp::QmpError),
+    #[error(transparent)]
+    Agent(#[from] crate::guest_agent::AgentError),
 }
 
 /// How a machine ended.
@@ -189,6 +206,16 @@ pub struct DiskCopy {
     pub target: PathBuf,
 }
 
+/// What copies of disks show of the guest's file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Consistency {
+    /// What a power cut would have left.
+    Crash,
+    /// Everything was written out, and nothing was being written: the guest's agent froze them.
+    FileSystem,
+}
+
 /// A machine that runs. Dropping it leaves it running.
 #[async_trait]
 pub trait Machine: Send + Sync {
@@ -201,9 +228,15 @@ pub trait Machine: Send + Sync {
     /// Detaches the data disk of this label. One that is not attached stays so.
     async fn detach(&self, label: &str) -> Result<(), HypervisorError>;
 
-    /// Copies these disks as they all are at one instant, while the guest runs on. After an error the copies are worth
-    /// nothing; the guest is as it was in any case.
-    async fn capture(&self, copies: &[DiskCopy]) -> Result<(), HypervisorError>;
+    /// Copies these disks as they all are at one instant, while the guest runs on; its file systems are frozen for that
+    /// instant where its agent answers. After an error the copies are worth nothing; the guest is as it was in any case.
+    async fn capture(&self, copies: &[DiskCopy]) -> Result<Consistency, HypervisorError>;
+
+    /// Runs `/bin/sh` in the guest, by its agent, with these arguments and this on its standard input.
+    async fn run_shell(&self, arguments: &[String], input: &str, time: Duration) -> Result<Ended, HypervisorError>;
+
+    /// Writes what its screen shows into a file, as PNG.
+    async fn screenshot(&self, file: &Path) -> Result<(), HypervisorError>;
 
     /// Ends it at once. [`MachineEvent::Exited`] follows. Of a machine that is gone already: nothing.
     async fn kill(&self) -> Result<(), HypervisorError>;

@@ -22,9 +22,12 @@ use uuid::Uuid;
 
 use super::cmdline::{self, Firmware};
 use super::process::Process;
-use super::{DiskCopy, Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running, VmFiles};
-use super::{capture, hotplug, tpm};
+use super::{
+    Consistency, DiskCopy, Exit, Hypervisor, HypervisorError, Launch, Machine, MachineEvent, Running, VmFiles,
+};
+use super::{capture, freeze, hotplug, tpm};
 use crate::accel::{self, Accelerator, Decision};
+use crate::guest_agent::{Ended, Port};
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::spec::{DiskSpec, Generation};
 
@@ -125,9 +128,15 @@ impl Qemu {
 
     /// Watches over a QEMU that answers.
     fn supervise(&self, launch: &Launch, qemu: Connected) -> Running {
-        let Connected { qmp, events, process, child, powered_off, stalled } = qemu;
+        let Connected { qmp, events, process, child, powered_off, stalled, port } = qemu;
         self.promise(launch.spec.id, launch.spec.memory_mib, &process);
-        let machine = Arc::new(QemuMachine { qmp: Arc::new(qmp), process, killed: AtomicBool::new(false) });
+        let machine = Arc::new(QemuMachine {
+            files: launch.files.clone(),
+            port,
+            qmp: Arc::new(qmp),
+            process,
+            killed: AtomicBool::new(false),
+        });
         let (sender, receiver) = mpsc::unbounded_channel();
         let watch = Watch {
             machine: Arc::clone(&machine),
@@ -154,6 +163,8 @@ struct Connected {
     powered_off: bool,
     /// It stands still for want of space.
     stalled: bool,
+    /// Of the guest's agent.
+    port: Port,
 }
 
 #[async_trait]
@@ -169,7 +180,8 @@ impl Hypervisor for Qemu {
         if launch.spec.generation == Generation::V2 {
             copy_once(&firmware.variables, &launch.firmware_variables())?;
         }
-        for socket in [files.monitor(), files.console()] {
+        // Nothing is frozen in a guest that starts.
+        for socket in [files.monitor(), files.console(), files.guest_agent(), files.frozen()] {
             match std::fs::remove_file(&socket) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(io_error("cannot remove an old socket", e));
@@ -204,7 +216,15 @@ impl Hypervisor for Qemu {
         match started {
             Ok((qmp, events, process)) => Ok(self.supervise(
                 launch,
-                Connected { qmp, events, process, child: Some(child), powered_off: false, stalled: false },
+                Connected {
+                    qmp,
+                    events,
+                    process,
+                    child: Some(child),
+                    powered_off: false,
+                    stalled: false,
+                    port: Port::new(files.guest_agent()),
+                },
             )),
             Err(why) => {
                 // Already gone, or must go.
@@ -236,13 +256,15 @@ impl Hypervisor for Qemu {
         let pid = qmp.peer_pid().ok_or_else(|| HypervisorError::Start("its process is not known".into()))?;
         let process = Process::open(pid).map_err(|e| io_error("cannot watch the machine's process", e))?;
         // An earlier host may have been capturing its disks when it died.
+        let port = Port::new(launch.files.guest_agent());
+        freeze::resume(&launch.files, &port).await;
         if let Err(e) = capture::clean_up(&qmp).await {
             tracing::error!(vm.id = %launch.spec.id, error = %e, "what an earlier capture left cannot be removed");
         }
         let powered_off = status["status"] == "shutdown";
         let stalled = status["status"] == "io-error";
         let process = Arc::new(process);
-        Ok(Some(self.supervise(launch, Connected { qmp, events, process, child: None, powered_off, stalled })))
+        Ok(Some(self.supervise(launch, Connected { qmp, events, process, child: None, powered_off, stalled, port })))
     }
 
     async fn kill_lost(&self, launch: &Launch) -> Result<(), HypervisorError> {
@@ -291,6 +313,8 @@ fn is_ours(command_line: &[u8], id: Uuid) -> bool {
 }
 
 struct QemuMachine {
+    files: VmFiles,
+    port: Port,
     qmp: Arc<Qmp>,
     process: Arc<Process>,
     killed: AtomicBool,
@@ -327,8 +351,18 @@ impl Machine for QemuMachine {
         hotplug::detach(&self.qmp, label).await
     }
 
-    async fn capture(&self, copies: &[DiskCopy]) -> Result<(), HypervisorError> {
-        capture::capture(&self.qmp, copies).await
+    async fn capture(&self, copies: &[DiskCopy]) -> Result<Consistency, HypervisorError> {
+        capture::capture(&self.qmp, &self.files, &self.port, copies).await
+    }
+
+    async fn run_shell(&self, arguments: &[String], input: &str, time: Duration) -> Result<Ended, HypervisorError> {
+        Ok(self.port.run(arguments, input, time).await?)
+    }
+
+    async fn screenshot(&self, file: &Path) -> Result<(), HypervisorError> {
+        let arguments = serde_json::json!({"filename": file.to_string_lossy(), "format": "png"});
+        self.qmp.execute("screendump", arguments).await?;
+        Ok(())
     }
 
     async fn kill(&self) -> Result<(), HypervisorError> {

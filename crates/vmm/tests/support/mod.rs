@@ -193,6 +193,7 @@ pub async fn conformance(client: &HostClient, spec: VmSpec) {
     assert!(ready.nbd.reads > 0 && ready.nbd.bytes >= 512, "the image was read: {:?}", ready.nbd);
     assert_eq!(ready.nbd.image_bytes, spec.os_disk.size_bytes);
     assert!(!client.console(id, 1 << 16).await.expect("a console").is_empty());
+    assert!(client.screenshot(id).await.expect("a screen").starts_with(b"\x89PNG"));
 
     // Asked again, nothing happens; asked otherwise, it is refused.
     let again = client.define_and_start(&spec).await.expect("the same definition is welcome");
@@ -204,6 +205,7 @@ pub async fn conformance(client: &HostClient, spec: VmSpec) {
     let off = client.power_off(id, false).await.expect("it obeys the power button");
     assert_eq!((off.power, off.error.as_deref()), (PowerState::Stopped, None));
     assert!(is_ready(&off), "what was reported stays");
+    assert!(client.screenshot(id).await.is_err(), "a screen that is dark");
     let off = client.power_off(id, false).await.expect("a stopped machine stays so");
     assert_eq!(off.power, PowerState::Stopped);
 
@@ -227,6 +229,11 @@ pub async fn conformance(client: &HostClient, spec: VmSpec) {
 /// The tiny guest's image: `LAZULI_GUEST_TINY`, or what `scripts/guest/tiny` makes (and caches).
 pub fn tiny_guest() -> PathBuf {
     guest("tiny")
+}
+
+/// A whole Debian: `LAZULI_GUEST_DEBIAN`, or what `scripts/guest/debian` makes.
+pub fn debian_guest() -> PathBuf {
+    guest("debian")
 }
 
 /// A Debian that starts with secure boot: `LAZULI_GUEST_SIGNED`, or what `scripts/guest/signed` makes.

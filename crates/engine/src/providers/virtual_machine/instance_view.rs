@@ -1,7 +1,7 @@
 //! How a machine is doing, asked from the host process at the moment of the read.
 
 use super::MachineInternal;
-use crate::{Engine, time_text};
+use crate::{Engine, boot_diagnostics, time_text};
 use lazuli_meta::model::Resource;
 use lazuli_vmm::spec::{PowerState, ProvisioningState, VmStatus};
 use serde_json::{Value, json};
@@ -45,6 +45,9 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
         "disks": disks,
         "statuses": statuses,
     });
+    if let Some(diagnostics) = boot_diagnostics::instance_view(engine, row, state).await {
+        view["bootDiagnostics"] = diagnostics;
+    }
     if let Ok(status) = &status {
         view["vmAgent"] = agent(status, row);
     }

@@ -17,7 +17,11 @@ use serde_json::{Value, json};
 pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Resource) -> Result<Plan, ArmError> {
     let mut body = body::update(id, new, &old.body, &arm_context(cx))?;
     let bound = super::identity::bind(cx, id, new, &mut body, Some(old)).await?;
-    let state: MachineInternal = internal(old)?;
+    let mut state: MachineInternal = internal(old)?;
+    state.diagnostics_account = super::diagnostics::account(cx, id, &body).await?;
+    let mut plan = Builder { cx, id, changes: bound };
+    state.nics = plan.changed_interfaces(&body, &state).await?;
+    let state = state;
     let disks = |body: &Value| body["properties"]["storageProfile"]["dataDisks"].clone();
     let size = |body: &Value| body["properties"]["hardwareProfile"]["vmSize"].clone();
     let refirm = check_change(&body, &old.body, &state.generation, state.deallocated)?;
@@ -30,16 +34,15 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
         }
         // What never came to run is tried again: its PUT must not end well otherwise.
         let mut changes = outrun_readers(cx.engine, &state).await?;
-        changes.extend(bound);
+        changes.extend(plan.changes);
         let start = Some(Start { kind: CREATE, params: json!({}) });
-        return Ok(Plan { body, internal: old.internal.clone(), start, changes });
+        return Ok(Plan { body, internal: to_internal(&state), start, changes });
     }
     let restart = refirm || size(&body) != size(&old.body);
     if disks(&body) == disks(&old.body) && !restart && old.provisioning_state == "Succeeded" {
-        return Ok(Plan { body, internal: old.internal.clone(), start: None, changes: bound });
+        return Ok(Plan { body, internal: to_internal(&state), start: None, changes: plan.changes });
     }
     let before = Before { body: old.body.clone(), data_disks: state.data_disks.clone(), restart };
-    let mut plan = Builder { cx, id, changes: bound };
     let mut next = MachineInternal { data_disks: plan.changed_data_disks(&mut body, &state).await?, ..state.clone() };
     let stays = |key: &String| next.data_disks.iter().any(|(_, k)| k == key);
     let going: Vec<String> = state.data_disks.iter().map(|(_, key)| key).filter(|key| !stays(key)).cloned().collect();

@@ -1,0 +1,120 @@
+//! Runs a script in a machine's guest, by the guest's own agent. At most once: a run that was interrupted is not repeated.
+
+use super::virtual_machine::host_error;
+use crate::operation::{OpContext, OpError, Operation, Outcome};
+use crate::providers::virtual_machine::MachineInternal;
+use crate::stored::internal;
+use async_trait::async_trait;
+use lazuli_arm::ArmError;
+use lazuli_arm::bodies::virtual_machine::{Script, run_command_result};
+use lazuli_vmm::host::HostErrorCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// As in Azure.
+const TIME: Duration = Duration::from_secs(90 * 60);
+/// Writes the script from its input into a file and runs that, so that its first line says what runs it.
+const RUNNER: &str = "d=$(mktemp -d -p /var/tmp) && cat > \"$d/script.sh\" && chmod 700 \"$d/script.sh\" || exit 125
+\"$d/script.sh\" \"$@\" < /dev/null
+s=$?
+rm -rf \"$d\"
+exit $s";
+
+/// Parameters. The script may hold secrets, and operations are kept after their end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RunCommand {
+    /// A [`Script`], sealed for [`context`].
+    pub sealed: String,
+    /// The machine's provisioning state, which a command does not change.
+    pub state: String,
+}
+
+/// What a script is sealed for.
+pub(crate) fn context(machine: &str) -> String {
+    format!("{machine}/runCommand")
+}
+
+pub(crate) struct VirtualMachineRunCommand;
+
+#[async_trait]
+impl Operation for VirtualMachineRunCommand {
+    fn kind(&self) -> &'static str {
+        "virtual_machine.run_command"
+    }
+
+    async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        let RunCommand { sealed, state: before } = cx.params()?;
+        let row = cx.resource().await?;
+        let state: MachineInternal = internal(&row)?;
+        let text = cx.engine.secrets().unseal(&context(&row.key), &sealed).map_err(OpError::Failed)?;
+        let script: Script = serde_json::from_str(&text).map_err(ArmError::internal)?;
+        let this = Uuid::new_v4();
+        let first: Uuid = cx.step("begin", async { Ok(this) }).await?;
+        let output: Value = cx
+            .step("run", async {
+                if first != this {
+                    return Err(OpError::Failed(ArmError::conflict(
+                        "OperationPreempted",
+                        format!(
+                            "The server was restarted while the command ran in VM '{}': whether it ended is not known. It is not \
+                             run again.",
+                            row.name
+                        ),
+                    )));
+                }
+                let mut arguments = vec!["-c".to_owned(), RUNNER.to_owned(), "run-command".to_owned()];
+                arguments.extend(script.arguments.clone());
+                let host = cx.engine.host();
+                let asked = host.run_shell(state.vm_id, arguments, script.text.clone(), TIME);
+                let asked = tokio::select! {
+                    () = cx.stop.cancelled() => return Err(cx.check().err().unwrap_or(OpError::Interrupted)),
+                    asked = asked => asked,
+                };
+                let ended = asked.map_err(|error| failed(error, &row.name))?;
+                Ok(run_command_result(ended.exit_code, &ended.stdout, &ended.stderr))
+            })
+            .await?;
+        Ok(Outcome { output: Some(output), ..as_before(before) })
+    }
+
+    async fn undo(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        let RunCommand { state, .. } = cx.params()?;
+        Ok(as_before(state))
+    }
+}
+
+/// The command failed, the machine did not.
+fn as_before(state: String) -> Outcome {
+    Outcome::update(move |row| {
+        if row.provisioning_state != "Deleting" {
+            row.provisioning_state.clone_from(&state);
+        }
+    })
+}
+
+fn failed(error: lazuli_vmm::host::ClientError, name: &str) -> OpError {
+    let arm = match error.code() {
+        Some(HostErrorCode::NoAgent) => ArmError::conflict(
+            "VMAgentStatusCommunicationError",
+            format!(
+                "VM '{name}' has not reported status for VM agent or extensions. Verify that the OS is up and healthy and that the \
+                 VM has a running VM agent: commands are run by qemu-guest-agent, which the image must have."
+            ),
+        ),
+        Some(HostErrorCode::Conflict | HostErrorCode::NotFound) => not_running(),
+        Some(HostErrorCode::TimedOut) => ArmError::conflict(
+            "VMExtensionProvisioningTimeout",
+            format!("The command in VM '{name}' did not end within {} minutes.", TIME.as_secs() / 60),
+        ),
+        _ => return host_error(error, name),
+    };
+    OpError::Failed(arm.caused_by(error))
+}
+
+/// Azure's words.
+pub(crate) fn not_running() -> ArmError {
+    ArmError::conflict("OperationNotAllowed", "Cannot modify extensions in the VM when the VM is not running.")
+}
