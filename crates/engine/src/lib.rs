@@ -17,6 +17,7 @@ mod deployments;
 pub mod directory;
 pub mod grant;
 mod identity;
+mod on_behalf;
 pub mod operation;
 mod operations;
 mod platform_images;
@@ -307,7 +308,11 @@ impl Engine {
 }
 
 /// Types of Azure that this server does not have, and what to do instead.
-const NOT_OFFERED: [(&str, &str); 2] = [
+const NOT_OFFERED: [(&str, &str); 3] = [
+    (
+        "microsoft.network/loadbalancers",
+        "there are no load balancers here; scale sets are made without one (az vmss create --load-balancer \"\")",
+    ),
     (
         "microsoft.compute/virtualmachines/extensions",
         "no extensions are installed into guests here; give the work to the image, to custom data or to run-command invoke",

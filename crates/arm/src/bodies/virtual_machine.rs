@@ -73,6 +73,9 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
         body.insert("osProfile".into(), profile);
     }
     body.insert("networkProfile".into(), network(&properties.object("networkProfile")?)?);
+    if let Some(set) = properties.object("virtualMachineScaleSet")?.str("id")? {
+        body.insert("virtualMachineScaleSet".into(), json!({ "id": set }));
+    }
     if let Some(profile) = security_profile(&properties, vm_size(&properties)?)? {
         body.insert("securityProfile".into(), profile);
     }
@@ -136,10 +139,9 @@ fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmEr
     };
     let storage = properties.object("storageProfile")?;
     let os = storage.object("osDisk")?;
-    let refused: [(&Fields<'_>, &str, &str); 13] = [
+    let refused: [(&Fields<'_>, &str, &str); 12] = [
         (root, "extendedLocation", "there are no edge zones"),
         (properties, "availabilitySet", "there are no availability sets"),
-        (properties, "virtualMachineScaleSet", "there are no scale sets yet"),
         (properties, "proximityPlacementGroup", "there are no placement groups"),
         (properties, "host", "there are no dedicated hosts"),
         (properties, "hostGroup", "there are no dedicated hosts"),
@@ -181,6 +183,7 @@ fn check_fixed(root: &Fields<'_>, properties: &Fields<'_>, old: &Value) -> Resul
     same(&["storageProfile", "osDisk", "createOption"])?;
     same(&["storageProfile", "osDisk", "managedDisk", "id"])?;
     same(&["storageProfile", "osDisk", "diskSizeGB"])?;
+    same(&["virtualMachineScaleSet", "id"])?;
     same(&["osProfile", "computerName"])?;
     same(&["osProfile", "adminUsername"])?;
     Ok(())
@@ -326,7 +329,7 @@ fn lun_in_use(lun: i64) -> ArmError {
     )
 }
 
-fn check_name(name: &str) -> Result<(), ArmError> {
+pub(super) fn check_name(name: &str) -> Result<(), ArmError> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty()
         || name.len() > 64
@@ -348,7 +351,7 @@ fn vm_size(properties: &Fields<'_>) -> Result<&'static str, ArmError> {
     size(&given).map(|s| s.0).ok_or_else(|| unknown_size(&given))
 }
 
-fn unknown_size(given: &str) -> ArmError {
+pub(super) fn unknown_size(given: &str) -> ArmError {
     let known: Vec<&str> = SIZES.iter().map(|s| s.0).collect();
     ArmError::invalid_parameter(
         "vmSize",

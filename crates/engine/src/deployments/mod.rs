@@ -106,7 +106,7 @@ fn place(key: &str) -> String {
 }
 
 impl Who {
-    fn of(call: &Call) -> Self {
+    pub(crate) fn of(call: &Call) -> Self {
         Self {
             identity: Identity::of(&call.caller),
             auxiliary: call.caller.auxiliary.iter().map(Identity::of).collect(),
@@ -117,7 +117,7 @@ impl Who {
     }
 
     /// A request of theirs in this version of an API.
-    fn call(&self, api_version: &str) -> Result<Call, ArmError> {
+    pub(crate) fn call(&self, api_version: &str) -> Result<Call, ArmError> {
         let api_version = match api_version {
             "" => ApiVersion::latest(),
             text => ApiVersion::parse(Some(text))?,

@@ -22,6 +22,7 @@ mod virtual_machine_create;
 mod virtual_machine_delete;
 mod virtual_machine_power;
 pub(crate) mod virtual_machine_run_command;
+pub(crate) mod virtual_machine_scale_set;
 pub(crate) mod virtual_machine_update;
 
 use crate::operation::Operation;
@@ -64,5 +65,10 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(VirtualMachinePower(Action::Reapply)),
         Arc::new(virtual_machine_run_command::VirtualMachineRunCommand),
         Arc::new(virtual_machine_update::VirtualMachineUpdate),
+        Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.delete")),
+        Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.delete_instances")),
+        Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.power")),
+        Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.scale")),
+        Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.upgrade")),
     ]
 }

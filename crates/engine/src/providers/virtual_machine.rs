@@ -116,6 +116,7 @@ impl Provider for VirtualMachine {
             }
             None => None,
         };
+        check_scale_set(cx, &body).await?;
         check_os_profile(&body, image.as_ref())?;
         check_managed_image(id, &body, image.as_ref())?;
         if let Some(image) = &image {
@@ -335,6 +336,23 @@ fn run_command(cx: Context<'_>, row: &Resource, request: &Value) -> Result<Actio
     let busy = Resource { provisioning_state: "Updating".into(), ..row.clone() };
     let start = Start { kind: "virtual_machine.run_command", params };
     Ok(ActionPlan::Start { start, resource: Some(busy), changes: vec![] })
+}
+
+/// A machine belongs to a scale set of its region, whoever puts it in.
+async fn check_scale_set(cx: Context<'_>, body: &Value) -> Result<(), ArmError> {
+    let Some(id) = body["properties"]["virtualMachineScaleSet"]["id"].as_str() else { return Ok(()) };
+    let right = "Microsoft.Compute/virtualMachineScaleSets/write";
+    cx.engine.authorize_link(&cx.call.caller, id, right).await?;
+    let set = cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)?;
+    let fits = |r: &Resource| r.kind == "microsoft.compute/virtualmachinescalesets" && body["location"] == r.location;
+    if set.is_some_and(|r| fits(&r)) {
+        return Ok(());
+    }
+    Err(ArmError::bad_request(
+        "InvalidParameter",
+        format!("The virtual machine scale set '{id}' is not found in the location of the VM."),
+    )
+    .target("virtualMachineScaleSet.id"))
 }
 
 /// Generalized images need an osProfile; specialized ones and attached disks refuse it (GS-8, MD-7).

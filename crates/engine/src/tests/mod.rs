@@ -22,6 +22,7 @@ mod machine_updates;
 mod machines;
 mod networks;
 mod platform;
+mod scale_sets;
 mod sharing;
 mod site;
 mod snapshots;

@@ -1,0 +1,227 @@
+//! Brings a scale set's machines to what its model says: as many as it asks for, of what it is made of.
+//!
+//! ```text
+//! Scale    fewer than the capacity: new machines, side by side ─ more: the newest go
+//! Delete   these go, and the capacity with them
+//! Upgrade  one after the other: the machine goes and comes again, under its name, of the model as it is now
+//! Power    start, powerOff, restart or deallocate each
+//! Remove   all go, then the set
+//! ```
+//! A machine takes a public address and interfaces along, which are made before it and removed with it. All of them are ordinary
+//! resources, written under the rights of whoever asked; what failed stays for them to look at.
+
+use crate::call::Call;
+use crate::deployments::Who;
+use crate::on_behalf;
+use crate::operation::{OpContext, OpError, Operation, Outcome};
+use crate::providers::virtual_machine_scale_set::{members, with_secrets};
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use lazuli_arm::bodies::virtual_machine_scale_set::{self as body, Member};
+use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::Resource;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// Machines that are worked on at the same time.
+const SIDE_BY_SIDE: usize = 8;
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Params {
+    pub who: Who,
+    pub work: Work,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Work {
+    Scale,
+    Delete { machines: Vec<String> },
+    Upgrade { machines: Vec<String> },
+    Power { machines: Vec<String>, action: String },
+    Remove,
+}
+
+impl Work {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Scale => "virtual_machine_scale_set.scale",
+            Self::Delete { .. } => "virtual_machine_scale_set.delete_instances",
+            Self::Upgrade { .. } => "virtual_machine_scale_set.upgrade",
+            Self::Power { .. } => "virtual_machine_scale_set.power",
+            Self::Remove => "virtual_machine_scale_set.delete",
+        }
+    }
+}
+
+/// All of [`Work`], each under its kind.
+pub(crate) struct VirtualMachineScaleSet(pub &'static str);
+
+#[async_trait]
+impl Operation for VirtualMachineScaleSet {
+    fn kind(&self) -> &'static str {
+        self.0
+    }
+
+    async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        let Params { who, work } = cx.params()?;
+        let row = cx.resource().await?;
+        let set = Set { cx, call: who.call("")?, id: row.id.parse().map_err(ArmError::internal)?, row };
+        match work {
+            Work::Scale => set.scale().await?,
+            Work::Delete { machines } => set.remove(&machines).await?,
+            Work::Upgrade { machines } => set.upgrade(&machines).await?,
+            Work::Power { machines, action } => set.power(&machines, &action).await?,
+            Work::Remove => {
+                let all: Vec<String> = members(&cx.engine, &set.row).await?.into_iter().map(|m| m.name).collect();
+                set.remove(&all).await?;
+                return Ok(Outcome::deleted());
+            }
+        }
+        let count = members(&cx.engine, &set.row).await?.len();
+        Ok(Outcome::update(move |row| body::set_capacity(&mut row.body, count)))
+    }
+}
+
+struct Set<'a> {
+    cx: &'a OpContext,
+    call: Call,
+    id: ResourceId,
+    row: Resource,
+}
+
+/// A machine to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct New {
+    suffix: String,
+    index: usize,
+}
+
+impl Set<'_> {
+    async fn scale(&self) -> Result<(), OpError> {
+        let wanted = body::capacity(&self.row.body);
+        let now = members(&self.cx.engine, &self.row).await?;
+        // Decided once: a second attempt makes the same machines.
+        let missing: Vec<New> = self
+            .cx
+            .step("plan", async {
+                Ok((now.len()..wanted).map(|index| New { suffix: random_suffix(), index }).collect::<Vec<_>>())
+            })
+            .await?;
+        if missing.is_empty() {
+            let names: Vec<String> = now.into_iter().map(|m| m.name).collect();
+            return self.remove(&names[wanted.min(names.len())..]).await;
+        }
+        let body = with_secrets(&self.cx.engine, &self.row)?;
+        let making = missing.iter().map(|new| {
+            let body = &body;
+            async move { self.cx.step(&format!("made/{}", new.suffix), self.make(body, new)).await }.boxed()
+        });
+        self.side_by_side(making.collect(), "making machines").await
+    }
+
+    /// All are tried; the first failure is told.
+    async fn side_by_side(&self, work: Vec<BoxFuture<'_, Result<(), OpError>>>, phase: &str) -> Result<(), OpError> {
+        let (mut done, all) = (0, work.len() as u64);
+        let mut first = Ok(());
+        let mut running = stream::iter(work).buffer_unordered(SIDE_BY_SIDE);
+        while let Some(ended) = running.next().await {
+            done += 1;
+            self.cx.progress(done, all, phase).await;
+            first = first.and(ended);
+        }
+        first
+    }
+
+    /// Addresses, interfaces and the machine itself. Each is a PUT: what an earlier attempt made stays as it is.
+    async fn make(&self, set: &Value, new: &New) -> Result<(), OpError> {
+        let shown = self.row.id.clone();
+        let member = Member { set: &shown, suffix: &new.suffix, index: new.index };
+        let mut nics = Vec::new();
+        for nic in body::interfaces(set) {
+            let address = match (body::public_address_name(&nic, member), body::public_address_body(set, &nic)) {
+                (Some(name), Some(address)) => {
+                    let id = self.network("publicIPAddresses", &name);
+                    on_behalf::put(self.cx, &self.call, &id, &address).await?;
+                    Some(id.to_string())
+                }
+                _ => None,
+            };
+            let id = self.network("networkInterfaces", &body::interface_name(&nic, member));
+            let interface = body::interface_body(set, &nic, address.as_deref());
+            on_behalf::put(self.cx, &self.call, &id, &interface).await?;
+            nics.push(id.to_string());
+        }
+        let machine = self.machine(&body::machine_name(self.id.name(), &new.suffix));
+        on_behalf::put(self.cx, &self.call, &machine, &body::machine_body(set, member, &nics)).await
+    }
+
+    async fn remove(&self, machines: &[String]) -> Result<(), OpError> {
+        let removing = machines.iter().map(|name| self.remove_one(name).boxed());
+        self.side_by_side(removing.collect(), "removing machines").await
+    }
+
+    /// Disks and interfaces go with the machine (`deleteOption`), public addresses after it.
+    async fn remove_one(&self, name: &str) -> Result<(), OpError> {
+        on_behalf::delete(self.cx, &self.call, &self.machine(name)).await?;
+        let Some(suffix) = self.suffix_of(name) else { return Ok(()) };
+        let member = Member { set: &self.row.id, suffix, index: 0 };
+        for nic in body::interfaces(&self.row.body) {
+            // Of a machine that was never made.
+            let id = self.network("networkInterfaces", &body::interface_name(&nic, member));
+            on_behalf::delete(self.cx, &self.call, &id).await?;
+            if let Some(address) = body::public_address_name(&nic, member) {
+                on_behalf::delete(self.cx, &self.call, &self.network("publicIPAddresses", &address)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One after the other, so that the others go on serving.
+    async fn upgrade(&self, machines: &[String]) -> Result<(), OpError> {
+        let body = with_secrets(&self.cx.engine, &self.row)?;
+        for (index, name) in machines.iter().enumerate() {
+            let Some(suffix) = self.suffix_of(name) else { continue };
+            self.cx
+                .step(&format!("removed/{name}"), async {
+                    // Its interfaces and addresses go with it: the new one gets what the model says now.
+                    self.remove_one(name).await
+                })
+                .await?;
+            let new = New { suffix: suffix.to_owned(), index };
+            self.cx.step(&format!("made/{name}"), self.make(&body, &new)).await?;
+            self.cx.progress(index as u64 + 1, machines.len() as u64, "upgrading machines").await;
+        }
+        Ok(())
+    }
+
+    async fn power(&self, machines: &[String], action: &str) -> Result<(), OpError> {
+        let asked = machines.iter().map(|name| {
+            let machine = self.machine(name);
+            async move { on_behalf::action(self.cx, &self.call, &machine, action).await }.boxed()
+        });
+        self.side_by_side(asked.collect(), "asking machines").await
+    }
+
+    /// `None`: the machine was put into the set by somebody.
+    fn suffix_of<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_prefix(self.id.name())?.strip_prefix('_')
+    }
+
+    fn group(&self) -> ResourceId {
+        ResourceId::group(&self.id.subscription, self.id.resource_group.as_deref().unwrap_or_default())
+    }
+
+    fn machine(&self, name: &str) -> ResourceId {
+        self.group().resource("Microsoft.Compute", "virtualMachines", name)
+    }
+
+    fn network(&self, kind: &str, name: &str) -> ResourceId {
+        self.group().resource("Microsoft.Network", kind, name)
+    }
+}
+
+fn random_suffix() -> String {
+    Uuid::new_v4().simple().to_string()[..8].to_owned()
+}

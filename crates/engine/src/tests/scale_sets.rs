@@ -1,0 +1,161 @@
+//! Scale sets: machines of one model, as many as it asks for, each a real machine.
+
+use super::site::{Site, VERSION, link, until};
+use lazuli_arm::ArmError;
+use serde_json::{Value, json};
+
+const SET: &str = "virtualMachineScaleSets/set1";
+
+impl Site {
+    fn model(&self, machines: u32) -> Value {
+        let subnet = link(&self.server, "virtualNetworks/v/subnets/s");
+        let address = json!({"name": "instancepublicip", "properties": {"idleTimeoutInMinutes": 10}});
+        let ip = json!({"name": "ipc", "properties": {"subnet": subnet, "publicIPAddressConfiguration": address}});
+        let nic = json!({"name": "nic", "properties": {"primary": true, "ipConfigurations": [ip]}});
+        json!({"location": "eastus", "sku": {"name": "Standard_B1s", "capacity": machines}, "properties": {
+            "orchestrationMode": "Flexible", "platformFaultDomainCount": 1, "virtualMachineProfile": {
+                "storageProfile": {"imageReference": link(&self.server, VERSION), "osDisk": {"createOption": "FromImage"}},
+                "osProfile": {"computerNamePrefix": "web", "adminUsername": "azureuser", "adminPassword": super::site::PASSWORD},
+                "networkProfile": {"networkInterfaceConfigurations": [nic]}}}})
+    }
+
+    async fn instances(&self) -> Vec<Value> {
+        let collection = lazuli_arm::ResourceType {
+            namespace: "Microsoft.Compute".into(),
+            types: vec!["virtualMachineScaleSets".into(), "virtualMachines".into()],
+        };
+        let call = &self.server.call;
+        self.server.engine.list(call, &self.server.id(SET), &collection).await.unwrap().items
+    }
+
+    async fn names(&self) -> Vec<String> {
+        self.instances().await.iter().map(|i| i["instanceId"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn scaled(&self, machines: u32) -> Result<Value, ArmError> {
+        self.server.put(SET, json!({"location": "eastus", "sku": {"name": "Standard_B1s", "capacity": machines}})).await
+    }
+
+    async fn on_instances(&self, action: &str, ids: Value) -> Result<(), ArmError> {
+        self.server.action(SET, action, json!({ "instanceIds": ids })).await.map(drop)
+    }
+
+    /// Names of what of a kind is in the group.
+    async fn of_kind(&self, kind: &str) -> Vec<String> {
+        self.server.list("", kind).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_come_and_go_with_the_capacity() {
+    let site = Site::start().await;
+    let server = &site.server;
+    let set = server.put(SET, site.model(2)).await.unwrap();
+    assert_eq!((&set["properties"]["provisioningState"], &set["sku"]["capacity"]), (&json!("Succeeded"), &json!(2)));
+    assert!(!set.to_string().contains(super::site::PASSWORD), "secrets are never shown");
+    assert!(!server.internal(SET).await.to_string().contains(super::site::PASSWORD), "nor kept readable");
+    let names = site.names().await;
+    assert_eq!(names.len(), 2);
+    for name in &names {
+        assert!(name.starts_with("set1_"), "{name}");
+        let machine = server.get(&format!("virtualMachines/{name}")).await.unwrap();
+        assert_eq!(machine["properties"]["virtualMachineScaleSet"]["id"], json!(server.id(SET).to_string()));
+        assert!(machine["properties"]["osProfile"]["computerName"].as_str().unwrap().starts_with("web"));
+        let id = machine["properties"]["vmId"].as_str().unwrap().parse().unwrap();
+        assert!(site.fake.is_running(id));
+        let spec = site.defined(id).unwrap();
+        assert!(spec.nics[0].public.is_some(), "it has an address of its own");
+    }
+    assert_eq!(site.of_kind("Microsoft.Network/publicIPAddresses").await.len(), 2);
+
+    site.scaled(4).await.unwrap();
+    assert_eq!(site.names().await[..2], names[..], "those that were there stay");
+    assert_eq!(site.names().await.len(), 4);
+    let shown = site.scaled(1).await.unwrap();
+    assert_eq!((site.names().await, &shown["sku"]["capacity"]), (names[..1].to_vec(), &json!(1)));
+    for (kind, count) in [("Microsoft.Network/publicIPAddresses", 1), ("Microsoft.Compute/disks", 2)] {
+        // The disk that the site uploaded, and the machine's.
+        assert_eq!(site.of_kind(kind).await.len(), count, "{kind}");
+    }
+    let view = server.engine.view(&server.call, &server.id(SET), "instanceView").await.unwrap().unwrap();
+    let summary = json!([{"code": "ProvisioningState/succeeded", "count": 1}]);
+    assert_eq!(view["virtualMachine"]["statusesSummary"], summary);
+
+    server.delete(SET).await.unwrap();
+    for kind in ["Microsoft.Compute/virtualMachines", "Microsoft.Network/publicIPAddresses"] {
+        assert!(site.of_kind(kind).await.is_empty(), "{kind}");
+    }
+    assert_eq!(server.get(SET).await.unwrap_err().status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_named_in_actions() {
+    let site = Site::start().await;
+    let server = &site.server;
+    server.put(SET, site.model(3)).await.unwrap();
+    let names = site.names().await;
+    assert_eq!(site.on_instances("delete", json!(["none"])).await.unwrap_err().code, "InvalidParameter");
+    site.on_instances("delete", json!([names[1]])).await.unwrap();
+    assert_eq!(site.names().await, [names[0].clone(), names[2].clone()]);
+    assert_eq!(server.get(SET).await.unwrap()["sku"]["capacity"], 2);
+    let ids: Vec<_> =
+        site.instances().await.iter().map(|i| i["properties"]["vmId"].as_str().unwrap().parse().unwrap()).collect();
+    server.action(SET, "powerOff", Value::Null).await.unwrap();
+    assert!(ids.iter().all(|id| !site.fake.is_running(*id)));
+    site.on_instances("start", json!([names[0]])).await.unwrap();
+    assert_eq!(ids.iter().map(|id| site.fake.is_running(*id)).collect::<Vec<_>>(), [true, false]);
+    // One is deleted as the machine that it is; what was asked for is counted anew.
+    server.delete(&format!("virtualMachines/{}", names[2])).await.unwrap();
+    assert_eq!(server.get(SET).await.unwrap()["sku"]["capacity"], 1);
+    let put = server.put(&format!("{SET}/virtualMachines/{}", names[0]), json!({"location": "eastus"})).await;
+    assert_eq!(put.unwrap_err().code, "OperationNotAllowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_image_reaches_the_machines_that_are_updated() {
+    let site = Site::start().await;
+    let server = &site.server;
+    server.put(SET, site.model(2)).await.unwrap();
+    site.version("2.0.0", json!([{"name": "eastus"}])).await;
+    let image = link(server, "galleries/g/images/i/versions/2.0.0");
+    let patch = json!({"properties": {"virtualMachineProfile": {"storageProfile": {"imageReference": image}}}});
+    let written = server.engine.patch(&server.call, &server.id(SET), patch).await.unwrap();
+    server.end(&written.operation.unwrap()).await.unwrap();
+    let latest = async || {
+        let all = site.instances().await;
+        all.iter().map(|i| i["properties"]["latestModelApplied"].as_bool().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(latest().await, [false, false]);
+    let names = site.names().await;
+    site.on_instances("manualupgrade", json!([names[0]])).await.unwrap();
+    let mut after = site.names().await;
+    after.sort();
+    let mut before = names.clone();
+    before.sort();
+    assert_eq!(after, before, "machines keep their names");
+    let mut done = latest().await;
+    done.sort_unstable();
+    assert_eq!(done, [false, true]);
+    let upgraded = server.get(&format!("virtualMachines/{}", names[0])).await.unwrap();
+    assert_eq!(
+        upgraded["properties"]["storageProfile"]["imageReference"],
+        json!({"id": image["id"], "exactVersion": "2.0.0"})
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_fails_is_told_and_the_others_run() {
+    let site = Site::start().await;
+    site.fake.limit_memory(1500);
+    let error = site.server.put(SET, site.model(2)).await.unwrap_err();
+    assert_eq!(error.code, "AllocationFailed");
+    assert_eq!(site.server.get(SET).await.unwrap()["properties"]["provisioningState"], "Failed");
+    let running = async || {
+        let all = site.instances().await;
+        let ids = all.iter().map(|i| i["properties"]["vmId"].as_str().unwrap().parse().unwrap());
+        ids.filter(|id| site.fake.is_running(*id)).count()
+    };
+    until("one of them runs", async || running().await == 1).await;
+    site.server.delete(SET).await.unwrap();
+    assert!(site.of_kind("Microsoft.Compute/virtualMachines").await.is_empty());
+}
