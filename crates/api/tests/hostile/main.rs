@@ -69,18 +69,15 @@ async fn no_route_opens_to_strangers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_routes_open_to_the_owner() {
     let w = World::start().await;
-    let (mut shown, mut absent) = (0, Vec::new());
+    let (mut there, mut shown) = (0, 0);
     for route in w.engine.routes().iter().filter(|r| r.method == "GET") {
         let path = names(&route.path, &w);
         let (status, text) = told(w.arm("GET", &path, &w.owner, None).await).await;
         assert!(![401, 403].contains(&status), "{path}: {status} {text}");
+        there += usize::from(status == 200);
         shown += usize::from(status == 200 && text.contains(SECRET));
-        if status != 200 {
-            absent.push(route.path.replace("/subscriptions/{subscription}", ""));
-        }
     }
-    assert!(shown >= 20, "{shown} answers show what is secret");
-    insta::assert_snapshot!("not_there", absent.join("\n"));
+    assert!(there >= 70 && shown >= 35, "{there} routes lead to what is there, {shown} show what is secret");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,7 +58,7 @@ pub fn names(path: &str, w: &World) -> String {
     path
 }
 
-const NAMES: [(&str, &str); 19] = [
+const NAMES: [(&str, &str); 20] = [
     ("disks", "disk"),
     ("snapshots", "snapshot"),
     ("diskAccesses", "access"),
@@ -78,6 +78,7 @@ const NAMES: [(&str, &str); 19] = [
     ("deployments", "deployment"),
     ("platformImages", "p:o:s:1.0.0"),
     ("virtualMachines", "machine"),
+    ("userAssignedIdentities", "identity"),
 ];
 
 impl World {
@@ -319,6 +320,7 @@ impl World {
             "contentVersion": "1.0.0.0", "resources": [], "outputs": {"o": {"type": "string", "value": SECRET}}});
         let deployment = json!({"properties": {"mode": "Incremental", "template": template}});
         self.put_plain(&self.path("Resources", "deployments/deployment"), deployment).await;
+        self.put(&self.path("ManagedIdentity", "userAssignedIdentities/identity"), json!({})).await;
         let image = json!({"location": "eastus", "properties": {"osType": "Linux", "description": SECRET,
             "storageProfile": {"osDiskImage": {"source": link("Compute", "disks/disk")}},
             "publishingProfile": {"targetRegions": [{"name": "eastus"}]}}});
