@@ -95,11 +95,11 @@ mod tests {
 
     #[test]
     fn each_trusts_another_subject() {
-        let mut others: Vec<(String, Value)> = (0..19).map(|n| (format!("c{n}"), body(&format!("s{n}")))).collect();
+        let mut others: Vec<(String, Value)> = (0..19).map(|n| (format!("cred{n}"), body(&format!("s{n}")))).collect();
         assert_eq!(put(&id("new"), &body("s"), &others).unwrap(), body("s"));
-        assert_eq!(put(&id("C3"), &body("s3"), &others).unwrap(), body("s3"));
+        assert_eq!(put(&id("CRED3"), &body("s3"), &others).unwrap(), body("s3"));
         assert_eq!(put(&id("new"), &body("s3"), &others).unwrap_err().code, "Conflict");
-        others.push(("c19".into(), body("s19")));
+        others.push(("cred19".into(), body("s19")));
         assert_eq!(put(&id("new"), &body("s"), &others).unwrap_err().code, "BadRequest");
     }
 
