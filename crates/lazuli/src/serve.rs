@@ -6,7 +6,7 @@
 use crate::config::Config;
 use crate::credentials::{Credentials, keep_port};
 use crate::data_dir::DataDir;
-use crate::{keeper, signals, site};
+use crate::{files, keeper, signals, site};
 use anyhow::Context;
 use lazuli_api::{Running, ServeConfig, ServeError, StoragePlane};
 use lazuli_engine::{Bootstrap, Engine};
@@ -175,6 +175,8 @@ async fn listen(
         (!args.no_proxy).then(|| args.proxy_listen.or(config.proxy_listen).unwrap_or_else(|| loopback(0)));
     let last_arm = credentials.as_ref().and_then(|c| c.arm_endpoint.as_deref());
     let last_proxy = credentials.as_ref().and_then(|c| c.proxy_endpoint.as_deref());
+    // The host process may not have made it yet; the server listens in it for the tokens of machines.
+    files::private_dir(&dir.host())?;
     let mut address = keep_port(wanted, last_arm);
     let mut proxy_address = wanted_proxy.map(|w| keep_port(w, last_proxy));
     loop {
