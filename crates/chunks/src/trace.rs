@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,11 @@ impl TracedReader {
     pub async fn extents(&self, offset: u64, len: u64) -> Result<Vec<DiskExtent>> {
         self.0.reader.extents(offset, len).await
     }
+
+    /// Whether everything that the trace names has been asked for, and the store has answered.
+    pub fn fetched_ahead(&self) -> bool {
+        matches!(&self.0.role, Role::Plays(player) if player.fetched.load(Ordering::Acquire))
+    }
 }
 
 fn places_of(offset: u64, len: u64) -> Range<u32> {
@@ -193,25 +199,31 @@ struct Player {
     order: HashMap<u32, usize>,
     /// How far the machine is; closed when nobody reads any more.
     at: watch::Sender<usize>,
-    started: std::sync::atomic::AtomicBool,
+    started: AtomicBool,
+    fetched: Arc<AtomicBool>,
 }
 
 impl Player {
     fn new(places: Vec<u32>) -> Self {
         let order = places.iter().copied().enumerate().map(|(i, place)| (place, i)).collect();
-        Self { places: Arc::new(places), order, at: watch::Sender::new(0), started: false.into() }
+        Self { places: Arc::new(places), order, at: watch::Sender::new(0), started: false.into(), fetched: Arc::default() }
     }
 
     fn advance(&self, read: &Range<u32>, reader: &DiskReader) {
         let Some(reached) = read.clone().filter_map(|place| self.order.get(&place)).max().copied() else { return };
-        let first = reached < BEGINNING && !self.started.swap(true, std::sync::atomic::Ordering::Relaxed);
+        let first = reached < BEGINNING && !self.started.swap(true, Ordering::Relaxed);
         self.at.send_if_modified(|at| {
             let further = reached > *at;
             *at = reached.max(*at);
             further
         });
         if first {
-            tokio::spawn(fetch_ahead(reader.clone(), Arc::clone(&self.places), self.at.subscribe()));
+            let (fetched, all) = (Arc::clone(&self.fetched), Arc::clone(&self.places));
+            let fetch = fetch_ahead(reader.clone(), all, self.at.subscribe());
+            tokio::spawn(async move {
+                fetch.await;
+                fetched.store(true, Ordering::Release);
+            });
         }
     }
 }
