@@ -206,7 +206,13 @@ struct Player {
 impl Player {
     fn new(places: Vec<u32>) -> Self {
         let order = places.iter().copied().enumerate().map(|(i, place)| (place, i)).collect();
-        Self { places: Arc::new(places), order, at: watch::Sender::new(0), started: false.into(), fetched: Arc::default() }
+        Self {
+            places: Arc::new(places),
+            order,
+            at: watch::Sender::new(0),
+            started: false.into(),
+            fetched: Arc::default(),
+        }
     }
 
     fn advance(&self, read: &Range<u32>, reader: &DiskReader) {
