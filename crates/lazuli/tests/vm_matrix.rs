@@ -69,7 +69,6 @@ impl Agent {
 struct Cell {
     agent: Agent,
     generation: &'static str,
-    state: &'static str,
 }
 
 struct Site {
@@ -226,7 +225,7 @@ impl Site {
 
 /// One cell: the guest becomes a version, a machine of it is used and captured, and machines of the capture are looked at.
 async fn cell(agent: Agent, generation: &'static str, state: &'static str) {
-    let cell = Cell { agent, generation, state };
+    let cell = Cell { agent, generation };
     let site = Site::start(cell).await;
     let source = site.upload(&agent.guest()).await;
     let first = json!({"osDiskImage": {"source": {"id": source}}});

@@ -21,7 +21,7 @@ pub fn debian_waagent() -> anyhow::Result<PathBuf> {
 
 /// The same with signed boot loaders: it starts with secure boot.
 pub fn signed() -> anyhow::Result<PathBuf> {
-    built("signed")
+    built("signed", &[])
 }
 
 /// The path in `LAZULI_GUEST_NAME`, or else what the script prints, which builds the disk where its cache has none.
