@@ -68,6 +68,7 @@ async fn a_guest_acts_as_what_its_machine_was_given() {
     server.engine.delete(&server.call, &site.identity("one")).await.unwrap();
     assert!(matches!(site.act(None).await, Err(MachineIdentityError::NotFound)));
     assert_eq!(site.set_identity(json!({"type": "None"})).await.unwrap(), Value::Null);
+    assert!(server.get(VM).await.unwrap().get("identity").is_none(), "and no null is shown");
 
     // Another machine's name is not its identity.
     let ask = TokenAsk { machine: server.id(VM).to_string(), ..TokenAsk::default() };

@@ -93,9 +93,9 @@ pub(super) fn unbind(row: &Resource) -> Vec<Change> {
 
 /// Which principals the assigned identities are; nothing of those that are gone.
 pub(super) async fn show(cx: Context<'_>, view: &mut Value) -> Result<(), ArmError> {
-    let Some(assigned) = view["identity"].get_mut("userAssignedIdentities").and_then(Value::as_object_mut) else {
-        return Ok(());
-    };
+    // By `get_mut`: an index would put a null where there is no identity.
+    let identity = view.get_mut("identity").and_then(|i| i.get_mut("userAssignedIdentities"));
+    let Some(assigned) = identity.and_then(Value::as_object_mut) else { return Ok(()) };
     for (id, shown) in assigned {
         if let Some(row) = cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)? {
             let properties = &row.body["properties"];
