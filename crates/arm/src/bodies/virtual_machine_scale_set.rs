@@ -81,7 +81,7 @@ pub fn set_capacity(body: &mut Value, machines: usize) {
 fn check_offered(root: &Fields<'_>, properties: &Fields<'_>, stored: Option<&Value>) -> Result<(), ArmError> {
     let identity = root.object("identity")?.str("type")?;
     if identity.is_some_and(|t| !t.eq_ignore_ascii_case("None")) {
-        return Err(not_offered(&root.path("identity"), "virtual machines have no managed identities here yet"));
+        return Err(not_offered(&root.path("identity"), "machines of scale sets have no managed identities here yet"));
     }
     // Azure's default where a new body names none.
     let mode = properties.one_of("orchestrationMode", &["Flexible", "Uniform"])?;
