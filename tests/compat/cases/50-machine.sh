@@ -66,7 +66,8 @@ gives 'the log of its boot' 1 boot_log
 screen() {
   local url
   url=$(az vm boot-diagnostics get-boot-log-uris -g machines -n vm --query consoleScreenshotBlobUri -o tsv)
-  curl -sS --cacert "$data/ca.pem" "$url" | head -c 4 | tail -c 3
+  curl -sS --cacert "$data/ca.pem" -o "$work/screen.png" "$url"
+  head -c 4 "$work/screen.png" | tail -c 3
 }
 gives 'a picture of its screen' PNG screen
 works 'no diagnostics any more' az vm boot-diagnostics disable -g machines -n vm
