@@ -3,7 +3,7 @@
 //!
 //! Exit status: 0 all packs are in the index again, 2 some could not be read and were left out, 1 it failed.
 
-use crate::site::{self, Site};
+use crate::site::{self, Regions};
 use anyhow::Context;
 use lazuli_chunks::Rebuilt;
 use serde_json::{Value, json};
@@ -20,19 +20,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Reads the table of every pack and writes the index anew. No server may run on the folder.
-    Rebuild(Rebuild),
-}
-
-#[derive(Debug, clap::Args)]
-struct Rebuild {
-    #[command(flatten)]
-    site: Site,
-    /// Only this region; may be given more than once [default: all]
-    #[arg(long = "region", value_name = "REGION")]
-    regions: Vec<String>,
-    /// A JSON list instead of text.
-    #[arg(long)]
-    json: bool,
+    Rebuild(Regions),
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -42,7 +30,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let engine = site::open(&dir, &config).await?;
     let known = site::regions(&engine)?;
     let mut done = Vec::new();
-    for name in site::chosen(&known, &args.regions)? {
+    for name in args.chosen(&known)? {
         let at = || format!("cannot rebuild the index of the region {name}");
         let region = engine.regions().get(name).await.with_context(at)?;
         let rebuilt = region.rebuild_index().await.with_context(at)?;

@@ -3,26 +3,16 @@
 //!
 //! Exit status: 0 everything is, 2 some packs stay as they were, 1 it failed.
 
-use crate::site::{self, Site};
+use crate::site;
 use anyhow::{Context, bail};
 use indicatif::BinaryBytes;
 use lazuli_chunks::{Progress, Resealed};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
-const LEFT: u8 = 2;
+pub use crate::site::Regions as Args;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    site: Site,
-    /// Only this region; may be given more than once [default: all that have keys]
-    #[arg(long = "region", value_name = "REGION")]
-    regions: Vec<String>,
-    /// A JSON list instead of text.
-    #[arg(long)]
-    json: bool,
-}
+const LEFT: u8 = 2;
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (config, dir) = args.site.find()?;
@@ -31,9 +21,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let known = site::regions(&engine)?;
     let cancel = crate::signals::shutdown()?;
     let mut done = Vec::new();
-    for name in site::chosen(&known, &args.regions)? {
+    for name in args.chosen(&known)? {
         if !engine.regions().stores().is_encrypted(name) {
-            if !args.regions.is_empty() {
+            if !args.asked.is_empty() {
                 bail!("the region {name} has no encryption_keys in the configuration");
             }
             continue;

@@ -4,7 +4,7 @@
 //! sound, 2 something is wrong still, 1 the scrub itself failed.
 
 use crate::data_dir::DataDir;
-use crate::site::{self, Site};
+use crate::site::{self, Regions};
 use anyhow::Context;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use lazuli_chunks::{Finding, Outcome, Progress, RateLimit, Region, ScrubOptions, ScrubReport};
@@ -19,10 +19,7 @@ const WRONG: u8 = 2;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    site: Site,
-    /// Only this region; may be given more than once [default: all]
-    #[arg(long = "region", value_name = "REGION")]
-    regions: Vec<String>,
+    regions: Regions,
     /// Unpack everything and verify every chunk; otherwise what is stored as it was written is taken for sound.
     #[arg(long)]
     deep: bool,
@@ -32,24 +29,21 @@ pub struct Args {
     /// Read at most so many MiB a second.
     #[arg(long, value_name = "MIB")]
     rate: Option<NonZeroU64>,
-    /// A JSON list of reports instead of text.
-    #[arg(long)]
-    json: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (config, dir) = args.site.find()?;
+    let (config, dir) = args.regions.site.find()?;
     let _lock = if args.repair { Some(alone(&dir)?) } else { None };
     let engine = site::open(&dir, &config).await?;
     let known = site::regions(&engine)?;
     let cancel = crate::signals::shutdown()?;
     let mut reports = Vec::new();
-    for name in site::chosen(&known, &args.regions)? {
+    for name in args.regions.chosen(&known)? {
         let donors = if args.repair { donors(&engine, &known, name).await } else { Vec::new() };
         let report = scrub(&engine, name, donors, &args, &cancel).await;
         reports.push(report.with_context(|| format!("cannot scrub the region {name}"))?);
     }
-    if args.json {
+    if args.regions.json {
         println!("{:#}", serde_json::to_value(&reports)?);
     } else {
         reports.iter().for_each(|r| print!("{}", text(r, args.repair)));

@@ -28,6 +28,29 @@ impl Site {
     }
 }
 
+/// Which regions of a server's folder, and how to tell of them.
+#[derive(Debug, clap::Args)]
+pub struct Regions {
+    #[command(flatten)]
+    pub site: Site,
+    /// Only this region; may be given more than once [default: all]
+    #[arg(long = "region", value_name = "REGION")]
+    pub asked: Vec<String>,
+    /// A JSON list instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Regions {
+    /// Of the regions that have been opened here those that were asked for, or all.
+    pub fn chosen<'a>(&'a self, known: &'a [String]) -> anyhow::Result<impl Iterator<Item = &'a String>> {
+        if let Some(unknown) = self.asked.iter().find(|r| !known.contains(r)) {
+            bail!("there is no store of a region {unknown}; known are: {}", known.join(", "));
+        }
+        Ok(known.iter().filter(|r| self.asked.is_empty() || self.asked.contains(r)))
+    }
+}
+
 /// The configuration, and the folder: `data_dir`, or what the configuration names, or the usual one.
 pub fn find(config: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<(Config, DataDir)> {
     let config = Config::read(config)?;
@@ -58,14 +81,6 @@ pub async fn open(dir: &DataDir, config: &Config) -> anyhow::Result<Engine> {
 /// Names of the regions that have been opened here.
 pub fn regions(engine: &Engine) -> anyhow::Result<Vec<String>> {
     engine.regions().known().context("cannot read the folder of the regions")
-}
-
-/// Of the regions those that were asked for, or all.
-pub fn chosen<'a>(known: &'a [String], asked: &'a [String]) -> anyhow::Result<impl Iterator<Item = &'a String>> {
-    if let Some(unknown) = asked.iter().find(|r| !known.contains(r)) {
-        bail!("there is no store of a region {unknown}; known are: {}", known.join(", "));
-    }
-    Ok(known.iter().filter(move |r| asked.is_empty() || asked.contains(r)))
 }
 
 /// A region to look at, also beside a running server.

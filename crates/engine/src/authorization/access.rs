@@ -11,6 +11,7 @@ use lazuli_meta::model::{Application, ManagementLock, Principal, RoleAssignment,
 use lazuli_meta::{Db, MetaError};
 use serde_json::Value;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -185,15 +186,41 @@ fn closure(members: &[(String, String)]) -> HashMap<String, Vec<String>> {
     direct.keys().map(|member| (member.to_ascii_lowercase(), all(member))).collect()
 }
 
+/// The database's count of changes. Requests that begin while it is being asked share the next answer: that question is asked
+/// after each of them began, so nobody is told of an earlier state.
+struct Count {
+    /// Questions begun.
+    asked: AtomicU64,
+    /// The last question that was answered, and its answer. Who holds it asks.
+    answered: tokio::sync::Mutex<(u64, i64)>,
+}
+
+impl Count {
+    fn new() -> Self {
+        Self { asked: AtomicU64::new(0), answered: tokio::sync::Mutex::new((0, 0)) }
+    }
+
+    async fn now<E>(&self, ask: impl AsyncFnOnce() -> Result<i64, E>) -> Result<i64, E> {
+        let before = self.asked.load(Ordering::SeqCst);
+        let mut answered = self.answered.lock().await;
+        if answered.0 <= before {
+            let question = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+            *answered = (question, ask().await?);
+        }
+        Ok(answered.1)
+    }
+}
+
 /// The identities of a database, read again when they changed.
 pub(crate) struct KeptAccess {
     db: Db,
+    count: Count,
     kept: RwLock<Option<Arc<Access>>>,
 }
 
 impl KeptAccess {
     pub fn new(db: Db) -> Self {
-        Self { db, kept: RwLock::default() }
+        Self { db, count: Count::new(), kept: RwLock::default() }
     }
 
     /// As they are now.
@@ -203,7 +230,7 @@ impl KeptAccess {
         {
             return Ok(access.clone());
         }
-        let changes = self.db.identity_changes().await?;
+        let changes = self.count.now(async || self.db.identity_changes().await).await?;
         {
             let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(access) = kept.as_ref().filter(|a| a.changes == changes) {
@@ -260,6 +287,37 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One question for all that wait, and never one that was asked before they came.
+    #[tokio::test]
+    async fn who_waits_shares_the_next_question() {
+        let (count, state) = (Count::new(), AtomicU64::new(0));
+        let (asks, go) = (AtomicU64::new(0), tokio::sync::Semaphore::new(0));
+        let ask = async || {
+            asks.fetch_add(1, Ordering::SeqCst);
+            let seen = state.load(Ordering::SeqCst);
+            go.acquire().await.unwrap().forget();
+            Ok::<_, ()>(i64::try_from(seen).unwrap())
+        };
+        let mut first = std::pin::pin!(count.now(ask));
+        assert!(futures::poll!(first.as_mut()).is_pending());
+        // The first question is on its way and has seen 0.
+        state.store(1, Ordering::SeqCst);
+        let mut others = std::pin::pin!(futures::future::join_all((0..3).map(|_| count.now(ask))));
+        assert!(futures::poll!(others.as_mut()).is_pending());
+        go.add_permits(9);
+        let (first, others) = futures::join!(first, others);
+        assert_eq!((first, others), (Ok(0), vec![Ok(1); 3]));
+        assert_eq!(asks.load(Ordering::SeqCst), 2);
+    }
+
+    /// A question that failed answers nobody else.
+    #[tokio::test]
+    async fn a_failed_question_is_asked_again() {
+        let count = Count::new();
+        assert_eq!(count.now(async || Err("down")).await, Err("down"));
+        assert_eq!(count.now(async || Ok::<_, &str>(7)).await, Ok(7));
+    }
 
     #[test]
     fn groups_of_groups_count_and_circles_end() {
