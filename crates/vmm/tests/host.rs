@@ -354,6 +354,18 @@ async fn captures_are_handed_over_and_never_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn links_are_refused_truly() {
+    let fixture = Fixture::new(Behaviour::Silent);
+    let host = fixture.host().await;
+    let spec = fixture.machine(4);
+    assert_eq!(code(host.client.connect(spec.id, 22).await.map(drop)), HostErrorCode::NotFound);
+    host.client.define_and_start(&spec).await.unwrap();
+    host.client.power_off(spec.id, true).await.unwrap();
+    assert_eq!(code(host.client.connect(spec.id, 22).await.map(drop)), HostErrorCode::Conflict);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_redefined_as_far_as_its_power_allows() {
     let fixture = Fixture::new(Behaviour::default());
     let host = fixture.host().await;

@@ -14,6 +14,7 @@ use lazuli_vmm::qmp::Qmp;
 use lazuli_vmm::spec::{DiskSpec, Generation, PowerState, VmSpec};
 use serde_json::json;
 use support::{Files, TestHost, conformance, is_ready, machine, short_dir, status_is, tiny_guest, until, with_ssh};
+use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
 /// Guests do not compete for the processor.
@@ -93,8 +94,17 @@ async fn vm_gen2_boots_and_answers_ssh() {
     assert_eq!(ssh_in_the_end(address, &keys, "ls -d /sys/firmware/efi").await, "/sys/firmware/efi");
     let uuid = ssh_in_the_end(address, &keys, "sudo cat /sys/class/dmi/id/product_uuid").await;
     assert_eq!(uuid.to_lowercase(), spec.id.to_string());
+    assert_eq!(banner(&host.client, &spec).await, "SSH-2.0-");
     host.client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
     host.stop().await;
+}
+
+/// What the guest's sshd begins with, over a private link.
+async fn banner(client: &HostClient, spec: &VmSpec) -> String {
+    let mut stream = client.connect(spec.id, 22).await.expect("a link to the guest");
+    let mut banner = [0; 8];
+    stream.read_exact(&mut banner).await.expect("sshd says who it is");
+    String::from_utf8_lossy(&banner).into_owned()
 }
 
 /// A host in a process of its own, that can be killed.

@@ -15,6 +15,7 @@
 //! | `PUT /vms/{id}/network` | list of `NicSpec` | `VmStatus` |
 //! | `POST /vms/{id}/captures` | [`CaptureRequest`] | [`Captured`]: copies of a running machine's disks as of one instant |
 //! | `POST /vms/{id}/shell` | [`ShellRequest`] | [`Ended`](crate::guest_agent::Ended): `/bin/sh` in the guest, by its agent |
+//! | `GET /vms/{id}/connect?port=N`, `Upgrade: lazuli-link` | | 101, then the bytes of a connection to the guest's port, both ways |
 //! | `DELETE /vms/{id}/captures/{capture}` | | 204: the copies are removed |
 //! | `DELETE /vms/{id}` | [`DeleteRequest`] | 204 |
 //!
@@ -44,6 +45,8 @@ pub enum HostErrorCode {
     Storage,
     /// A network cannot be set up, e.g. a public address is in use.
     Network,
+    /// The guest does not answer on the port that was asked for.
+    Refused,
     /// No guest agent answers.
     NoAgent,
     /// The guest did not do in time what it was asked for.
@@ -61,7 +64,7 @@ impl HostErrorCode {
             Self::Invalid => http::StatusCode::BAD_REQUEST,
             Self::Conflict => http::StatusCode::CONFLICT,
             Self::NotEnoughMemory | Self::Full => http::StatusCode::INSUFFICIENT_STORAGE,
-            Self::NoAgent | Self::TimedOut => http::StatusCode::GATEWAY_TIMEOUT,
+            Self::Refused | Self::NoAgent | Self::TimedOut => http::StatusCode::GATEWAY_TIMEOUT,
             Self::Storage | Self::Network | Self::Hypervisor | Self::Internal => {
                 http::StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -94,6 +97,9 @@ pub(crate) struct ShellRequest {
     pub input: String,
     pub time_ms: u64,
 }
+
+/// The protocol that a connection is upgraded to: bytes as they are.
+pub(crate) const LINK: &str = "lazuli-link";
 
 /// Copies of a machine's disks, all of one instant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

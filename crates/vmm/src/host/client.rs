@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
-use super::api::{CaptureRequest, Captured, DeleteRequest, ErrorBody, HostErrorCode, HostInfo, ShellRequest};
+use super::api::{CaptureRequest, Captured, DeleteRequest, ErrorBody, HostErrorCode, HostInfo, LINK, ShellRequest};
 use crate::guest_agent::Ended;
 use crate::spec::{NicSpec, VmSpec, VmStatus};
 
@@ -20,6 +20,9 @@ use crate::spec::{NicSpec, VmSpec, VmStatus};
 pub struct HostClient {
     socket: PathBuf,
 }
+
+/// A connection to a port of a guest.
+pub type GuestStream = TokioIo<hyper::upgrade::Upgraded>;
 
 /// Why a request to the host failed.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +172,38 @@ impl HostClient {
     /// What the screen of a running machine shows, as PNG. `Conflict` if it does not run.
     pub async fn screenshot(&self, id: Uuid) -> Result<Bytes, ClientError> {
         self.call(Method::GET, &format!("/vms/{id}/screenshot"), None::<&()>).await
+    }
+
+    /// A connection to a TCP port of a running machine's guest, through its virtual network, whatever its security rules say.
+    /// `Refused` if nothing answers there, `Conflict` if the machine does not run.
+    pub async fn connect(&self, id: Uuid, port: u16) -> Result<GuestStream, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
+        let response = self.upgrade(&format!("/vms/{id}/connect?port={port}")).await.map_err(unreachable)?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upgraded = hyper::upgrade::on(response).await;
+            return upgraded.map(TokioIo::new).map_err(|e| unreachable(e.into()));
+        }
+        let body = response.into_body().collect().await.map_err(|e| unreachable(e.into()))?;
+        let error = serde_json::from_slice(&body.to_bytes()).map_err(|e| ClientError::Answer(e.into()))?;
+        let ErrorBody { code, message } = error;
+        Err(ClientError::Refused { code, message })
+    }
+
+    async fn upgrade(
+        &self,
+        path: &str,
+    ) -> Result<http::Response<hyper::body::Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // It ends when the connection is the stream's, or `sender` is dropped.
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::builder()
+            .uri(path)
+            .header(http::header::HOST, "host")
+            .header(http::header::CONNECTION, "upgrade")
+            .header(http::header::UPGRADE, LINK)
+            .body(Full::new(Bytes::new()))?;
+        Ok(sender.send_request(request).await?)
     }
 
     async fn json<B: serde::Serialize + ?Sized, T: DeserializeOwned>(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -15,6 +16,7 @@ use super::store::{self, Record};
 use super::{Env, HostError, capture};
 use crate::guest_agent::Ended;
 use crate::hypervisor::{Exit, HypervisorError, Launch, Machine, MachineEvent, Running};
+use crate::net::NetError;
 use crate::overlay;
 use crate::provisioning::{Fabric, Reports, ovf};
 use crate::spec::{DiskSpec, NicSpec, PowerState, ProvisioningState, VmSpec, VmStatus};
@@ -46,6 +48,7 @@ type Reply = oneshot::Sender<Result<(), HostError>>;
 
 /// The handle of a machine's task; the task ends with it (the machine does not).
 pub struct Guest {
+    env: Arc<Env>,
     shared: Arc<Shared>,
     orders: mpsc::Sender<(Order, Reply)>,
 }
@@ -107,9 +110,9 @@ impl Guest {
             capturing: tokio::sync::Mutex::default(),
             force: Mutex::default(),
         });
-        let actor = Actor { env, shared: Arc::clone(&shared), fabric, running, lost };
+        let actor = Actor { env: Arc::clone(&env), shared: Arc::clone(&shared), fabric, running, lost };
         tokio::spawn(actor.run(inbox));
-        Self { shared, orders }
+        Self { env, shared, orders }
     }
 
     pub fn record(&self) -> &Arc<Record> {
@@ -145,6 +148,18 @@ impl Guest {
         absent(tokio::fs::remove_file(&file).await).map_err(HostError::store)?;
         taken?;
         bytes.map_err(HostError::store)
+    }
+
+    /// A private link to a port of the guest, through its first interface.
+    pub async fn connect(&self, port: u16) -> Result<DuplexStream, HostError> {
+        let record = self.record();
+        let Some(nic) = record.spec().nics.first().cloned() else {
+            return Err(HostError::Conflict("the machine has no network interface".into()));
+        };
+        match self.env.networks.connect(&nic, port).await {
+            Err(NetError::NotAttached { .. }) => Err(HostError::Conflict("the machine does not run".into())),
+            answer => Ok(answer?),
+        }
     }
 
     async fn machine(&self) -> Result<Arc<dyn Machine>, HostError> {

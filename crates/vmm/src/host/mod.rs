@@ -40,7 +40,7 @@ use networks::Networks;
 use store::Record;
 
 pub use api::{Captured, HostErrorCode, HostInfo};
-pub use client::{ClientError, HostClient};
+pub use client::{ClientError, GuestStream, HostClient};
 
 /// The kernel's limit for a unix socket's path, without the final zero.
 const MAX_SOCKET_PATH: usize = 107;
@@ -132,6 +132,7 @@ impl HostError {
             Self::Hypervisor(HypervisorError::Agent(AgentError::TimedOut(_))) => HostErrorCode::TimedOut,
             Self::Hypervisor(_) => HostErrorCode::Hypervisor,
             Self::Full { .. } => HostErrorCode::Full,
+            Self::Network(crate::net::NetError::Refused { .. }) => HostErrorCode::Refused,
             Self::Network(_) => HostErrorCode::Network,
             Self::Export(_) | Self::Overlay(_) | Self::Media(_) | Self::Store(_) => HostErrorCode::Storage,
             Self::AlreadyRunning(_) | Self::PathTooLong(_) => HostErrorCode::Internal,

@@ -77,6 +77,17 @@ impl Networks {
         }
     }
 
+    /// A private link to a port of the guest behind an interface.
+    pub async fn connect(&self, nic: &NicSpec, port: u16) -> Result<DuplexStream, NetError> {
+        let connecting = {
+            let vnets = self.vnets.lock().await;
+            let network = vnets.get(&nic.vnet_id).ok_or_else(|| NetError::NotAttached { nic: nic.id.clone() })?;
+            network.vnet.connector()
+        };
+        // Others attach and detach while the guest makes up its mind.
+        connecting.connect(&nic.id, port).await
+    }
+
     /// Detaches an interface; one that is not attached is left so.
     pub async fn detach(&self, nic: &NicSpec) {
         let mut vnets = self.vnets.lock().await;

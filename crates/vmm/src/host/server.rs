@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use uuid::Uuid;
 
-use super::api::{CaptureRequest, DeleteRequest, ErrorBody, HostInfo, ShellRequest};
+use super::api::{CaptureRequest, DeleteRequest, ErrorBody, HostInfo, LINK, ShellRequest};
 use super::guest::{Guest, Order};
 use super::{Host, HostError, store, with_causes};
 use crate::provisioning::parse_query;
@@ -49,7 +50,9 @@ pub async fn serve(host: &Arc<Host>, listener: UnixListener) {
                 // A task of its own: a client that goes away does not stop half-way what it asked for.
                 async move { Ok::<_, Infallible>(answer(host, request).await) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
             if let Some(Err(e)) = stopping.run_until_cancelled(connection).await {
                 tracing::debug!(error = %e, "connection of a client ended");
             }
@@ -60,6 +63,12 @@ pub async fn serve(host: &Arc<Host>, listener: UnixListener) {
 type Reply = Response<Full<Bytes>>;
 
 async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Reply {
+    if request.headers().get(UPGRADE).is_some_and(|protocol| protocol == LINK) {
+        return link(&host, request).await.unwrap_or_else(|e| {
+            tracing::debug!(error = %with_causes(&e), "a link was not made");
+            failure(&e)
+        });
+    }
     let (parts, body) = request.into_parts();
     let body = match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
@@ -83,6 +92,34 @@ async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Reply {
             failure(&HostError::Store(std::io::Error::other(e)))
         }
     }
+}
+
+/// Connects the client to a port of a guest; from then on the connection is theirs.
+async fn link(host: &Arc<Host>, mut request: Request<Incoming>) -> Result<Reply, HostError> {
+    let path = request.uri().path().trim_matches('/').to_owned();
+    let id = match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["vms", vm, "connect"] => vm.parse::<Uuid>().map_err(|_| HostError::NotFound)?,
+        _ => return Err(HostError::NotFound),
+    };
+    let query = parse_query(request.uri().query().unwrap_or_default());
+    let port = query.iter().find(|(name, _)| name == "port").and_then(|(_, value)| value.parse().ok());
+    let port = port.ok_or_else(|| HostError::Invalid("port: a number from 1 to 65535 is missing".into()))?;
+    let mut guest = host.guest(id).await?.connect(port).await?;
+    let stopping = host.stopping.clone();
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let moved = async {
+            let mut client = TokioIo::new(upgraded.await.map_err(std::io::Error::other)?);
+            tokio::io::copy_bidirectional(&mut client, &mut guest).await
+        };
+        if let Some(Err(e)) = stopping.run_until_cancelled(moved).await {
+            tracing::debug!(error = %e, "a link to a guest ended");
+        }
+    });
+    let mut response = reply(StatusCode::SWITCHING_PROTOCOLS, "application/octet-stream", Bytes::new());
+    response.headers_mut().insert(UPGRADE, http::HeaderValue::from_static(LINK));
+    response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
+    Ok(response)
 }
 
 struct Call {

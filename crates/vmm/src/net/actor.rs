@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use smoltcp::time::Instant;
 use tokio::io::DuplexStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,7 +24,7 @@ use super::link::{Link, LinkEvent, NicKey};
 use super::packet::{self, Body, Incoming, IpPacket, Refused};
 use super::policy::{self, Place};
 use super::relay::{FlowId, RelayEvent, RelayEvents};
-use super::tcp::{FlowKey, Target, Tcp};
+use super::tcp::{FlowKey, Origin, Target, Tcp};
 use super::udp::{self, Flows, UdpEvent};
 use super::{Command, GATEWAY_MAC, NetError, NicConfig, Platform, VnetConfig, WIRE_SERVER, dhcp};
 
@@ -183,6 +183,7 @@ impl Actor {
                 self.detach(&id);
                 let _ = reply.send(());
             }
+            Command::Connect(id, port, reply) => self.private_link(&id, port, reply),
         }
     }
 
@@ -413,13 +414,32 @@ impl Actor {
             Ok(permit) => {
                 self.counters.tcp_opened.bump();
                 let guest = SocketAddrV4::new(nic.config.address, port);
-                self.tcp.connect(key, nic.config.gateway, guest, stream, permit);
+                self.tcp.connect(key, nic.config.gateway, guest, Origin::PublicPort, Target::Stream(stream), permit);
             }
             Err(_) => {
                 self.counters.refused.bump();
                 super::relay::cut_off(stream);
             }
         }
+    }
+
+    /// A program of this machine wants a port of a guest: its end of the stream is the answer, once the guest has agreed.
+    fn private_link(&mut self, id: &str, port: u16, reply: oneshot::Sender<Result<DuplexStream, NetError>>) {
+        let Some((key, nic)) = self.nics.iter().find(|(_, n)| n.config.id == id) else {
+            let _ = reply.send(Err(NetError::NotAttached { nic: id.to_owned() }));
+            return;
+        };
+        // Without a permit the answer goes with `reply`: refused.
+        let Ok(permit) = Arc::clone(&nic.tcp).try_acquire_owned() else { return self.counters.refused.bump() };
+        self.counters.tcp_opened.bump();
+        let guest = SocketAddrV4::new(nic.config.address, port);
+        let target = Target::Service(Box::new(move || {
+            let (ours, theirs) = tokio::io::duplex(SERVICE_BUFFER);
+            // Who asked may have gone: the stream ends at once.
+            let _ = reply.send(Ok(theirs));
+            ours
+        }));
+        self.tcp.connect(*key, nic.config.gateway, guest, Origin::PrivateLink, target, permit);
     }
 
     // ---- UDP

@@ -35,6 +35,9 @@ pub enum NetError {
         #[source]
         source: io::Error,
     },
+    /// A private link was not made.
+    #[error("nothing answers on port {port} of the interface {nic}")]
+    Refused { nic: String, port: u16 },
     #[error("the virtual network has been stopped")]
     Stopped,
 }

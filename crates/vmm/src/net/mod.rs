@@ -10,7 +10,8 @@
 //! * DNS on 168.63.129.16:53 for the names of the Vnet, and for others if the NIC may go out;
 //! * the platform's addresses 168.63.129.16:80, :32526 and 169.254.169.254:80, handed to a [`Platform`];
 //! * NAT outwards for TCP and UDP, if the NIC may go out;
-//! * the ports of a public address, which are sockets of this machine, forwarded inwards.
+//! * the ports of a public address, which are sockets of this machine, forwarded inwards;
+//! * private links: connections that this machine's own programs make to a NIC ([`Vnet::connect`]), public address or none.
 //!
 //! ```text
 //!   QEMU ── link ──┐                                ┌── relay ── Platform
@@ -79,6 +80,7 @@ enum Command {
     Attach(Box<NicConfig>, oneshot::Sender<Result<(), NetError>>),
     Update(Box<NicConfig>, oneshot::Sender<Result<(), NetError>>),
     Detach(String, oneshot::Sender<()>),
+    Connect(String, u16, oneshot::Sender<Result<DuplexStream, NetError>>),
 }
 
 impl Vnet {
@@ -119,6 +121,20 @@ impl Vnet {
         let _ = self.ask(|reply| Command::Detach(nic_id.to_owned(), reply)).await;
     }
 
+    /// Opens a TCP connection to a port of the guest behind a NIC, whatever the security rules say; the guest sees its gateway as
+    /// the client. Dropping the stream cuts the connection.
+    ///
+    /// # Errors
+    /// [`NetError::Refused`] if the guest refuses, or does not answer within ten seconds.
+    pub async fn connect(&self, nic_id: &str, port: u16) -> Result<DuplexStream, NetError> {
+        self.connector().connect(nic_id, port).await
+    }
+
+    /// The same for somebody who cannot hold the network meanwhile.
+    pub(crate) fn connector(&self) -> Connector {
+        Connector { commands: self.commands.clone() }
+    }
+
     pub fn counters(&self) -> CountersSnapshot {
         self.counters.snapshot()
     }
@@ -127,6 +143,21 @@ impl Vnet {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| NetError::Stopped)?;
         answer.await.map_err(|_| NetError::Stopped)
+    }
+}
+
+/// Makes private links; see [`Vnet::connect`].
+pub(crate) struct Connector {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Connector {
+    pub(crate) async fn connect(&self, nic_id: &str, port: u16) -> Result<DuplexStream, NetError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Connect(nic_id.to_owned(), port, reply);
+        self.commands.send(command).await.map_err(|_| NetError::Stopped)?;
+        // The handshake failed, and with it the answer went.
+        answer.await.map_err(|_| NetError::Refused { nic: nic_id.to_owned(), port })?
     }
 }
 

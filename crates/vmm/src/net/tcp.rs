@@ -57,6 +57,15 @@ pub(super) struct FlowKey {
     pub(super) other: SocketAddrV4,
 }
 
+/// How a connection came that a guest did not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Through a port of the public address; it goes when the port is closed.
+    PublicPort,
+    /// From a program of this machine.
+    PrivateLink,
+}
+
 /// The other end, while the handshake with the guest runs.
 pub(super) enum Target {
     Stream(TcpStream),
@@ -185,27 +194,29 @@ impl Tcp {
         self.insert(id, Conn { nic, key, port: None, stage });
     }
 
-    /// A client from outside wants `guest`, and appears there as `gateway`.
+    /// A client from outside wants `guest`, and appears there as `gateway`. A [`Target::Service`] is made when the guest has agreed.
     pub(super) fn connect(
         &mut self,
         nic: NicKey,
         gateway: Ipv4Addr,
         guest: SocketAddrV4,
-        stream: TcpStream,
+        origin: Origin,
+        target: Target,
         permit: OwnedSemaphorePermit,
     ) {
-        let Some(key) = self.client_key(gateway, guest) else { return cut_off(stream) };
+        let Some(key) = self.client_key(gateway, guest) else { return target.cut_off() };
         let mut socket = new_socket();
         let remote = IpEndpoint::new(IpAddress::Ipv4(*guest.ip()), guest.port());
         let local = IpEndpoint::new(IpAddress::Ipv4(gateway), key.other.port());
         if let Err(error) = socket.connect(self.iface.context(), remote, local) {
             tracing::debug!(%guest, %error, "cannot connect to the guest");
-            return cut_off(stream);
+            return target.cut_off();
         }
         let socket = self.sockets.add(socket);
         let id = self.new_id();
-        let stage = Stage::Handshake { socket, target: Target::Stream(stream), permit };
-        self.insert(id, Conn { nic, key, port: Some(guest.port()), stage });
+        let stage = Stage::Handshake { socket, target, permit };
+        let port = (origin == Origin::PublicPort).then(|| guest.port());
+        self.insert(id, Conn { nic, key, port, stage });
     }
 
     /// What a relay or a dialer reports. It may concern a connection that is gone.

@@ -216,3 +216,35 @@ async fn vnets_do_not_see_each_other() {
     assert_eq!(guest.seen().iter().find_map(|f| frames::arp_answer(f, stranger.nic.address)), None);
     assert_eq!(stranger.seen().len(), 1, "only its own echo");
 }
+
+/// No public address, no open port: a private link comes in all the same, and only where somebody listens.
+#[tokio::test]
+async fn a_private_link_leads_to_the_guest_and_is_refused_where_nobody_listens() {
+    let net = Net::start();
+    let nic = net.nic(0, 4);
+    let guest = net.guest(&nic).await;
+    let served = guest.listen(PORT);
+    let mut stream = net.vnet.connect(&nic.id, PORT).await.unwrap();
+    guest.accepted(served).await;
+    let up = pattern(300_000);
+    let (got, sent) = tokio::join!(guest.receive(served, up.len()), stream.write_all(&up));
+    sent.unwrap();
+    assert!(got == up, "other bytes arrived");
+    guest.send(served, b"back").await;
+    let mut back = [0; 4];
+    stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"back");
+
+    let refused = net.vnet.connect(&nic.id, PORT + 1).await;
+    assert!(matches!(refused, Err(NetError::Refused { port, .. }) if port == PORT + 1), "{refused:?}");
+    assert!(matches!(net.vnet.connect("nobody", PORT).await, Err(NetError::NotAttached { .. })));
+
+    // Closing a public port concerns no link.
+    let public = NicConfig { public: Some(public(&[PORT], &[])), ..nic.clone() };
+    net.vnet.update(public).await.unwrap();
+    net.vnet.update(nic.clone()).await.unwrap();
+    guest.send(served, b"more").await;
+    stream.read_exact(&mut back).await.expect("the link lives on");
+    net.vnet.detach(&nic.id).await;
+    assert_eq!(stream.read(&mut back).await.unwrap_or(0), 0, "it ends with the interface");
+}
