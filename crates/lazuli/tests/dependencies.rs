@@ -1,4 +1,4 @@
-//! The arrows between the crates point down only: `lazuli -> api -> engine -> {meta, chunks, vmm, authz, template} ->
+//! The arrows between the crates point down only: `lazuli -> api -> engine -> {meta, chunks, vmm, authz, template, builder} ->
 //! {arm, disks, nbd}`. `api` never touches `meta`, crates of one layer never see each other, and `testkit` serves tests alone.
 
 use std::process::Command;
@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("lazuli-disks", 0),
     ("lazuli-nbd", 0),
     ("lazuli-authz", 1),
+    ("lazuli-builder", 1),
     ("lazuli-chunks", 1),
     ("lazuli-meta", 1),
     ("lazuli-template", 1),

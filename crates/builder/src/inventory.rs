@@ -1,0 +1,134 @@
+//! What is installed in a machine: the lists of dpkg, rpm and pip, as they are asked for and read.
+
+use serde::{Deserialize, Serialize};
+
+use crate::step::{Session, StepError};
+
+/// Who keeps a list of packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    Dpkg,
+    Rpm,
+    Pip,
+}
+
+/// One installed package.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Package {
+    pub manager: Manager,
+    pub name: String,
+    pub version: String,
+    /// `amd64`, `noarch`; of pip none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub architecture: String,
+}
+
+/// What is known of a machine's software.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// `ID` of `/etc/os-release`: `debian`; empty if it is not told.
+    pub os: String,
+    /// `VERSION_ID`: `12`.
+    pub os_version: String,
+    /// Sorted, each once.
+    pub packages: Vec<Package>,
+}
+
+/// Reads a list.
+type Read = fn(&str) -> Vec<Package>;
+
+const STEP: &str = "inventory";
+const OS_RELEASE: &str = "cat /etc/os-release 2>/dev/null";
+const DPKG: &str = r"dpkg-query -W -f='${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n' 2>/dev/null";
+const RPM: &str = r"rpm -qa --qf '%{NAME}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\t%{ARCH}\n' 2>/dev/null";
+const PIP: &str = "python3 -m pip list --format=json --disable-pip-version-check 2>/dev/null";
+
+impl Session {
+    /// Asks the machine; a manager that it does not have is left out.
+    ///
+    /// # Errors
+    /// A machine that cannot be asked.
+    pub async fn inventory(&mut self) -> Result<Inventory, StepError> {
+        let os = self.ask(STEP, OS_RELEASE).await?.unwrap_or_default();
+        let mut packages = Vec::new();
+        for manager in [Manager::Dpkg, Manager::Rpm, Manager::Pip] {
+            let (command, read): (&str, Read) = match manager {
+                Manager::Dpkg => (DPKG, dpkg),
+                Manager::Rpm => (RPM, rpm),
+                Manager::Pip => (PIP, pip),
+            };
+            if let Some(list) = self.ask(STEP, command).await? {
+                packages.extend(read(&list));
+            }
+        }
+        packages.sort();
+        packages.dedup();
+        self.log().say(STEP, &format!("{} packages are installed", packages.len()));
+        Ok(Inventory { os: field(&os, "ID"), os_version: field(&os, "VERSION_ID"), packages })
+    }
+}
+
+fn field(os_release: &str, name: &str) -> String {
+    let value = os_release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+}
+
+fn dpkg(list: &str) -> Vec<Package> {
+    let package = |line: &str| match line.split('\t').collect::<Vec<_>>().as_slice() {
+        ["installed", name, version, architecture] => Some(of(Manager::Dpkg, name, version, architecture)),
+        _ => None,
+    };
+    list.lines().filter_map(package).collect()
+}
+
+fn rpm(list: &str) -> Vec<Package> {
+    let package = |line: &str| match line.split('\t').collect::<Vec<_>>().as_slice() {
+        // Keys are in rpm's database as if they were packages.
+        ["gpg-pubkey", ..] => None,
+        [name, version, architecture] => {
+            Some(of(Manager::Rpm, name, version.strip_prefix("0:").unwrap_or(version), architecture))
+        }
+        _ => None,
+    };
+    list.lines().filter_map(package).collect()
+}
+
+fn pip(list: &str) -> Vec<Package> {
+    #[derive(Deserialize)]
+    struct Listed {
+        name: String,
+        version: String,
+    }
+    let listed: Vec<Listed> = serde_json::from_str(list).unwrap_or_default();
+    listed.into_iter().map(|l| of(Manager::Pip, &l.name, &l.version, "")).collect()
+}
+
+fn of(manager: Manager, name: &str, version: &str, architecture: &str) -> Package {
+    Package { manager, name: name.to_owned(), version: version.to_owned(), architecture: architecture.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read() {
+        let list = "installed\tnginx\t1.22.1-9+deb12u3\tamd64\nconfig-files\told\t1\tall\nnonsense\n";
+        assert_eq!(dpkg(list), [of(Manager::Dpkg, "nginx", "1.22.1-9+deb12u3", "amd64")]);
+        let list = "bash\t0:5.1.8-9.el9\tx86_64\ngpg-pubkey\t0:1-2\t(none)\nbind\t32:9.16-1.el9\tx86_64\n";
+        assert_eq!(
+            rpm(list),
+            [of(Manager::Rpm, "bash", "5.1.8-9.el9", "x86_64"), of(Manager::Rpm, "bind", "32:9.16-1.el9", "x86_64")]
+        );
+        assert_eq!(pip(r#"[{"name": "six", "version": "1.16.0"}]"#), [of(Manager::Pip, "six", "1.16.0", "")]);
+        assert_eq!(pip("No module named pip"), []);
+    }
+
+    #[test]
+    fn the_system_is_named() {
+        let text = "PRETTY_NAME=\"Debian\"\nVERSION_ID=\"12\"\nID=debian\n";
+        assert_eq!((field(text, "ID"), field(text, "VERSION_ID")), ("debian".to_owned(), "12".to_owned()));
+        assert_eq!(field("", "ID"), "");
+    }
+}
