@@ -3,6 +3,8 @@
 //!
 //! The moments come from a seed, which is printed; `LAZULI_CRASH_SEED` repeats a run's choices.
 
+mod support;
+
 use lazuli_disks::vhd::{COOKIE, FOOTER_LEN, Footer, judge};
 use lazuli_testkit::{Arm, ArmFailure, Reply, TestServer, blob, guests, last_lines};
 use reqwest::{Method, StatusCode};
@@ -12,6 +14,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::{Random, kill_host};
 use uuid::Uuid;
 
 const GROUP: &str = "crash";
@@ -22,43 +25,16 @@ const ENDS: Duration = Duration::from_secs(300);
 const BOOTS: Duration = Duration::from_secs(420);
 const DISK_MIB: u64 = 96;
 
-/// splitmix64: random enough for moments and for bytes that do not compress.
-struct Random(u64);
-
-impl Random {
-    /// `test` keeps the tests of a run from making the same choices.
-    fn seeded(test: u64) -> Self {
-        let seed = match std::env::var("LAZULI_CRASH_SEED") {
-            Ok(text) => text.parse().expect("LAZULI_CRASH_SEED is a number"),
-            Err(_) => Uuid::new_v4().as_u64_pair().0,
-        };
-        eprintln!("LAZULI_CRASH_SEED={seed}");
-        Self(seed ^ test)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn within(&mut self, from: Duration, to: Duration) -> Duration {
-        let span = u64::try_from((to - from).as_micros()).unwrap().max(1);
-        from + Duration::from_micros(self.next() % span)
-    }
-
-    /// A disk of `DISK_MIB`: stretches of random bytes and of zeros, about half is data.
-    fn disk(&mut self) -> Vec<u8> {
-        let mut disk = vec![0; usize::try_from(DISK_MIB << 20).unwrap()];
-        for stretch in disk.chunks_mut(64 << 10) {
-            if self.next().is_multiple_of(2) {
-                let from = usize::try_from(self.next() % 8).unwrap() * 4096;
-                stretch[from..].chunks_mut(8).for_each(|word| word.copy_from_slice(&self.next().to_le_bytes()));
-            }
+/// A disk of `DISK_MIB`: stretches of random bytes and of zeros, about half is data.
+fn random_disk(random: &mut Random) -> Vec<u8> {
+    let mut disk = vec![0; usize::try_from(DISK_MIB << 20).unwrap()];
+    for stretch in disk.chunks_mut(64 << 10) {
+        if random.next().is_multiple_of(2) {
+            let from = usize::try_from(random.next() % 8).unwrap() * 4096;
+            stretch[from..].chunks_mut(8).for_each(|word| word.copy_from_slice(&random.next().to_le_bytes()));
         }
-        disk
     }
+    disk
 }
 
 /// A server that is killed again and again, and everything that it ever acknowledged.
@@ -251,7 +227,7 @@ async fn an_ingest_that_is_killed_ends_with_the_right_bytes() {
     let vhd = folder.path().join("disk.vhd");
 
     // One that is left alone tells how long an ingest takes here.
-    let bytes = random.disk();
+    let bytes = random_disk(&mut random);
     vhd_of(&bytes, &vhd);
     let disk = crashed.written("whole", &vhd).await;
     let begin = Instant::now();
@@ -261,7 +237,7 @@ async fn an_ingest_that_is_killed_ends_with_the_right_bytes() {
     crashed.holds(&disk, &bytes).await;
 
     for point in 0..POINTS {
-        let bytes = random.disk();
+        let bytes = random_disk(&mut random);
         vhd_of(&bytes, &vhd);
         let disk = crashed.written(&format!("disk{point}"), &vhd).await;
         let end = format!("{disk}/endGetAccess");
@@ -321,7 +297,7 @@ async fn a_replication_that_is_killed_ends_in_every_region() {
     let mut crashed = Crashed::start(&["--no-host"]).await;
     let folder = tempfile::tempdir().unwrap();
     let vhd = folder.path().join("disk.vhd");
-    let bytes = random.disk();
+    let bytes = random_disk(&mut random);
     vhd_of(&bytes, &vhd);
     let source = crashed.uploaded("source", &vhd).await;
     let image = crashed.gallery().await;
@@ -414,12 +390,6 @@ async fn answers(crashed: &Crashed, n: usize, key: &Path) {
     assert_eq!(name, format!("vm{n}"));
 }
 
-async fn kill_host(crashed: &Crashed) {
-    let client = lazuli_vmm::HostClient::new(crashed.server.dir().join("host/host.sock"));
-    let pid = client.info().await.expect("the host process outlives the server").pid;
-    assert!(Command::new("kill").arg("-9").arg(pid.to_string()).status().unwrap().success());
-}
-
 #[tokio::test]
 async fn a_machine_whose_creation_is_killed_is_there_or_cleanly_failed() {
     // Moments of the kills of each machine, the next one counted from the restart; `true`: of the host process, too.
@@ -451,7 +421,7 @@ async fn a_machine_whose_creation_is_killed_is_there_or_cleanly_failed() {
             tokio::time::sleep(moment).await;
             crashed.kill();
             if host {
-                kill_host(&crashed).await;
+                kill_host(&crashed.server).await;
             }
             eprintln!(
                 "kill {} after {moment:?} of vm{n}'s creation{}",

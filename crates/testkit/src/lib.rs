@@ -5,6 +5,8 @@ pub mod arm;
 #[cfg(feature = "server")]
 pub mod blob;
 pub mod guests;
+#[cfg(feature = "server")]
+pub mod machines;
 pub mod postgres;
 #[cfg(feature = "server")]
 pub mod server;
@@ -13,6 +15,8 @@ pub mod wait;
 
 #[cfg(feature = "server")]
 pub use arm::{Arm, ArmFailure, Reply};
+#[cfg(feature = "server")]
+pub use machines::MachineSite;
 #[cfg(feature = "server")]
 pub use server::{TestServer, last_lines};
 #[cfg(feature = "server")]

@@ -105,6 +105,11 @@ impl TestServer {
         Ok(())
     }
 
+    /// What runs for this server: process id and command line.
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        processes_naming(&self.dir())
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let mut child = self.child.take().context("the server does not run")?;
@@ -177,7 +182,7 @@ impl TestServer {
             let out = self.command("stop").args(["--guests", "--force"]).output()?;
             ensure!(out.status.success(), "lazuli stop: {}", String::from_utf8_lossy(&out.stderr).trim());
         }
-        let left = processes_naming(&self.dir());
+        let left = self.processes();
         ensure!(left.is_empty(), "processes are left behind: {left:?}");
         for log in [self.log(), self.host_log()] {
             let panic = log.lines().find(|l| l.contains("panicked at"));
@@ -218,10 +223,13 @@ fn program() -> anyhow::Result<PathBuf> {
 }
 
 /// Processes with the folder on their command line: a server, a host, a QEMU.
-fn processes_naming(folder: &Path) -> Vec<String> {
+fn processes_naming(folder: &Path) -> Vec<(u32, String)> {
     let folder = folder.to_string_lossy().into_owned();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = processes.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
-    let lines = lines.map(|l| String::from_utf8_lossy(&l).replace('\0', " "));
-    lines.filter(|l| l.contains(&folder)).collect()
+    let lines = processes.filter_map(|p| {
+        let pid = p.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(p.path().join("cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+    });
+    lines.filter(|(_, line)| line.contains(&folder)).collect()
 }
