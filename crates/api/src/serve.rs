@@ -170,7 +170,7 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
     let tls = tls(ca)?;
     let app = Arc::new(app);
     if let Some(path) = config.token_socket {
-        match machine_token::listen(&path) {
+        match lazuli_engine::listen(&path) {
             Ok(listener) => drop(tasks.spawn(machine_token::run(listener, app.clone(), shutdown.clone()))),
             // Such as a path that is too long for a socket: everything else works.
             Err(error) => tracing::warn!(path = %path.display(), %error, "machines get no tokens of their identities"),

@@ -49,6 +49,7 @@ pub use identity::{
 pub use lazuli_authz::assertion::AssertionError;
 pub use lazuli_authz::federated::FederatedError;
 pub use lazuli_meta::model::{Principal, Subscription, Tenant};
+pub use lazuli_vmm::host::listen;
 pub use lazuli_vmm::provisioning::tokens::TokenAsk;
 pub use region_stores::{RegionSettings, RegionStores, region_name};
 pub use routes::Route;

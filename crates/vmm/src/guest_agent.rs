@@ -206,15 +206,14 @@ impl GuestAgent {
     }
 }
 
+/// A guest's agent for tests: it answers each line with what `answer` makes of it; `None`: not at all. In what it says, `~` is FF.
 #[cfg(test)]
-mod tests {
+pub(crate) mod fake {
     use super::*;
     use tokio::net::UnixListener;
 
-    /// An agent that answers each line with what `answer` makes of it; `None`: not at all. In what it says, `~` is FF.
-    fn agent(folder: &Path, mut answer: impl FnMut(&Value) -> Option<String> + Send + 'static) -> std::path::PathBuf {
-        let path = folder.join("agent");
-        let listener = UnixListener::bind(&path).unwrap();
+    pub(crate) fn listen(socket: &Path, mut answer: impl FnMut(&Value) -> Option<String> + Send + 'static) {
+        let listener = UnixListener::bind(socket).unwrap();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -224,18 +223,32 @@ mod tests {
                     let request = serde_json::from_slice(line.strip_prefix(&[0xFF]).unwrap_or(&line)).unwrap();
                     let said = answer(&request).unwrap_or_default();
                     let bytes: Vec<u8> = said.bytes().map(|b| if b == b'~' { 0xFF } else { b }).collect();
-                    stream.write_all(&bytes).await.unwrap();
+                    if stream.write_all(&bytes).await.is_err() {
+                        break;
+                    }
                     line.clear();
                 }
             }
         });
-        path
     }
 
-    fn hello(request: &Value) -> Option<String> {
+    /// The answer to whoever makes sure that somebody is there, with what an earlier client did not read before it.
+    pub(crate) fn hello(request: &Value) -> Option<String> {
         let id = &request["arguments"]["id"];
         (request["execute"] == "guest-sync-delimited")
             .then(|| format!("{{\"return\": 1}}\n half ~{{\"return\": {id}}}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::hello;
+    use super::*;
+
+    fn agent(folder: &Path, answer: impl FnMut(&Value) -> Option<String> + Send + 'static) -> PathBuf {
+        let path = folder.join("agent");
+        fake::listen(&path, answer);
+        path
     }
 
     #[tokio::test]

@@ -13,23 +13,9 @@ use lazuli_authz::token::Grant;
 use lazuli_authz::{Claims, TokenVersion};
 use lazuli_engine::{MachineIdentityError, TokenAsk};
 use serde_json::{Value, json};
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
-
-/// Listens in place of a dead server's socket. The folder is closed to others, so there is no moment in which they could connect.
-pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
 
 /// Answers until shutdown.
 pub(crate) async fn run(listener: UnixListener, app: Arc<App>, shutdown: CancellationToken) {

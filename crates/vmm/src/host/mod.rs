@@ -311,9 +311,12 @@ fn lock(dir: &Path) -> Result<File, HostError> {
     }
 }
 
-/// Listens where only the owner may connect, in place of a dead host's socket. The folder is 0700, so there is no moment
-/// in which others could.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+/// Listens where only the owner may connect, in place of the socket of a process that is dead. The folder is 0700, so there is
+/// no moment in which others could.
+///
+/// # Errors
+/// Such as a path that is too long for a socket.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}

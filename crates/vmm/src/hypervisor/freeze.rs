@@ -108,10 +108,9 @@ fn is_gone(error: &std::io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest_agent::fake;
     use std::path::Path;
     use std::sync::{Arc, Mutex};
-    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-    use tokio::net::UnixListener;
     use uuid::Uuid;
 
     /// An agent that fails its first thaws; what it was asked for.
@@ -119,33 +118,18 @@ mod tests {
         for folder in [&files.dir, &files.run] {
             std::fs::create_dir_all(folder).unwrap();
         }
-        let listener = UnixListener::bind(files.guest_agent()).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let mut stream = BufReader::new(stream);
-                let mut line = Vec::new();
-                while stream.read_until(b'\n', &mut line).await.unwrap_or(0) > 0 {
-                    let text = line.strip_prefix(&[0xFF]).unwrap_or(&line);
-                    let request: serde_json::Value = serde_json::from_slice(text).unwrap();
-                    let command = request["execute"].as_str().unwrap().to_owned();
-                    let answer = match command.as_str() {
-                        "guest-sync-delimited" => format!("{{\"return\": {}}}\n", request["arguments"]["id"]),
-                        "guest-fsfreeze-thaw" if failures > 0 => {
-                            failures -= 1;
-                            "{\"error\": {\"desc\": \"busy\"}}\n".to_owned()
-                        }
-                        _ => "{\"return\": 1}\n".to_owned(),
-                    };
-                    log.lock().unwrap().push(command);
-                    if stream.write_all(answer.as_bytes()).await.is_err() {
-                        break;
-                    }
-                    line.clear();
+        fake::listen(&files.guest_agent(), move |request| {
+            let command = request["execute"].as_str()?.to_owned();
+            log.lock().unwrap().push(command.clone());
+            fake::hello(request).or_else(|| match command.as_str() {
+                "guest-fsfreeze-thaw" if failures > 0 => {
+                    failures -= 1;
+                    Some("{\"error\": {\"desc\": \"busy\"}}\n".to_owned())
                 }
-            }
+                _ => Some("{\"return\": 1}\n".to_owned()),
+            })
         });
         asked
     }
