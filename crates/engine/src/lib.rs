@@ -15,6 +15,7 @@ mod claims;
 mod content;
 mod deployments;
 pub mod directory;
+mod extension_images;
 pub mod grant;
 mod identity;
 mod on_behalf;
@@ -309,14 +310,10 @@ impl Engine {
 }
 
 /// Types of Azure that this server does not have, and what to do instead.
-const NOT_OFFERED: [(&str, &str); 3] = [
+const NOT_OFFERED: [(&str, &str); 2] = [
     (
         "microsoft.network/loadbalancers",
         "there are no load balancers here; scale sets are made without one (az vmss create --load-balancer \"\")",
-    ),
-    (
-        "microsoft.compute/virtualmachines/extensions",
-        "no extensions are installed into guests here; give the work to the image, to custom data or to run-command invoke",
     ),
     (
         "microsoft.compute/virtualmachines/runcommands",

@@ -50,11 +50,16 @@ impl Engine {
             return Ok(None);
         }
         self.authorize_catalogue(call, parent).await?;
-        let items = match place.edge_zone {
+        let mut items = match place.edge_zone {
             // This server has no edge zones, hence nothing in them.
             true => vec![],
             false => list(&self.published(&place.location).await?, &place, &word, call, &parent.subscription)?,
         };
+        if word == "publishers" && !place.edge_zone {
+            // Publishers of extensions are in the same list.
+            items.push(crate::extension_images::publisher_item(&place.location, &parent.subscription));
+            items.sort_by_cached_key(|item| item["name"].as_str().unwrap_or_default().to_lowercase());
+        }
         Ok(Some(Listing { items, next: None }))
     }
 
@@ -75,7 +80,7 @@ impl Engine {
         Ok(Some((shown, found.row.etag.clone())))
     }
 
-    async fn authorize_catalogue(&self, call: &Call, id: &ResourceId) -> Result<(), ArmError> {
+    pub(crate) async fn authorize_catalogue(&self, call: &Call, id: &ResourceId) -> Result<(), ArmError> {
         self.require_subscription(&call.caller, &id.subscription).await?;
         let scope = ResourceId::subscription(&id.subscription).key();
         self.authorize(&call.caller, &scope, "Microsoft.Compute/locations/publishers/read").await

@@ -74,6 +74,11 @@ pub trait Elsewhere: Send + Sync {
 
     async fn list(&self, cx: Context<'_>, parent: &ResourceId) -> Result<Listing, ArmError>;
 
+    /// As [`Provider::view`].
+    async fn view(&self, _cx: Context<'_>, _id: &ResourceId, _name: &str) -> Result<Option<Value>, ArmError> {
+        Ok(None)
+    }
+
     /// The second: whether it is new.
     async fn put(
         &self,
@@ -137,6 +142,16 @@ pub trait Provider: Send + Sync {
     /// What a GET shows. By default the stored body with id, name, type and provisioningState.
     async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
         Ok(standard_view(self.resource_type(), row))
+    }
+
+    /// What a list shows of its page. By default each as [`Provider::show`] has it; for types that show something of other rows,
+    /// which are asked for once a page.
+    async fn show_page(&self, cx: Context<'_>, rows: &[Resource]) -> Result<Vec<Value>, ArmError> {
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
+            items.push(self.show(cx, row).await?);
+        }
+        Ok(items)
     }
 
     /// The POST actions that [`Provider::action`] knows, as Azure spells them. Whoever asks for one needs the right

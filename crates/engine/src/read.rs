@@ -4,12 +4,14 @@ use crate::authorization::access::Access;
 use crate::authorization::not_authorized;
 use crate::call::{Call, Listing, OperationView};
 use crate::provider::{Context, Provider};
+use crate::providers::virtual_machine_scale_set::uniform_sets;
 use crate::write::not_found;
 use crate::{Engine, db_error, now_ms, time_text};
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_authz::rbac::Plane;
 use lazuli_meta::model::{Operation, OperationState, Resource, ResourceQuery};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Items of a page where the client does not ask for fewer.
 const PAGE: i64 = 1000;
@@ -30,6 +32,9 @@ impl Engine {
     pub async fn get_with_etag(&self, call: &Call, id: &ResourceId) -> Result<(Value, String), ArmError> {
         if let Some(found) = self.catalogue_get(call, id).await? {
             return Ok(found);
+        }
+        if let Some(found) = self.extension_get(call, id).await? {
+            return Ok((found, String::new()));
         }
         if let Some(found) = self.shared_get(call, id).await? {
             return Ok(found);
@@ -57,10 +62,18 @@ impl Engine {
     /// # Errors
     /// As [`Engine::get`].
     pub async fn view(&self, call: &Call, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
-        if crate::platform_images::is_in_catalogue(id) || crate::shared_galleries::is_shared_view(id) {
+        if crate::platform_images::is_in_catalogue(id)
+            || crate::extension_images::is_in_catalogue(id)
+            || crate::shared_galleries::is_shared_view(id)
+        {
             return Ok(None);
         }
         let provider = self.provider_of(id)?;
+        if let Some(elsewhere) = provider.elsewhere() {
+            self.require_subscription(&call.caller, &id.subscription).await?;
+            self.authorize(&call.caller, &id.to_string(), &format!("{}/read", provider.right_type())).await?;
+            return elsewhere.view(Context { engine: self, call, now_ms: now_ms() }, id, name).await;
+        }
         let row = self.readable_row(call, id, provider.as_ref()).await?;
         if name.eq_ignore_ascii_case("usage") {
             return crate::usage::of(self, &row).await.map(Some);
@@ -121,6 +134,9 @@ impl Engine {
         if let Some(listing) = self.catalogue_list(call, parent, collection).await? {
             return Ok(listing);
         }
+        if let Some(listing) = self.extension_list(call, parent, collection).await? {
+            return Ok(listing);
+        }
         if let Some(listing) = self.shared_list(call, parent, collection).await? {
             return Ok(listing);
         }
@@ -152,6 +168,17 @@ impl Engine {
         if every {
             apply_filter(&mut query, &parent.subscription, call.query.get("$filter").map_or("", String::as_str))?;
         }
+        // Machines of Uniform scale sets are instances of their sets alone.
+        let of_machines =
+            every || provider.is_some_and(|p| p.resource_type() == crate::providers::virtual_machine::KIND);
+        let uniform = match of_machines {
+            true => uniform_sets(self, &parent.key()).await?,
+            false => HashSet::new(),
+        };
+        let hidden = |row: &Resource| {
+            let set = row.body["properties"]["virtualMachineScaleSet"]["id"].as_str();
+            set.is_some_and(|id| uniform.contains(&id.to_ascii_lowercase()))
+        };
         let tracked = |kind: &str| self.provider_of_kind(kind).is_some_and(|p| p.is_tracked());
         let readable = |row: &Resource| {
             let of_row = self.provider_of_kind(&row.kind).map(|p| format!("{}/read", p.right_type()));
@@ -161,18 +188,18 @@ impl Engine {
             (!every || tracked(&r.kind))
                 && (!own_scope || r.resource_group.is_empty())
                 && region.is_none_or(|region| r.location == region)
+                && !hidden(r)
                 && readable(r)
         };
         let (rows, next) = self.page(query, call, wanted).await?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
-        let mut items = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let Some(shown_by) = self.provider_of_kind(&row.kind) else { continue };
-            items.push(match provider {
-                Some(_) => shown_by.show(cx, row).await?,
-                None => generic_item(cx, shown_by.resource_type(), row),
-            });
-        }
+        let items = match provider {
+            Some(provider) => provider.show_page(cx, &rows).await?,
+            None => {
+                let shown_by = |row: &Resource| Some(self.provider_of_kind(&row.kind)?.resource_type());
+                rows.iter().filter_map(|row| Some(generic_item(cx, shown_by(row)?, row))).collect()
+            }
+        };
         Ok(Listing { items, next })
     }
 

@@ -47,7 +47,10 @@ impl Engine {
                     }
                 }
                 add("GET", format!("{path}/usage"));
-                if kind == crate::providers::virtual_machine::KIND {
+                if matches!(
+                    kind,
+                    crate::providers::virtual_machine::KIND | crate::providers::virtual_machine_scale_set::INSTANCE
+                ) {
                     add("GET", format!("{path}/instanceView"));
                 }
                 for action in provider.actions() {

@@ -6,6 +6,8 @@ use crate::model::{Audit, AuditQuery, ContentRef, Grant, Resource, ResourceQuery
 use crate::sql::{Arg, Row, Select, Sql, sql};
 
 const MAX_ROWS: i64 = 1000;
+/// Arguments of one statement.
+const MOST_KEYS: usize = 500;
 
 /// What a caller's wish for `limit` rows comes to.
 pub(crate) fn limit(wish: Option<i64>) -> i64 {
@@ -24,6 +26,21 @@ impl Db {
     pub async fn resource(&self, key: &str) -> Result<Option<Resource>, MetaError> {
         let select = sql(format!("SELECT {RESOURCE} FROM resources WHERE key = $1")).text(key);
         self.row(select).await?.map(|row| resource(&row)).transpose()
+    }
+
+    /// Those of these keys that are there, in no order.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn resources_of(&self, keys: &[String]) -> Result<Vec<Resource>, MetaError> {
+        let mut found = Vec::new();
+        for some in keys.chunks(MOST_KEYS) {
+            let places: Vec<String> = (1..=some.len()).map(|n| format!("${n}")).collect();
+            let select = sql(format!("SELECT {RESOURCE} FROM resources WHERE key IN ({})", places.join(", ")));
+            let rows = self.rows(some.iter().fold(select, |select, key| select.text(key))).await?;
+            found.extend(rows.iter().map(resource).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(found)
     }
 
     /// By [`Resource::sort_key`]. A page of fewer rows than asked for is the last.

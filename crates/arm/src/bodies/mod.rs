@@ -37,6 +37,7 @@ pub mod snapshot;
 pub mod storage_account;
 pub mod user_assigned_identity;
 pub mod virtual_machine;
+pub mod virtual_machine_extension;
 pub mod virtual_machine_scale_set;
 pub mod virtual_network;
 

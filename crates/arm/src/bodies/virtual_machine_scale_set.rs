@@ -1,10 +1,11 @@
-//! `Microsoft.Compute/virtualMachineScaleSets`, orchestration mode Flexible: a model, and how many machines there are to be of it.
+//! `Microsoft.Compute/virtualMachineScaleSets`: a model, and how many machines there are to be of it.
 //!
 //! ```text
 //! model (sku, virtualMachineProfile) ── machine_body ──> PUT of a virtual machine
 //!                                    └─ interface_body, public_address_body ──> what it needs of the network
 //! ```
-//! The model's machines are ordinary ones: what theirs may say (`virtual_machine.rs`) is what a model may say.
+//! The model's machines are ordinary ones: what theirs may say (`virtual_machine.rs`) is what a model may say. Those of Flexible
+//! sets are known by their names, those of Uniform sets by numbers, which are never given twice while the highest one lives.
 
 use super::{Context, Fields, Head, merge_patch, not_offered, unchanged, virtual_machine};
 use crate::{ArmError, ResourceId};
@@ -22,7 +23,7 @@ const KEPT: [&str; 6] =
 pub struct Member<'a> {
     /// Id of its scale set.
     pub set: &'a str,
-    /// Tells it from the others; six letters or digits.
+    /// Tells it from the others: letters and digits, of a Uniform set its number.
     pub suffix: &'a str,
     /// Zones are given to machines in turn.
     pub index: usize,
@@ -31,8 +32,8 @@ pub struct Member<'a> {
 /// A new body, or an update: what a PUT leaves out of the model stays (clients scale with a PUT of `sku` alone).
 ///
 /// # Errors
-/// As [`virtual_machine::create`] for the model; `OperationNotSupported` for Uniform sets, load balancers, extensions and other
-/// upgrade policies than Manual; `PropertyChangeNotAllowed`.
+/// As [`virtual_machine::create`] for the model; `OperationNotSupported` for load balancers and extensions;
+/// `PropertyChangeNotAllowed`.
 pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     virtual_machine::check_name(id.name())?;
     let root = Fields::root(ROOT, new)?;
@@ -42,15 +43,31 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     }
     let properties = root.object("properties")?;
     let stored = old.map(|o| &o["properties"]);
-    check_offered(&root, &properties, stored)?;
+    check_offered(&root, &properties)?;
     unchanged_zones(&root, old)?;
     let mut body = Map::new();
-    body.insert("orchestrationMode".into(), "Flexible".into());
-    body.insert("upgradePolicy".into(), json!({"mode": "Manual"}));
+    // Uniform is Azure's default where a new body names none.
+    let given = properties.one_of("orchestrationMode", &["Flexible", "Uniform"])?;
+    let known = stored.and_then(|s| s["orchestrationMode"].as_str());
+    if let (Some(given), Some(known)) = (given, known)
+        && given != known
+    {
+        unchanged(&properties.path("orchestrationMode"), Some(&given.into()), Some(&known.into()))?;
+    }
+    let mode = given.or(known).unwrap_or("Uniform").to_owned();
+    let uniform = mode == "Uniform";
+    body.insert("orchestrationMode".into(), mode.into());
+    body.insert("upgradePolicy".into(), upgrade_policy(&properties, stored)?);
+    let overprovision = properties.bool("overprovision")?.map(Value::from);
+    if let Some(value) = overprovision.or_else(|| stored?.get("overprovision").cloned()) {
+        body.insert("overprovision".into(), value);
+    }
     let domains = properties.int_within("platformFaultDomainCount", 1, 5)?;
     let domains = domains.map(Value::from).or_else(|| stored.map(|s| s["platformFaultDomainCount"].clone()));
     body.insert("platformFaultDomainCount".into(), domains.unwrap_or_else(|| 1.into()));
-    body.insert("singlePlacementGroup".into(), false.into());
+    let single = properties.bool("singlePlacementGroup")?.map(Value::from);
+    let single = single.or_else(|| stored?.get("singlePlacementGroup").cloned());
+    body.insert("singlePlacementGroup".into(), single.unwrap_or_else(|| uniform.into()));
     let given = properties.get("virtualMachineProfile").cloned().unwrap_or_else(|| json!({}));
     let before = stored.map_or(Value::Null, |s| s["virtualMachineProfile"].clone());
     let profile = merge_patch(&before, &given);
@@ -78,25 +95,78 @@ pub fn set_capacity(body: &mut Value, machines: usize) {
     body["sku"]["capacity"] = machines.into();
 }
 
-fn check_offered(root: &Fields<'_>, properties: &Fields<'_>, stored: Option<&Value>) -> Result<(), ArmError> {
+/// Whether its machines are known by numbers.
+pub fn is_uniform(body: &Value) -> bool {
+    body["properties"]["orchestrationMode"] == "Uniform"
+}
+
+/// How machines that are not of the model as it is now come to be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrades {
+    /// When somebody asks for it.
+    Manual,
+    /// With each change of the model.
+    Automatic,
+    /// The same, some at a time: percent of all machines, seconds between two batches.
+    Rolling { percent: usize, pause_seconds: u64 },
+}
+
+/// What a stored body's policy is.
+pub fn upgrades(body: &Value) -> Upgrades {
+    let policy = &body["properties"]["upgradePolicy"];
+    let rolling = &policy["rollingUpgradePolicy"];
+    match policy["mode"].as_str() {
+        Some("Automatic") => Upgrades::Automatic,
+        Some("Rolling") => Upgrades::Rolling {
+            percent: rolling["maxBatchInstancePercent"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(20),
+            pause_seconds: rolling["pauseTimeBetweenBatches"].as_str().and_then(seconds).unwrap_or(0),
+        },
+        _ => Upgrades::Manual,
+    }
+}
+
+/// Seconds of an ISO 8601 duration as `PT1M30S`.
+fn seconds(text: &str) -> Option<u64> {
+    let duration: jiff::SignedDuration = text.parse().ok()?;
+    u64::try_from(duration.as_secs()).ok()
+}
+
+/// Azure's defaults; what is not given stays.
+fn upgrade_policy(properties: &Fields<'_>, stored: Option<&Value>) -> Result<Value, ArmError> {
+    let given = properties.object("upgradePolicy")?;
+    let before = stored.map_or(&Value::Null, |s| &s["upgradePolicy"]);
+    let mode = given.one_of("mode", &["Manual", "Automatic", "Rolling"])?;
+    let mode = mode.or(before["mode"].as_str()).unwrap_or("Manual");
+    let mut policy = json!({ "mode": mode });
+    if mode == "Rolling" {
+        let rolling = given.object("rollingUpgradePolicy")?;
+        let before = &before["rollingUpgradePolicy"];
+        let mut settled = Map::new();
+        for (name, low) in [
+            ("maxBatchInstancePercent", 5),
+            ("maxUnhealthyInstancePercent", 5),
+            ("maxUnhealthyUpgradedInstancePercent", 0),
+        ] {
+            let percent = rolling.int_within(name, low, 100)?.or(before[name].as_i64()).unwrap_or(20);
+            settled.insert(name.into(), percent.into());
+        }
+        let pause = rolling.str("pauseTimeBetweenBatches")?;
+        let pause = pause.or_else(|| before["pauseTimeBetweenBatches"].as_str().map(str::to_owned));
+        let pause = pause.unwrap_or_else(|| "PT0S".to_owned());
+        if seconds(&pause).is_none() {
+            let path = rolling.path("pauseTimeBetweenBatches");
+            return Err(ArmError::invalid_parameter(&path, format!("'{pause}' is no ISO 8601 duration, as PT1M is.")));
+        }
+        settled.insert("pauseTimeBetweenBatches".into(), pause.into());
+        policy["rollingUpgradePolicy"] = Value::Object(settled);
+    }
+    Ok(policy)
+}
+
+fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmError> {
     let identity = root.object("identity")?.str("type")?;
     if identity.is_some_and(|t| !t.eq_ignore_ascii_case("None")) {
         return Err(not_offered(&root.path("identity"), "machines of scale sets have no managed identities here yet"));
-    }
-    // Azure's default where a new body names none.
-    let mode = properties.one_of("orchestrationMode", &["Flexible", "Uniform"])?;
-    if mode.or(stored.is_some().then_some("Flexible")).unwrap_or("Uniform") == "Uniform" {
-        return Err(not_offered(
-            &properties.path("orchestrationMode"),
-            "scale sets here are Flexible: name that mode (az vmss create --orchestration-mode Flexible)",
-        ));
-    }
-    let policy = properties.object("upgradePolicy")?.one_of("mode", &["Manual", "Automatic", "Rolling"])?;
-    if let Some(other) = policy.filter(|p| *p != "Manual") {
-        return Err(not_offered(
-            &properties.path("upgradePolicy.mode"),
-            &format!("'{other}' upgrades do not happen by themselves here; with 'Manual' update-instances makes them"),
-        ));
     }
     for (name, why) in [
         ("automaticRepairsPolicy", "machines are not replaced by themselves"),
@@ -176,17 +246,19 @@ fn check_model(id: &ResourceId, body: &Value, ctx: &Context<'_>) -> Result<(), A
         ));
     }
     let set = id.to_string();
-    let member = Member { set: &set, suffix: "abc123", index: 0 };
+    let member = Member { set: &set, suffix: if is_uniform(body) { "0" } else { "abc123" }, index: 0 };
     let group = ResourceId::group(&id.subscription, id.resource_group.as_deref().unwrap_or_default());
     let nics: Vec<String> = interfaces(body)
         .iter()
-        .map(|nic| group.resource("Microsoft.Network", "networkInterfaces", &interface_name(nic, member)).to_string())
+        .map(|nic| {
+            group.resource("Microsoft.Network", "networkInterfaces", &interface_name(body, nic, member)).to_string()
+        })
         .collect();
     let machine = group.resource("Microsoft.Compute", "virtualMachines", &machine_name(id.name(), member.suffix));
     virtual_machine::create(&machine, &machine_body(body, member, &nics), ctx).map(drop)
 }
 
-/// As Azure names them: the set's name and something random.
+/// As Azure names them: the set's name and something random, or the machine's number.
 pub fn machine_name(set: &str, suffix: &str) -> String {
     format!("{set}_{suffix}")
 }
@@ -198,14 +270,35 @@ pub fn interfaces(body: &Value) -> Vec<Value> {
 }
 
 /// Name of a machine's interface of this description.
-pub fn interface_name(nic: &Value, member: Member<'_>) -> String {
-    format!("{}-{}", nic["name"].as_str().unwrap_or_default(), member.suffix)
+pub fn interface_name(body: &Value, nic: &Value, member: Member<'_>) -> String {
+    format!("{}-{}", nic["name"].as_str().unwrap_or_default(), own_suffix(body, member))
+}
+
+/// What tells the parts of a machine from those of all others in the group: numbers are not enough.
+fn own_suffix(body: &Value, member: Member<'_>) -> String {
+    match is_uniform(body) {
+        true => machine_name(member.set.rsplit('/').next().unwrap_or_default(), member.suffix),
+        false => member.suffix.to_owned(),
+    }
+}
+
+/// The end of a machine's host name: of a Uniform set's the number with six digits to base 36, as in Azure.
+fn host_suffix(body: &Value, member: Member<'_>) -> String {
+    let Some(mut number) = member.suffix.parse::<u64>().ok().filter(|_| is_uniform(body)) else {
+        return member.suffix.to_owned();
+    };
+    let mut digits = [b'0'; 6];
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"[usize::try_from(number % 36).unwrap_or(0)];
+        number /= 36;
+    }
+    digits.map(char::from).iter().collect()
 }
 
 /// Name of the public address of a machine's interface; `None`: it has none.
-pub fn public_address_name(nic: &Value, member: Member<'_>) -> Option<String> {
+pub fn public_address_name(body: &Value, nic: &Value, member: Member<'_>) -> Option<String> {
     let address = public_address(nic)?;
-    Some(format!("{}-{}", address["name"].as_str().unwrap_or("instancepublicip"), member.suffix))
+    Some(format!("{}-{}", address["name"].as_str().unwrap_or("instancepublicip"), own_suffix(body, member)))
 }
 
 fn ip_configuration(nic: &Value) -> &Value {
@@ -258,7 +351,7 @@ pub fn machine_body(body: &Value, member: Member<'_>, nics: &[String]) -> Value 
         let mut os = os.clone();
         let prefix = os.shift_remove("computerNamePrefix");
         let prefix = prefix.as_ref().and_then(Value::as_str).unwrap_or("vm");
-        os.insert("computerName".into(), format!("{prefix}{}", member.suffix).into());
+        os.insert("computerName".into(), format!("{prefix}{}", host_suffix(body, member)).into());
         properties["osProfile"] = os.into();
     }
     for name in KEPT.into_iter().chain(["userData"]) {
@@ -341,8 +434,8 @@ mod tests {
         assert_eq!(set["sku"], json!({"tier": "Standard", "capacity": 2, "name": "Standard_B1s"}));
         let member = Member { set: "/set", suffix: "aB3", index: 1 };
         let nic = &interfaces(&set)[0];
-        assert_eq!(interface_name(nic, member), "vmss1Nic-aB3");
-        assert_eq!(public_address_name(nic, member).as_deref(), Some("instancepublicip-aB3"));
+        assert_eq!(interface_name(&set, nic, member), "vmss1Nic-aB3");
+        assert_eq!(public_address_name(&set, nic, member).as_deref(), Some("instancepublicip-aB3"));
         assert!(public_address_body(&set, nic).is_some());
         let interface = interface_body(&set, nic, Some("/address"));
         let ip = &interface["properties"]["ipConfigurations"][0];
@@ -377,15 +470,11 @@ mod tests {
     #[test]
     fn what_is_not_offered_is_refused_by_name() {
         type Change<'a> = &'a dyn Fn(&mut Value);
-        let cases: [(&str, &str, Change<'_>); 7] = [
-            ("OperationNotSupported", "orchestrationMode", &|b| {
-                drop(b["properties"].as_object_mut().unwrap().shift_remove("orchestrationMode"))
-            }),
-            ("OperationNotSupported", "orchestrationMode", &|b| {
-                b["properties"]["orchestrationMode"] = json!("uniform")
-            }),
-            ("OperationNotSupported", "upgradePolicy.mode", &|b| {
-                b["properties"]["upgradePolicy"] = json!({"mode": "Rolling"})
+        let cases: [(&str, &str, Change<'_>); 6] = [
+            ("InvalidParameter", "orchestrationMode", &|b| b["properties"]["orchestrationMode"] = json!("Other")),
+            ("InvalidParameter", "pauseTimeBetweenBatches", &|b| {
+                let rolling = json!({"pauseTimeBetweenBatches": "soon"});
+                b["properties"]["upgradePolicy"] = json!({"mode": "Rolling", "rollingUpgradePolicy": rolling});
             }),
             ("OperationNotSupported", "loadBalancerBackendAddressPools", &|b| {
                 let nic = &mut b["properties"]["virtualMachineProfile"]["networkProfile"]["networkInterfaceConfigurations"]
@@ -412,6 +501,43 @@ mod tests {
             ),
             0
         );
+    }
+
+    #[test]
+    fn machines_of_uniform_sets_have_numbers() {
+        let mut new = of_az();
+        new["properties"]["orchestrationMode"] = json!("uniform");
+        new["properties"]["upgradePolicy"] = json!({"mode": "automatic"});
+        let set = made(&new, None).unwrap();
+        assert!(is_uniform(&set));
+        assert_eq!(set["properties"]["singlePlacementGroup"], true);
+        let set_id = format!("{GROUP}/Microsoft.Compute/virtualMachineScaleSets/vmss1");
+        let member = Member { set: &set_id, suffix: "37", index: 0 };
+        assert_eq!(interface_name(&set, &interfaces(&set)[0], member), "vmss1Nic-vmss1_37");
+        let machine = machine_body(&set, member, &["/nic".into()]);
+        assert_eq!(machine["properties"]["osProfile"]["computerName"], "vmss1000011");
+        let mut none = of_az();
+        none["properties"].as_object_mut().unwrap().shift_remove("orchestrationMode");
+        assert!(is_uniform(&made(&none, None).unwrap()), "Azure's default");
+        // What it is stays.
+        let scaled =
+            made(&json!({"location": "eastus", "sku": {"name": "Standard_B1s", "capacity": 3}}), Some(&set)).unwrap();
+        assert!(is_uniform(&scaled));
+        assert_eq!(upgrades(&scaled), Upgrades::Automatic);
+        assert_eq!(made(&of_az(), Some(&set)).unwrap_err().code, "PropertyChangeNotAllowed");
+    }
+
+    #[test]
+    fn upgrades_in_batches() {
+        let mut new = of_az();
+        new["properties"]["upgradePolicy"] = json!({"mode": "Rolling"});
+        let set = made(&new, None).unwrap();
+        assert_eq!(upgrades(&set), Upgrades::Rolling { percent: 20, pause_seconds: 0 });
+        let rolling = json!({"maxBatchInstancePercent": 50, "pauseTimeBetweenBatches": "PT1M30S"});
+        let set =
+            made(&json!({"properties": {"upgradePolicy": {"rollingUpgradePolicy": rolling}}}), Some(&set)).unwrap();
+        assert_eq!(upgrades(&set), Upgrades::Rolling { percent: 50, pause_seconds: 90 });
+        assert_eq!(upgrades(&made(&of_az(), None).unwrap()), Upgrades::Manual);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod row_update;
 pub(crate) mod virtual_machine;
 mod virtual_machine_create;
 mod virtual_machine_delete;
+mod virtual_machine_extension_put;
 mod virtual_machine_power;
 pub(crate) mod virtual_machine_run_command;
 pub(crate) mod virtual_machine_scale_set;
@@ -57,6 +58,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(resource_group_delete::ResourceGroupDelete),
         Arc::new(virtual_machine_create::VirtualMachineCreate),
         Arc::new(virtual_machine_delete::VirtualMachineDelete),
+        Arc::new(virtual_machine_extension_put::VirtualMachineExtensionPut),
         Arc::new(VirtualMachinePower(Action::Start)),
         Arc::new(VirtualMachinePower(Action::PowerOff)),
         Arc::new(VirtualMachinePower(Action::Restart)),
@@ -68,6 +70,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.delete")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.delete_instances")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.power")),
+        Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.reimage")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.scale")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.upgrade")),
     ]

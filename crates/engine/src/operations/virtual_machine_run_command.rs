@@ -95,7 +95,8 @@ fn as_before(state: String) -> Outcome {
     })
 }
 
-fn failed(error: lazuli_vmm::host::ClientError, name: &str) -> OpError {
+/// Why the guest's agent did not run it to its end.
+pub(super) fn failed(error: lazuli_vmm::host::ClientError, name: &str) -> OpError {
     let arm = match error.code() {
         Some(HostErrorCode::NoAgent) => ArmError::conflict(
             "VMAgentStatusCommunicationError",

@@ -1,9 +1,10 @@
 //! Brings a scale set's machines to what its model says: as many as it asks for, of what it is made of.
 //!
 //! ```text
-//! Scale    fewer than the capacity: new machines, side by side ─ more: the newest go
+//! Scale    fewer than the capacity: new machines, side by side ─ more: the newest go ─ then upgrades, as the policy says
 //! Delete   these go, and the capacity with them
-//! Upgrade  one after the other: the machine goes and comes again, under its name, of the model as it is now
+//! Upgrade  in batches: the machine goes and comes again, under its name, of the model as it is now
+//! Reimage  the same, of the image and the size that it has
 //! Power    start, powerOff, restart or deallocate each
 //! Remove   all go, then the set
 //! ```
@@ -14,15 +15,17 @@ use crate::call::Call;
 use crate::deployments::Who;
 use crate::on_behalf;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
-use crate::providers::virtual_machine_scale_set::{members, with_secrets};
+use crate::providers::virtual_machine_scale_set::{ScaleSetInternal, is_latest, members, number, with_secrets};
+use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
-use lazuli_arm::bodies::virtual_machine_scale_set::{self as body, Member};
+use lazuli_arm::bodies::virtual_machine_scale_set::{self as body, Member, Upgrades};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Machines that are worked on at the same time.
@@ -39,6 +42,7 @@ pub(crate) enum Work {
     Scale,
     Delete { machines: Vec<String> },
     Upgrade { machines: Vec<String> },
+    Reimage { machines: Vec<String> },
     Power { machines: Vec<String>, action: String },
     Remove,
 }
@@ -49,6 +53,7 @@ impl Work {
             Self::Scale => "virtual_machine_scale_set.scale",
             Self::Delete { .. } => "virtual_machine_scale_set.delete_instances",
             Self::Upgrade { .. } => "virtual_machine_scale_set.upgrade",
+            Self::Reimage { .. } => "virtual_machine_scale_set.reimage",
             Self::Power { .. } => "virtual_machine_scale_set.power",
             Self::Remove => "virtual_machine_scale_set.delete",
         }
@@ -69,9 +74,13 @@ impl Operation for VirtualMachineScaleSet {
         let row = cx.resource().await?;
         let set = Set { cx, call: who.call("")?, id: row.id.parse().map_err(ArmError::internal)?, row };
         match work {
-            Work::Scale => set.scale().await?,
+            Work::Scale => {
+                set.scale().await?;
+                set.upgrade_by_policy().await?;
+            }
             Work::Delete { machines } => set.remove(&machines).await?,
-            Work::Upgrade { machines } => set.upgrade(&machines).await?,
+            Work::Upgrade { machines } => set.again(&machines, 1, Duration::ZERO, false).await?,
+            Work::Reimage { machines } => set.again(&machines, SIDE_BY_SIDE, Duration::ZERO, true).await?,
             Work::Power { machines, action } => set.power(&machines, &action).await?,
             Work::Remove => {
                 let all: Vec<String> = members(&cx.engine, &set.row).await?.into_iter().map(|m| m.name).collect();
@@ -79,8 +88,12 @@ impl Operation for VirtualMachineScaleSet {
                 return Ok(Outcome::deleted());
             }
         }
-        let count = members(&cx.engine, &set.row).await?.len();
-        Ok(Outcome::update(move |row| body::set_capacity(&mut row.body, count)))
+        let now = members(&cx.engine, &set.row).await?;
+        let (count, next) = (now.len(), set.next(&now)?);
+        Ok(Outcome::update(move |row| {
+            body::set_capacity(&mut row.body, count);
+            change_internal(row, |state: &mut ScaleSetInternal| state.next = state.next.max(next));
+        }))
     }
 }
 
@@ -106,7 +119,12 @@ impl Set<'_> {
         let missing: Vec<New> = self
             .cx
             .step("plan", async {
-                Ok((now.len()..wanted).map(|index| New { suffix: random_suffix(), index }).collect::<Vec<_>>())
+                let mut numbers = self.next(&now)?..;
+                let mut suffix = || match body::is_uniform(&self.row.body) {
+                    true => numbers.next().unwrap_or_default().to_string(),
+                    false => random_suffix(),
+                };
+                Ok((now.len()..wanted).map(|index| New { suffix: suffix(), index }).collect::<Vec<_>>())
             })
             .await?;
         if missing.is_empty() {
@@ -119,6 +137,13 @@ impl Set<'_> {
             async move { self.cx.step(&format!("made/{}", new.suffix), self.make(body, new)).await }.boxed()
         });
         self.side_by_side(making.collect(), "making machines").await
+    }
+
+    /// The number of the next machine of a Uniform set.
+    fn next(&self, now: &[Resource]) -> Result<u64, OpError> {
+        let state: ScaleSetInternal = internal(&self.row)?;
+        let above = now.iter().filter_map(|m| number(&self.row.name, &m.name)).max().map_or(0, |n| n + 1);
+        Ok(state.next.max(above))
     }
 
     /// All are tried; the first failure is told.
@@ -140,7 +165,7 @@ impl Set<'_> {
         let member = Member { set: &shown, suffix: &new.suffix, index: new.index };
         let mut nics = Vec::new();
         for nic in body::interfaces(set) {
-            let address = match (body::public_address_name(&nic, member), body::public_address_body(set, &nic)) {
+            let address = match (body::public_address_name(set, &nic, member), body::public_address_body(set, &nic)) {
                 (Some(name), Some(address)) => {
                     let id = self.network("publicIPAddresses", &name);
                     on_behalf::put(self.cx, &self.call, &id, &address).await?;
@@ -148,7 +173,7 @@ impl Set<'_> {
                 }
                 _ => None,
             };
-            let id = self.network("networkInterfaces", &body::interface_name(&nic, member));
+            let id = self.network("networkInterfaces", &body::interface_name(set, &nic, member));
             let interface = body::interface_body(set, &nic, address.as_deref());
             on_behalf::put(self.cx, &self.call, &id, &interface).await?;
             nics.push(id.to_string());
@@ -169,31 +194,96 @@ impl Set<'_> {
         let member = Member { set: &self.row.id, suffix, index: 0 };
         for nic in body::interfaces(&self.row.body) {
             // Of a machine that was never made.
-            let id = self.network("networkInterfaces", &body::interface_name(&nic, member));
+            let id = self.network("networkInterfaces", &body::interface_name(&self.row.body, &nic, member));
             on_behalf::delete(self.cx, &self.call, &id).await?;
-            if let Some(address) = body::public_address_name(&nic, member) {
+            if let Some(address) = body::public_address_name(&self.row.body, &nic, member) {
                 on_behalf::delete(self.cx, &self.call, &self.network("publicIPAddresses", &address)).await?;
             }
         }
         Ok(())
     }
 
-    /// One after the other, so that the others go on serving.
-    async fn upgrade(&self, machines: &[String]) -> Result<(), OpError> {
+    /// What is not of the model as it is now, where that is not left to somebody's asking. A machine counts as well when it is
+    /// provisioned and runs: one that does not come up ends a rolling upgrade.
+    async fn upgrade_by_policy(&self) -> Result<(), OpError> {
+        let policy = body::upgrades(&self.row.body);
+        if policy == Upgrades::Manual {
+            return Ok(());
+        }
+        let old: Vec<String> = self
+            .cx
+            .step("outdated", async {
+                let now = members(&self.cx.engine, &self.row).await?;
+                let old = now.into_iter().filter(|m| !is_latest(&self.row.body, &m.body));
+                Ok(old.map(|m| m.name).collect())
+            })
+            .await?;
+        match policy {
+            Upgrades::Manual => Ok(()),
+            Upgrades::Automatic => self.again(&old, SIDE_BY_SIDE, Duration::ZERO, false).await,
+            Upgrades::Rolling { percent, pause_seconds } => {
+                let batch = (body::capacity(&self.row.body) * percent / 100).max(1);
+                self.again(&old, batch, Duration::from_secs(pause_seconds), false).await
+            }
+        }
+    }
+
+    /// Machines go and come again, `batch` of them at a time, so that the others go on serving. `as_they_are`: not of the model's
+    /// image and size, but of their own.
+    async fn again(
+        &self,
+        machines: &[String],
+        batch: usize,
+        pause: Duration,
+        as_they_are: bool,
+    ) -> Result<(), OpError> {
         let body = with_secrets(&self.cx.engine, &self.row)?;
-        for (index, name) in machines.iter().enumerate() {
-            let Some(suffix) = self.suffix_of(name) else { continue };
-            self.cx
-                .step(&format!("removed/{name}"), async {
-                    // Its interfaces and addresses go with it: the new one gets what the model says now.
-                    self.remove_one(name).await
-                })
-                .await?;
-            let new = New { suffix: suffix.to_owned(), index };
-            self.cx.step(&format!("made/{name}"), self.make(&body, &new)).await?;
-            self.cx.progress(index as u64 + 1, machines.len() as u64, "upgrading machines").await;
+        for (n, names) in machines.chunks(batch.max(1)).enumerate() {
+            if n > 0 {
+                self.cx
+                    .step(&format!("paused/{n}"), async {
+                        tokio::select! {
+                            () = self.cx.stop.cancelled() => self.cx.check(),
+                            () = tokio::time::sleep(pause) => Ok(()),
+                        }
+                    })
+                    .await?;
+            }
+            let work = names.iter().enumerate().map(|(i, name)| {
+                let body = &body;
+                async move { self.one_again(name, n * batch + i, body, as_they_are).await }.boxed()
+            });
+            self.side_by_side(work.collect(), "replacing machines").await?;
         }
         Ok(())
+    }
+
+    async fn one_again(&self, name: &str, index: usize, model: &Value, as_it_is: bool) -> Result<(), OpError> {
+        let Some(suffix) = self.suffix_of(name) else { return Ok(()) };
+        let mut model = model.clone();
+        if as_it_is {
+            // Known as long as the machine is there, needed when it is not any more.
+            let had: Value = self
+                .cx
+                .step(&format!("had/{name}"), async {
+                    let row = self.cx.engine.db().resource(&self.machine(name).key()).await.map_err(crate::db_error)?;
+                    let properties = row.map_or(Value::Null, |r| r.body["properties"].clone());
+                    let mut image = properties["storageProfile"]["imageReference"].clone();
+                    if let Some(image) = image.as_object_mut() {
+                        image.shift_remove("exactVersion");
+                    }
+                    Ok(serde_json::json!({"image": image, "size": properties["hardwareProfile"]["vmSize"]}))
+                })
+                .await?;
+            if had["image"].is_object() {
+                model["properties"]["virtualMachineProfile"]["storageProfile"]["imageReference"] = had["image"].clone();
+                model["sku"]["name"] = had["size"].clone();
+            }
+        }
+        // Its interfaces and addresses go with it: the new one gets what the model says now.
+        self.cx.step(&format!("removed/{name}"), self.remove_one(name)).await?;
+        let new = New { suffix: suffix.to_owned(), index };
+        self.cx.step(&format!("made/{name}"), self.make(&model, &new)).await
     }
 
     async fn power(&self, machines: &[String], action: &str) -> Result<(), OpError> {

@@ -22,6 +22,7 @@ pub(crate) mod soft_deleted_version;
 mod storage_account;
 pub(crate) mod user_assigned_identity;
 pub(crate) mod virtual_machine;
+pub(crate) mod virtual_machine_extension;
 pub(crate) mod virtual_machine_scale_set;
 mod virtual_network;
 
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(storage_account::StorageAccount),
         Arc::new(user_assigned_identity::UserAssignedIdentity),
         Arc::new(virtual_machine::VirtualMachine),
+        Arc::new(virtual_machine_extension::VirtualMachineExtension),
         Arc::new(virtual_machine_scale_set::ScaleSetInstance),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet),
         Arc::new(virtual_network::Subnet),

@@ -14,6 +14,7 @@ mod update;
 
 use super::arm_context;
 use super::managed_image::check_security_type;
+use super::virtual_machine_scale_set::number;
 use crate::capture::{is_off, outrun_readers};
 use crate::operations::virtual_machine_run_command::{self, RunCommand};
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
@@ -25,6 +26,7 @@ use image::ImageKind;
 pub(crate) use image::{ImageSource, resolve_image, resolve_shared};
 use image::{check_plan, resolve_reference};
 use lazuli_arm::bodies::disk::{self, DiskState};
+use lazuli_arm::bodies::virtual_machine_scale_set::is_uniform;
 use lazuli_arm::bodies::{Fields, managed_identity, merge_patch, virtual_machine as body};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Expect, Resource};
@@ -116,7 +118,7 @@ impl Provider for VirtualMachine {
             }
             None => None,
         };
-        check_scale_set(cx, &body).await?;
+        check_scale_set(cx, id, &body).await?;
         check_os_profile(&body, image.as_ref())?;
         check_managed_image(id, &body, image.as_ref())?;
         if let Some(image) = &image {
@@ -166,30 +168,27 @@ impl Provider for VirtualMachine {
         self.put(cx, id, merged, Some(old)).await
     }
 
-    async fn delete(&self, _cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
+    /// Its extensions are parts of it.
+    async fn delete(&self, cx: Context<'_>, old: &Resource) -> Result<DeletePlan, ArmError> {
         let start = Start { kind: "virtual_machine.delete", params: json!({}) };
-        Ok(DeletePlan { start: Some(start), changes: identity::unbind(old) })
+        let mut changes = identity::unbind(old);
+        changes.extend(super::delete_children(cx.engine.db().children(&old.key, 1000).await.map_err(db_error)?));
+        Ok(DeletePlan { start: Some(start), changes })
     }
 
     async fn show(&self, cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
-        let state: MachineInternal = internal(row)?;
-        let mut view = standard_view(KIND, row);
-        view["properties"]["vmId"] = json!(state.vm_id);
-        if cx.call.api_version.at_least(TIME_CREATED_SINCE) {
-            view["properties"]["timeCreated"] = json!(crate::time_text(row.created_ms));
-        }
-        view["etag"] = json!(format!("\"{}\"", row.etag));
-        show_disks(&mut view["properties"]["storageProfile"], cx, state.deallocated);
-        identity::show(cx, &mut view).await?;
-        if let Some(properties) = view["properties"].as_object_mut()
-            && !cx.call.expands("userData")
-        {
-            properties.shift_remove("userData");
-        }
-        if cx.call.expands("instanceView") {
-            view["properties"]["instanceView"] = instance_view::of(cx.engine, row, &state).await;
-        }
+        let mut view = view_of(cx, row).await?;
+        identity::show(cx, std::slice::from_mut(&mut view)).await?;
         Ok(view)
+    }
+
+    async fn show_page(&self, cx: Context<'_>, rows: &[Resource]) -> Result<Vec<Value>, ArmError> {
+        let mut views = Vec::with_capacity(rows.len());
+        for row in rows {
+            views.push(view_of(cx, row).await?);
+        }
+        identity::show(cx, &mut views).await?;
+        Ok(views)
     }
 
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
@@ -260,6 +259,27 @@ impl Provider for VirtualMachine {
     fn delete_rank(&self) -> u8 {
         10
     }
+}
+
+/// What is shown of a machine but for who its identities are.
+async fn view_of(cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
+    let state: MachineInternal = internal(row)?;
+    let mut view = standard_view(KIND, row);
+    view["properties"]["vmId"] = json!(state.vm_id);
+    if cx.call.api_version.at_least(TIME_CREATED_SINCE) {
+        view["properties"]["timeCreated"] = json!(crate::time_text(row.created_ms));
+    }
+    view["etag"] = json!(format!("\"{}\"", row.etag));
+    show_disks(&mut view["properties"]["storageProfile"], cx, state.deallocated);
+    if let Some(properties) = view["properties"].as_object_mut()
+        && !cx.call.expands("userData")
+    {
+        properties.shift_remove("userData");
+    }
+    if cx.call.expands("instanceView") {
+        view["properties"]["instanceView"] = instance_view::of(cx.engine, row, &state).await;
+    }
+    Ok(view)
 }
 
 /// A deallocated machine shows nothing of its disks but what they are (recorded), and old clients see no `deleteOption`.
@@ -339,13 +359,21 @@ fn run_command(cx: Context<'_>, row: &Resource, request: &Value) -> Result<Actio
 }
 
 /// A machine belongs to a scale set of its region, whoever puts it in.
-async fn check_scale_set(cx: Context<'_>, body: &Value) -> Result<(), ArmError> {
+async fn check_scale_set(cx: Context<'_>, machine: &ResourceId, body: &Value) -> Result<(), ArmError> {
     let Some(id) = body["properties"]["virtualMachineScaleSet"]["id"].as_str() else { return Ok(()) };
     let right = "Microsoft.Compute/virtualMachineScaleSets/write";
     cx.engine.authorize_link(&cx.call.caller, id, right).await?;
     let set = cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)?;
     let fits = |r: &Resource| r.kind == "microsoft.compute/virtualmachinescalesets" && body["location"] == r.location;
-    if set.is_some_and(|r| fits(&r)) {
+    if let Some(set) = set.filter(|r| fits(r)) {
+        // The machines of a Uniform set are those that the set makes.
+        if is_uniform(&set.body) && number(&set.name, machine.name()).is_none() {
+            return Err(ArmError::bad_request(
+                "OperationNotAllowed",
+                format!("A VM cannot be put into '{id}': its orchestration mode is Uniform."),
+            )
+            .target("virtualMachineScaleSet.id"));
+        }
         return Ok(());
     }
     Err(ArmError::bad_request(

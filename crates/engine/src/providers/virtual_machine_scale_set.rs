@@ -1,10 +1,14 @@
-//! `Microsoft.Compute/virtualMachineScaleSets` (Flexible): the model's row, and its machines as instances of it.
+//! `Microsoft.Compute/virtualMachineScaleSets`: the model's row, and its machines as instances of it.
 //!
+//! ```text
+//! Flexible   virtualMachines/{set}_{random}   shown as machines and as instances, known by their names
+//! Uniform    virtualMachines/{set}_{number}   listed as instances alone, known by their numbers
+//! ```
 //! The machines are ordinary virtual machines that name their set; `operations/virtual_machine_scale_set.rs` makes and removes them
 //! under the rights of whoever asked.
 
 use super::arm_context;
-use crate::call::Listing;
+use crate::call::{ActionReply, Listing};
 use crate::deployments::Who;
 use crate::operations::virtual_machine_scale_set::{Params, Work};
 use crate::provider::{
@@ -15,13 +19,17 @@ use crate::{Engine, db_error, time_text};
 use async_trait::async_trait;
 use lazuli_arm::bodies::virtual_machine_scale_set as body;
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Change, Resource, ResourceQuery};
+use lazuli_meta::model::{Change, OperationState, Resource, ResourceQuery, Write};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::time::Duration;
 use uuid::Uuid;
 
 const KIND: &str = "Microsoft.Compute/virtualMachineScaleSets";
-const INSTANCE: &str = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines";
+pub(crate) const INSTANCE: &str = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines";
+/// How long the deletion of an instance may take.
+const GONE: Duration = Duration::from_secs(120);
 /// In the profile's `osProfile`, never shown.
 const SECRETS: [&str; 2] = ["adminPassword", "customData"];
 
@@ -34,6 +42,9 @@ pub(crate) struct ScaleSetInternal {
     pub unique_id: Uuid,
     /// The secrets of the profile's `osProfile`, a JSON object, sealed for [`place`].
     pub sealed: String,
+    /// The number of a Uniform set's next machine, if none that lives has a higher one.
+    #[serde(default)]
+    pub next: u64,
 }
 
 /// Where a set's secrets are sealed for.
@@ -70,8 +81,36 @@ pub(crate) async fn members(engine: &Engine, set: &Resource) -> Result<Vec<Resou
         let of = r.body["properties"]["virtualMachineScaleSet"]["id"].as_str();
         of.is_some_and(|id| id.eq_ignore_ascii_case(&set.id))
     });
-    rows.sort_by_key(|r| r.created_ms);
+    if body::is_uniform(&set.body) {
+        rows.sort_by_key(|r| number(&set.name, &r.name));
+    } else {
+        rows.sort_by_key(|r| r.created_ms);
+    }
     Ok(rows)
+}
+
+/// The number of a Uniform set's machine of this name.
+pub(crate) fn number(set: &str, machine: &str) -> Option<u64> {
+    machine.get(set.len()..)?.strip_prefix('_')?.parse().ok()
+}
+
+/// What actions on a set call its machine.
+fn instance_id(set: &Resource, machine: &Resource) -> String {
+    match number(&set.name, &machine.name).filter(|_| body::is_uniform(&set.body)) {
+        Some(number) => number.to_string(),
+        None => machine.name.clone(),
+    }
+}
+
+/// Ids of the Uniform sets below a scope, in lower case: their machines are in no list of machines.
+pub(crate) async fn uniform_sets(engine: &Engine, under: &str) -> Result<HashSet<String>, ArmError> {
+    let query = ResourceQuery {
+        kind: Some(KIND.to_ascii_lowercase()),
+        under: Some(under.to_owned()),
+        ..ResourceQuery::default()
+    };
+    let sets = engine.all_rows(query).await?;
+    Ok(sets.into_iter().filter(|s| body::is_uniform(&s.body)).map(|s| s.key).collect())
 }
 
 #[async_trait]
@@ -99,15 +138,15 @@ impl Provider for VirtualMachineScaleSet {
                 }
             }
         }
-        let unique_id = match old {
-            Some(old) => internal::<ScaleSetInternal>(old)?.unique_id,
-            None => Uuid::new_v4(),
+        let (unique_id, next) = match old.map(internal::<ScaleSetInternal>).transpose()? {
+            Some(old) => (old.unique_id, old.next),
+            None => (Uuid::new_v4(), 0),
         };
         let sealed = cx.engine.secrets().seal(&place(&id.key()), &secrets.to_string())?;
         let start = start(cx, Work::Scale)?;
         Ok(Plan {
             body,
-            internal: to_internal(&ScaleSetInternal { unique_id, sealed }),
+            internal: to_internal(&ScaleSetInternal { unique_id, sealed, next }),
             start: Some(start),
             changes: vec![],
         })
@@ -150,7 +189,7 @@ impl Provider for VirtualMachineScaleSet {
     }
 
     fn actions(&self) -> &'static [&'static str] {
-        &["start", "powerOff", "restart", "deallocate", "delete", "manualupgrade"]
+        &["start", "powerOff", "restart", "deallocate", "delete", "manualupgrade", "reimage", "reimageall"]
     }
 
     async fn action(
@@ -163,20 +202,30 @@ impl Provider for VirtualMachineScaleSet {
         let action = action.to_ascii_lowercase();
         let required = matches!(action.as_str(), "delete" | "manualupgrade");
         let wanted = body::instance_ids(&request, required)?;
-        let known: Vec<String> = members(cx.engine, row).await?.into_iter().map(|m| m.name).collect();
-        let machines = match wanted {
+        let known = members(cx.engine, row).await?;
+        let chosen: Vec<Resource> = match wanted {
             None => known,
             Some(ids) => ids
                 .into_iter()
                 .map(|id| {
-                    let found = known.iter().find(|name| name.eq_ignore_ascii_case(&id)).cloned();
+                    let found = known.iter().find(|m| instance_id(row, m).eq_ignore_ascii_case(&id)).cloned();
                     found.ok_or_else(|| no_instance(&row.name, &id))
                 })
                 .collect::<Result<_, _>>()?,
         };
+        if action == "reimage"
+            && chosen.iter().any(|m| m.body["properties"]["storageProfile"]["dataDisks"][0].is_object())
+        {
+            return Err(ArmError::bad_request(
+                "OperationNotSupported",
+                "Machines with data disks are reimaged with all of their disks here: ask for reimageall.",
+            ));
+        }
+        let machines: Vec<String> = chosen.into_iter().map(|m| m.name).collect();
         let work = match action.as_str() {
             "delete" => Work::Delete { machines },
             "manualupgrade" => Work::Upgrade { machines },
+            "reimage" | "reimageall" => Work::Reimage { machines },
             "start" | "poweroff" | "restart" | "deallocate" => Work::Power { machines, action },
             _ => return Err(unknown_action(&row.id, &action)),
         };
@@ -203,7 +252,8 @@ fn no_instance(set: &str, id: &str) -> ArmError {
     )
 }
 
-/// `…/virtualMachineScaleSets/{set}/virtualMachines`: the machines as instances of their set. They are written as what they are.
+/// `…/virtualMachineScaleSets/{set}/virtualMachines`: the machines as instances of their set. What is asked of one is asked of the
+/// set for it alone; those of Flexible sets are written as the machines that they are.
 pub(crate) struct ScaleSetInstance;
 
 #[async_trait]
@@ -225,17 +275,40 @@ impl Provider for ScaleSetInstance {
     ) -> Result<Plan, ArmError> {
         Err(not_here(id))
     }
+
+    fn actions(&self) -> &'static [&'static str] {
+        &["start", "powerOff", "restart", "deallocate", "reimage", "reimageall"]
+    }
+
+    async fn absent_action(
+        &self,
+        cx: Context<'_>,
+        id: &ResourceId,
+        action: &str,
+        _body: &Value,
+    ) -> Result<Option<ActionReply>, ArmError> {
+        on_set(cx, id, action).await.map(Some)
+    }
+}
+
+/// Asks the set for what is asked of one of its instances.
+async fn on_set(cx: Context<'_>, instance: &ResourceId, action: &str) -> Result<ActionReply, ArmError> {
+    let set = instance.parent().ok_or_else(|| not_here(instance))?;
+    cx.engine.action(cx.call, &set, action, json!({"instanceIds": [instance.name()]})).await
 }
 
 #[async_trait]
 impl Elsewhere for ScaleSetInstance {
     async fn get(&self, cx: Context<'_>, id: &ResourceId) -> Result<Option<Kept>, ArmError> {
         let Some(set) = set_of(cx, id).await? else { return Ok(None) };
-        let members = members(cx.engine, &set).await?;
-        let Some(machine) = members.into_iter().find(|m| m.name.eq_ignore_ascii_case(id.name())) else {
-            return Ok(None);
-        };
+        let Some(machine) = member(cx, &set, id.name()).await? else { return Ok(None) };
         Ok(Some(Kept { view: instance(cx, &set, &machine).await?, etag: machine.etag }))
+    }
+
+    async fn view(&self, cx: Context<'_>, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
+        let set = set_of(cx, id).await?.ok_or_else(|| self.absent(id))?;
+        let machine = member(cx, &set, id.name()).await?.ok_or_else(|| self.absent(id))?;
+        super::virtual_machine::VirtualMachine.view(cx, &machine, name).await
     }
 
     async fn list(&self, cx: Context<'_>, parent: &ResourceId) -> Result<Listing, ArmError> {
@@ -268,9 +341,35 @@ impl Elsewhere for ScaleSetInstance {
         Err(not_here(id))
     }
 
-    async fn delete(&self, _cx: Context<'_>, id: &ResourceId, _record: Vec<Change>) -> Result<bool, ArmError> {
-        Err(not_here(id))
+    /// Returns when the machine is gone.
+    async fn delete(&self, cx: Context<'_>, id: &ResourceId, record: Vec<Change>) -> Result<bool, ArmError> {
+        let Some(set) = set_of(cx, id).await? else { return Ok(false) };
+        if !body::is_uniform(&set.body) {
+            return Err(not_here(id));
+        }
+        if member(cx, &set, id.name()).await?.is_none() {
+            return Ok(false);
+        }
+        if let ActionReply::Started { operation } = on_set(cx, id, "delete").await? {
+            let ended = cx.engine.db().wait_operation(&operation, GONE).await.map_err(db_error)?;
+            if ended.is_some_and(|o| o.state != OperationState::Succeeded) {
+                return Err(ArmError::conflict(
+                    "OperationNotAllowed",
+                    format!(
+                        "The instance '{}' of '{}' is not gone yet: see the operations of the set.",
+                        id.name(),
+                        set.name
+                    ),
+                ));
+            }
+        }
+        cx.engine.db().write(Write { fence: None, changes: record }).await.map_err(ArmError::internal)?;
+        Ok(true)
     }
+}
+
+async fn member(cx: Context<'_>, set: &Resource, id: &str) -> Result<Option<Resource>, ArmError> {
+    Ok(members(cx.engine, set).await?.into_iter().find(|m| instance_id(set, m).eq_ignore_ascii_case(id)))
 }
 
 async fn set_of(cx: Context<'_>, instance: &ResourceId) -> Result<Option<Resource>, ArmError> {
@@ -278,18 +377,30 @@ async fn set_of(cx: Context<'_>, instance: &ResourceId) -> Result<Option<Resourc
     cx.engine.db().resource(&set.key()).await.map_err(db_error)
 }
 
-/// As Azure shows instances of Flexible sets: the machine, with its name for an instance id.
+/// As Azure shows instances: of Flexible sets the machine, with its name for an instance id; of Uniform sets a part of the set.
 async fn instance(cx: Context<'_>, set: &Resource, machine: &Resource) -> Result<Value, ArmError> {
     let provider = super::virtual_machine::VirtualMachine;
     let mut view = provider.show(cx, machine).await?;
-    view["instanceId"] = json!(machine.name);
+    let id = instance_id(set, machine);
+    if body::is_uniform(&set.body) {
+        view["id"] = json!(format!("{}/virtualMachines/{id}", set.id));
+        view["type"] = json!(INSTANCE);
+        if let Some(properties) = view["properties"].as_object_mut() {
+            properties.shift_remove("virtualMachineScaleSet");
+        }
+        view["properties"]["modelDefinitionApplied"] = json!("VirtualMachineScaleSet");
+        let network = &set.body["properties"]["virtualMachineProfile"]["networkProfile"];
+        view["properties"]["networkProfileConfiguration"] =
+            json!({"networkInterfaceConfigurations": network["networkInterfaceConfigurations"]});
+    }
+    view["instanceId"] = json!(id);
     view["sku"] = json!({"name": machine.body["properties"]["hardwareProfile"]["vmSize"], "tier": "Standard"});
     view["properties"]["latestModelApplied"] = json!(is_latest(&set.body, &machine.body));
     Ok(view)
 }
 
 /// Whether the machine was made of the model as it is now, as far as an upgrade would change it.
-fn is_latest(set: &Value, machine: &Value) -> bool {
+pub(crate) fn is_latest(set: &Value, machine: &Value) -> bool {
     let model = &set["properties"]["virtualMachineProfile"]["storageProfile"]["imageReference"];
     let has = &machine["properties"]["storageProfile"]["imageReference"];
     let same = |name: &str| model[name].is_null() || model[name] == has[name];
@@ -301,8 +412,8 @@ fn not_here(id: &ResourceId) -> ArmError {
     ArmError::bad_request(
         "OperationNotAllowed",
         format!(
-            "'{id}' is an instance of a scale set in orchestration mode Flexible: it is changed and deleted as the virtual machine \
-             that it is."
+            "'{id}' is an instance of a scale set: one in orchestration mode Flexible is changed and deleted as the virtual machine \
+             that it is, one in mode Uniform by the model of its set."
         ),
     )
 }

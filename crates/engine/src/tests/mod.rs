@@ -11,6 +11,7 @@ mod data_disks;
 mod deployments;
 mod directory;
 mod disks;
+mod extensions;
 mod galleries;
 mod grants;
 mod groups;

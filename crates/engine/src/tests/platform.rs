@@ -46,6 +46,8 @@ async fn items(server: &Server, path: &str, query: &[(&str, &str)]) -> Result<Ve
     Ok(server.engine.list(&call, &parent, &collection).await?.items)
 }
 
+/// Always there.
+const EXTENSIONS: &str = "Microsoft.Azure.Extensions";
 const VERSIONS: &str = "eastus/publishers/debian/artifacttypes/vmimage/offers/DEBIAN-12/skus/12-gen2/versions";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,8 +63,8 @@ async fn the_catalogue_shows_what_a_region_serves() {
     publish(&server, "Canonical:ubuntu:22_04:1.0.0", &["eastus"], json!({})).await.unwrap();
     server.delete("disks/d1").await.unwrap();
 
-    assert_eq!(listed(&server, "eastus/publishers", &[]).await.unwrap(), ["Canonical", "Debian"]);
-    assert_eq!(listed(&server, "West US/publishers", &[]).await.unwrap(), ["Debian"]);
+    assert_eq!(listed(&server, "eastus/publishers", &[]).await.unwrap(), ["Canonical", "Debian", EXTENSIONS]);
+    assert_eq!(listed(&server, "West US/publishers", &[]).await.unwrap(), ["Debian", EXTENSIONS]);
     let offers = items(&server, "eastus/publishers/Debian/artifacttypes/vmimage/offers", &[]).await.unwrap();
     assert_eq!(
         offers,
@@ -90,7 +92,7 @@ async fn the_catalogue_shows_what_a_region_serves() {
 
     // Region by region, then as a whole.
     publish_regions(&server, "Debian:debian-12:12-gen2:0.9.10", &["eastus"]).await;
-    assert!(listed(&server, "westus/publishers", &[]).await.unwrap().is_empty());
+    assert_eq!(listed(&server, "westus/publishers", &[]).await.unwrap(), [EXTENSIONS]);
     let taken = publish(&server, "DEBIAN:debian-12:12-gen2:0.09.10", &["eastus"], json!({})).await.unwrap_err();
     assert_eq!(taken.code, "Conflict");
     for urn in [
@@ -105,7 +107,7 @@ async fn the_catalogue_shows_what_a_region_serves() {
         };
         server.end(&operation).await.unwrap();
     }
-    assert!(listed(&server, "eastus/publishers", &[]).await.unwrap().is_empty());
+    assert_eq!(listed(&server, "eastus/publishers", &[]).await.unwrap(), [EXTENSIONS]);
     for region in ["eastus", "westus"] {
         assert_eq!(server.engine.db().content_manifests(region).await.unwrap(), Vec::<String>::new());
     }
@@ -208,5 +210,5 @@ async fn only_owners_of_the_operators_tenant_publish() {
     assert_eq!((error.status, error.code.as_str()), (403, "AuthorizationFailed"));
     assert_eq!(server.engine.delete(&server.call, &urn_id(&server, "p:o:s:1.0.0")).await.unwrap_err().status, 403);
     // But everybody sees them.
-    assert_eq!(listed(&server, "eastus/publishers", &[]).await.unwrap(), ["p"]);
+    assert_eq!(listed(&server, "eastus/publishers", &[]).await.unwrap(), [EXTENSIONS, "p"]);
 }

@@ -159,3 +159,103 @@ async fn a_machine_that_fails_is_told_and_the_others_run() {
     site.server.delete(SET).await.unwrap();
     assert!(site.of_kind("Microsoft.Compute/virtualMachines").await.is_empty());
 }
+
+impl Site {
+    fn uniform(&self, machines: u32) -> Value {
+        let mut model = self.model(machines);
+        model["properties"]["orchestrationMode"] = json!("Uniform");
+        model
+    }
+
+    async fn instance_action(&self, id: &str, action: &str) -> Result<(), ArmError> {
+        self.server.action(&format!("{SET}/virtualMachines/{id}"), action, json!({})).await.map(drop)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_of_a_uniform_set_are_its_instances() {
+    let site = Site::start().await;
+    let server = &site.server;
+    let set = server.put(SET, site.uniform(2)).await.unwrap();
+    assert_eq!(set["properties"]["orchestrationMode"], "Uniform");
+    assert_eq!(site.names().await, ["0", "1"]);
+    assert!(site.of_kind("Microsoft.Compute/virtualMachines").await.is_empty(), "they are in no list of machines");
+    let one = format!("{SET}/virtualMachines/1");
+    let shown = server.get(&one).await.unwrap();
+    assert_eq!((&shown["name"], &shown["instanceId"]), (&json!("set1_1"), &json!("1")));
+    assert_eq!(shown["id"], json!(server.id(&one).to_string()));
+    assert_eq!(shown["type"], "Microsoft.Compute/virtualMachineScaleSets/virtualMachines");
+    assert_eq!(shown["properties"]["osProfile"]["computerName"], "web000001");
+    assert_eq!(shown["properties"]["latestModelApplied"], true);
+    let view = async |id: &str| {
+        let id = server.id(&format!("{SET}/virtualMachines/{id}"));
+        let view = server.engine.view(&server.call, &id, "instanceView").await.unwrap().unwrap();
+        view["statuses"].as_array().unwrap().last().unwrap()["code"].clone()
+    };
+    assert_eq!(view("1").await, "PowerState/running");
+    site.instance_action("1", "deallocate").await.unwrap();
+    assert_eq!((view("0").await, view("1").await), (json!("PowerState/running"), json!("PowerState/deallocated")));
+    site.instance_action("1", "start").await.unwrap();
+    assert_eq!(view("1").await, "PowerState/running");
+    assert_eq!(site.instance_action("7", "start").await.unwrap_err().code, "InvalidParameter");
+
+    // A number is not given twice while a higher one lives; what goes when the set shrinks is the highest.
+    site.scaled(3).await.unwrap();
+    server.delete(&format!("{SET}/virtualMachines/1")).await.unwrap();
+    assert_eq!(site.names().await, ["0", "2"]);
+    assert_eq!(server.get(SET).await.unwrap()["sku"]["capacity"], 2);
+    site.scaled(4).await.unwrap();
+    assert_eq!(site.names().await, ["0", "2", "3", "4"]);
+    site.scaled(1).await.unwrap();
+    assert_eq!(site.names().await, ["0"]);
+    let stranger = site.body(|b| b["properties"]["virtualMachineScaleSet"] = link(server, SET));
+    assert_eq!(server.put(super::site::VM, stranger).await.unwrap_err().code, "OperationNotAllowed");
+    let mode = json!({"location": "eastus", "properties": {"orchestrationMode": "Flexible"}});
+    assert_eq!(server.put(SET, mode).await.unwrap_err().code, "PropertyChangeNotAllowed");
+
+    server.delete(SET).await.unwrap();
+    assert!(site.of_kind("Microsoft.Network/networkInterfaces").await.iter().all(|n| n == "n1"));
+    assert!(site.of_kind("Microsoft.Network/publicIPAddresses").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_made_again() {
+    let site = Site::start().await;
+    let server = &site.server;
+    server.put(SET, site.uniform(3)).await.unwrap();
+    let ids = async || {
+        let all = site.instances().await;
+        all.iter().map(|i| i["properties"]["vmId"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let images = async || {
+        let all = site.instances().await;
+        let version = |i: &Value| {
+            let id = i["properties"]["storageProfile"]["imageReference"]["id"].as_str().unwrap().to_owned();
+            id.rsplit('/').next().unwrap().to_owned()
+        };
+        all.iter().map(version).collect::<Vec<_>>()
+    };
+    let first = ids().await;
+    site.instance_action("1", "reimage").await.unwrap();
+    let again = ids().await;
+    assert_eq!((&again[0], &again[2]), (&first[0], &first[2]));
+    assert_ne!(again[1], first[1], "a new machine in its place");
+
+    site.version("2.0.0", json!([{"name": "eastus"}])).await;
+    let image = link(server, "galleries/g/images/i/versions/2.0.0");
+    let patch = |mode: &str| json!({"properties": {"upgradePolicy": {"mode": mode}, "virtualMachineProfile": {"storageProfile": {"imageReference": image}}}});
+    let patched = async |mode: &str| {
+        let written = server.engine.patch(&server.call, &server.id(SET), patch(mode)).await.unwrap();
+        server.end(&written.operation.unwrap()).await.unwrap();
+    };
+    patched("Manual").await;
+    site.on_instances("reimageall", json!(["0"])).await.unwrap();
+    assert_eq!(images().await, ["1.0.0", "1.0.0", "1.0.0"], "reimaged of what it had");
+    site.on_instances("manualupgrade", json!(["0"])).await.unwrap();
+    assert_eq!(images().await, ["2.0.0", "1.0.0", "1.0.0"]);
+    // From now on a write of the model brings the others.
+    patched("Rolling").await;
+    assert_eq!(images().await, ["2.0.0", "2.0.0", "2.0.0"]);
+    let shown = server.get(SET).await.unwrap();
+    assert_eq!(shown["properties"]["upgradePolicy"]["rollingUpgradePolicy"]["maxBatchInstancePercent"], 20);
+}

@@ -40,6 +40,7 @@ macro_rules! cases {
 
 cases! {
     resources::a_put_resource_is_read_back,
+    resources::many_are_read_at_once,
     resources::expect_absent,
     resources::expect_etag,
     resources::expect_present,

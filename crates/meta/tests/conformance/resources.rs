@@ -41,6 +41,19 @@ pub async fn a_put_resource_is_read_back(bench: Bench) {
     assert_eq!(bench.db.resource("/A/B").await.unwrap(), None);
 }
 
+pub async fn many_are_read_at_once(bench: Bench) {
+    let keys: Vec<String> = (0..700).map(|n| format!("/many/{n}")).collect();
+    for key in keys.iter().filter(|k| !k.ends_with('7')) {
+        bench.put(resource(key)).await;
+    }
+    let mut found: Vec<String> = bench.db.resources_of(&keys).await.unwrap().into_iter().map(|r| r.key).collect();
+    found.sort();
+    let mut expected: Vec<String> = keys.into_iter().filter(|k| !k.ends_with('7')).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(bench.db.resources_of(&[]).await.unwrap(), []);
+}
+
 pub async fn expect_absent(bench: Bench) {
     bench.put(resource("/a")).await;
     assert_eq!(bench.refused([put(with_etag("/a", "e2"), Expect::Absent)]).await, exists("/a"));

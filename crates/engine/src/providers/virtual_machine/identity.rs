@@ -12,6 +12,7 @@ use lazuli_arm::bodies::managed_identity::ManagedIdentity;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 const ASSIGN: &str = "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action";
 /// As the role Managed Identity Operator has it: `userAssignedIdentities/*/assign/action`.
@@ -91,16 +92,26 @@ pub(super) fn unbind(row: &Resource) -> Vec<Change> {
     own.map(|id| Change::DeletePrincipal { id: id.to_owned() }).into_iter().collect()
 }
 
-/// Which principals the assigned identities are; nothing of those that are gone.
-pub(super) async fn show(cx: Context<'_>, view: &mut Value) -> Result<(), ArmError> {
-    // By `get_mut`: an index would put a null where there is no identity.
-    let identity = view.get_mut("identity").and_then(|i| i.get_mut("userAssignedIdentities"));
-    let Some(assigned) = identity.and_then(Value::as_object_mut) else { return Ok(()) };
-    for (id, shown) in assigned {
-        if let Some(row) = cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)? {
-            let properties = &row.body["properties"];
+/// Which principals the assigned identities of these machines are; nothing of those that are gone. One question for all of them.
+pub(super) async fn show(cx: Context<'_>, views: &mut [Value]) -> Result<(), ArmError> {
+    let mut keys: Vec<String> =
+        views.iter_mut().filter_map(assigned).flatten().map(|(id, _)| id.to_ascii_lowercase()).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    keys.sort();
+    keys.dedup();
+    let rows = cx.engine.db().resources_of(&keys).await.map_err(db_error)?;
+    let known: HashMap<&str, &Value> = rows.iter().map(|r| (r.key.as_str(), &r.body["properties"])).collect();
+    for (id, shown) in views.iter_mut().filter_map(assigned).flatten() {
+        if let Some(properties) = known.get(id.to_ascii_lowercase().as_str()) {
             *shown = json!({"principalId": properties["principalId"], "clientId": properties["clientId"]});
         }
     }
     Ok(())
+}
+
+/// By `get_mut`: an index would put a null where there is no identity.
+fn assigned(view: &mut Value) -> Option<&mut serde_json::Map<String, Value>> {
+    view.get_mut("identity")?.get_mut("userAssignedIdentities")?.as_object_mut()
 }

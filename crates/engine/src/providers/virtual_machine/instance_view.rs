@@ -48,10 +48,34 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
     if let Some(diagnostics) = boot_diagnostics::instance_view(engine, row, state).await {
         view["bootDiagnostics"] = diagnostics;
     }
+    let extensions = extensions(engine, row).await;
     if let Ok(status) = &status {
         view["vmAgent"] = agent(status, row);
+        view["vmAgent"]["extensionHandlers"] =
+            extensions.iter().filter(|e| e["statuses"] != json!([])).map(handler).collect();
+    }
+    if !extensions.is_empty() {
+        view["extensions"] = extensions.into();
     }
     view
+}
+
+async fn extensions(engine: &Engine, row: &Resource) -> Vec<Value> {
+    match engine.db().children(&row.key, 1000).await {
+        Ok(children) => {
+            children.iter().filter_map(|c| super::super::virtual_machine_extension::instance_view(c).ok()).collect()
+        }
+        Err(error) => {
+            tracing::warn!(machine = row.id, %error, "a machine's extensions cannot be read");
+            vec![]
+        }
+    }
+}
+
+/// What runs an extension, which has answered.
+fn handler(extension: &Value) -> Value {
+    json!({"type": extension["type"], "typeHandlerVersion": extension["typeHandlerVersion"],
+        "status": {"code": "ProvisioningState/succeeded", "level": "Info", "displayStatus": "Ready", "message": "Plugin enabled"}})
 }
 
 fn power(status: Option<&VmStatus>, state: &MachineInternal) -> Option<Value> {
