@@ -7,6 +7,7 @@ use crate::arm;
 use crate::backend::ArmBackend;
 use crate::blob::{self, BlobPlane, BlobRequest};
 use crate::body;
+use crate::console;
 use crate::context::Context;
 use crate::graph;
 use crate::identity::{TokenConfig, authorize, bearer, device, metadata, openid, token};
@@ -16,6 +17,7 @@ use crate::record::Recorder;
 use crate::respond::{self, Reply};
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
+use hyper::upgrade::OnUpgrade;
 use lazuli_arm::ArmError;
 use lazuli_authz::TokenVersion;
 use lazuli_engine::Engine;
@@ -79,6 +81,11 @@ async fn answer(app: Arc<App>, context: Arc<Context>, request: Request<Body>) ->
             let bearer = bearer::storage(&app, &context).await;
             plane.handle(BlobRequest { account, path, path_style, base, request_id, bearer, request }).await
         }
+        Route::Console { machine } => {
+            let (mut parts, _) = request.into_parts();
+            let upgrade = parts.extensions.remove::<OnUpgrade>();
+            finish(&context, console::connect(&app, &context, &machine, upgrade).await)
+        }
         route => {
             let (parts, body) = request.into_parts();
             drop(parts);
@@ -115,7 +122,7 @@ async fn identity_or_arm(app: &App, context: &Context, route: Route, body: Body)
         }
         Route::Arm => management(app, context, body).await,
         Route::Graph { path } => graph::handle(app, context, &path, body).await,
-        Route::Blob { .. } | Route::Nothing => respond::error(&no_route(context)),
+        Route::Blob { .. } | Route::Console { .. } | Route::Nothing => respond::error(&no_route(context)),
     }
 }
 
@@ -193,6 +200,10 @@ enum Route {
         login: String,
     },
     Arm,
+    /// Id of the machine.
+    Console {
+        machine: String,
+    },
     /// Below the version.
     Graph {
         path: Vec<String>,
@@ -229,6 +240,9 @@ fn management_route(context: &Context) -> Option<Route> {
     }
     if segments.len() == 1 && is(0, "healthz") {
         return Some(Route::Health);
+    }
+    if is(0, "serialconsole") && segments.len() > 1 {
+        return Some(Route::Console { machine: format!("/{}", segments[1..].join("/")) });
     }
     let first = ["subscriptions", "providers", "tenants"].iter().any(|word| is(0, word));
     first.then_some(Route::Arm)

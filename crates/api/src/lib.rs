@@ -15,6 +15,7 @@ mod arm;
 pub mod backend;
 pub mod blob;
 mod body;
+mod console;
 mod context;
 mod graph;
 mod identity;
@@ -27,4 +28,5 @@ mod tests;
 
 pub use backend::ArmBackend;
 pub use blob::{Bearer, BlobPlane, BlobRequest, DiskPlane, StoragePlane};
+pub use net::websocket;
 pub use serve::{Running, ServeConfig, ServeError, serve};

@@ -31,6 +31,7 @@ pub mod regions;
 mod resource_graph;
 mod routes;
 mod secrets;
+mod serial_console;
 mod shared_galleries;
 mod sizes;
 mod sources;
@@ -50,7 +51,7 @@ pub use identity::{
 pub use lazuli_authz::assertion::AssertionError;
 pub use lazuli_authz::federated::FederatedError;
 pub use lazuli_meta::model::{Principal, Subscription, Tenant};
-pub use lazuli_vmm::host::listen;
+pub use lazuli_vmm::host::{GuestStream, listen};
 pub use lazuli_vmm::provisioning::tokens::TokenAsk;
 pub use region_stores::{RegionSettings, RegionStores, region_name};
 pub use routes::Route;

@@ -53,6 +53,9 @@ impl Engine {
                 ) {
                     add("GET", format!("{path}/instanceView"));
                 }
+                if kind == crate::providers::virtual_machine::KIND {
+                    add("POST", format!("{path}/providers/Microsoft.SerialConsole/serialPorts/0/connect"));
+                }
                 for action in provider.actions() {
                     add("POST", format!("{path}/{action}"));
                 }

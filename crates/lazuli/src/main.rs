@@ -5,6 +5,7 @@
 mod admin;
 mod bench;
 mod config;
+mod console;
 mod credentials;
 mod data_dir;
 mod env;
@@ -51,6 +52,8 @@ enum Command {
     Admin(admin::Args),
     /// Images in and out of a server, and its catalogue of platform images.
     Image(image::Args),
+    /// The serial console of a virtual machine, on this terminal.
+    Console(console::Args),
     /// Shows what the content stores hold, region by region.
     Usage(usage::Args),
     /// Reads everything in the content stores, names what is damaged, and on request repairs it.
@@ -93,6 +96,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Stop(args) => stop::run(args).await,
             Command::Admin(args) => admin::run(args).await,
             Command::Image(args) => image::run(args).await,
+            Command::Console(args) => console::run(args).await,
             Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Gc(args) => gc::run(args).await,

@@ -11,6 +11,7 @@ use lazuli_vmm::host::{ClientError, Host, HostClient, HostConfig, HostErrorCode}
 use lazuli_vmm::hypervisor::{Behaviour, Fake};
 use lazuli_vmm::spec::{DiskSpec, PowerState, ProvisioningState, VmSpec};
 use support::{Files, TestHost, conformance, is_ready, machine, short_dir, status_is};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 const NOW: Duration = Duration::ZERO;
@@ -396,5 +397,30 @@ async fn a_machine_is_redefined_as_far_as_its_power_allows() {
     spec.cpus = 4;
     host.client.redefine(&spec).await.unwrap();
     assert_eq!(host.client.start(spec.id).await.unwrap().power, PowerState::Running);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_serial_console_has_one_user_the_newest() {
+    let fixture = Fixture::new(Behaviour::default());
+    let host = fixture.host().await;
+    let spec = fixture.machine(4);
+    host.client.define_and_start(&spec).await.unwrap();
+    let greeting = b"fake console\r\n";
+    let mut first = host.client.serial(spec.id).await.unwrap();
+    let mut heard = vec![0; greeting.len()];
+    first.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, greeting);
+    first.write_all(b"hello").await.unwrap();
+    let mut heard = [0; 5];
+    first.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"hello");
+
+    let mut second = host.client.serial(spec.id).await.unwrap();
+    assert_eq!(first.read(&mut heard).await.unwrap_or(0), 0, "the first one was told to go");
+    let mut heard = vec![0; greeting.len()];
+    second.read_exact(&mut heard).await.unwrap();
+    host.client.power_off(spec.id, true).await.unwrap();
+    assert_eq!(code(host.client.serial(spec.id).await.map(drop)), HostErrorCode::Conflict);
     host.stop().await;
 }

@@ -1,4 +1,5 @@
-//! Resources that hang on any scope: `{scope}/providers/Microsoft.Authorization/…` and the activity log's events.
+//! Resources that hang on any scope: `{scope}/providers/Microsoft.Authorization/…`, the activity log's events, the serial ports of
+//! machines.
 
 use super::Arm;
 use crate::respond::{self, Reply};
@@ -12,7 +13,9 @@ fn split<'a>(segments: &[&'a str]) -> Option<(String, &'a str, Vec<&'a str>)> {
     let is = |i: usize, word: &str| segments.get(i).is_some_and(|s| s.eq_ignore_ascii_case(word));
     let starts = |i: &usize| {
         is(*i, "providers")
-            && (is(i + 1, "Microsoft.Authorization") || is(i + 1, "Microsoft.Insights") && is(i + 2, "eventtypes"))
+            && (is(i + 1, "Microsoft.Authorization")
+                || is(i + 1, "Microsoft.SerialConsole")
+                || is(i + 1, "Microsoft.Insights") && is(i + 2, "eventtypes"))
             && segments.len() > i + 2
     };
     let at = (0..segments.len()).rev().find(starts)?;

@@ -27,6 +27,12 @@ pub(crate) async fn authenticate(app: &App, context: &Context) -> Result<Caller,
     Ok(caller)
 }
 
+/// Whose a token is that came by another way than the header.
+pub(crate) async fn of_token(app: &App, context: &Context, token: &str) -> Result<Caller, ArmError> {
+    let bases = app.own.bases();
+    principal(app, context, token, &identity::arm_audiences(&bases, context), &bases).await
+}
+
 /// Azure takes no more in one request.
 const MAX_AUXILIARY: usize = 3;
 

@@ -4,3 +4,4 @@ pub mod ca;
 pub mod hosts;
 pub mod proxy;
 pub mod server;
+pub mod websocket;

@@ -125,6 +125,9 @@ impl Engine {
                 let items = self.activity_log(call, &request.scope).await?;
                 ok(items)
             }
+            ("microsoft.serialconsole", ["serialports", "0", "connect"], Method::Post) => {
+                ok(self.serial_address(call, &request.scope.shown()).await?)
+            }
             ("microsoft.authorization", [kind, ..], _) if is_known(kind) => {
                 return Err(ArmError::new(
                     405,

@@ -62,6 +62,25 @@ impl Client {
         format!("/subscriptions/{}{below}", self.subscription)
     }
 
+    /// A WebSocket of the server, at the `wss` address that it told.
+    pub async fn websocket(&self, address: &str) -> anyhow::Result<reqwest::Upgraded> {
+        let key = lazuli_api::websocket::new_key(*uuid::Uuid::new_v4().as_bytes());
+        let request = self
+            .http
+            .get(address.replacen("wss://", "https://", 1))
+            .bearer_auth(&self.token)
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", key);
+        let response = request.send().await.context("the server does not answer")?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let body: Value = response.json().await.unwrap_or_default();
+            bail!(message(&body["error"]));
+        }
+        Ok(response.upgrade().await?)
+    }
+
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let mut url = if path.starts_with("https://") { path.to_owned() } else { format!("{}{path}", self.endpoint) };
         if !url.contains("api-version=") {

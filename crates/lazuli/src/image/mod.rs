@@ -10,7 +10,7 @@
 //! On a terminal there is a bar; otherwise each line of stdout is a JSON object.
 
 mod check;
-mod client;
+pub(crate) mod client;
 mod export;
 mod import;
 mod remote;

@@ -9,6 +9,7 @@
 //! | `GET /vms/{id}` | | `VmStatus` |
 //! | `GET /vms/{id}/changes?since=N&timeout_ms=T` | | `VmStatus` once its counter is not N, or as it is after T |
 //! | `GET /vms/{id}/console?max=N` | | the last N bytes of the serial console, as they are |
+//! | `GET /vms/{id}/serial`, `Upgrade: lazuli-link` | | 101: the connection is the running machine's serial console, until another one asks for it |
 //! | `GET /vms/{id}/screenshot` | | what the running machine's screen shows, as PNG |
 //! | `POST /vms/{id}/start`, `/power-off?skip_shutdown=B`, `/restart` | | `VmStatus` |
 //! | `PUT /vms/{id}/definition` | `VmSpec` | `VmStatus`: redefined |

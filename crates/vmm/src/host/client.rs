@@ -21,7 +21,7 @@ pub struct HostClient {
     socket: PathBuf,
 }
 
-/// A connection to a port of a guest.
+/// A connection to a port of a guest, or to its serial console.
 pub type GuestStream = TokioIo<hyper::upgrade::Upgraded>;
 
 /// Why a request to the host failed.
@@ -155,6 +155,12 @@ impl HostClient {
         self.call(Method::GET, &format!("/vms/{id}/console?max={max}"), None::<&()>).await
     }
 
+    /// The serial console of a running machine, in both directions, until either end closes it or somebody else asks for it.
+    /// `Conflict` if the machine does not run.
+    pub async fn serial(&self, id: Uuid) -> Result<GuestStream, ClientError> {
+        self.link(&format!("/vms/{id}/serial")).await
+    }
+
     /// Runs `/bin/sh` with these arguments and this on its standard input in the guest of a running machine, by its agent.
     /// `NoAgent` if none answers, `TimedOut` if it does not end in time, `Conflict` if the machine does not run.
     pub async fn run_shell(
@@ -177,8 +183,12 @@ impl HostClient {
     /// A connection to a TCP port of a running machine's guest, through its virtual network, whatever its security rules say.
     /// `Refused` if nothing answers there, `Conflict` if the machine does not run.
     pub async fn connect(&self, id: Uuid, port: u16) -> Result<GuestStream, ClientError> {
+        self.link(&format!("/vms/{id}/connect?port={port}")).await
+    }
+
+    async fn link(&self, path: &str) -> Result<GuestStream, ClientError> {
         let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
-        let response = self.upgrade(&format!("/vms/{id}/connect?port={port}")).await.map_err(unreachable)?;
+        let response = self.upgrade(path).await.map_err(unreachable)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upgraded = hyper::upgrade::on(response).await;
             return upgraded.map(TokioIo::new).map_err(|e| unreachable(e.into()));

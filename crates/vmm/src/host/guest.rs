@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::DuplexStream;
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -60,6 +61,8 @@ struct Shared {
     capturing: tokio::sync::Mutex<()>,
     /// Cancelled to cut a graceful power-off short; renewed after every order.
     force: Mutex<CancellationToken>,
+    /// Ends the session on the serial console.
+    session: Mutex<CancellationToken>,
 }
 
 impl Shared {
@@ -109,6 +112,7 @@ impl Guest {
             exports: Mutex::new(exports),
             capturing: tokio::sync::Mutex::default(),
             force: Mutex::default(),
+            session: Mutex::default(),
         });
         let actor = Actor { env: Arc::clone(&env), shared: Arc::clone(&shared), fabric, running, lost };
         tokio::spawn(actor.run(inbox));
@@ -137,6 +141,16 @@ impl Guest {
         let machine = self.machine().await?;
         let time = Duration::from_millis(request.time_ms);
         Ok(machine.run_shell(&request.arguments, &request.input, time).await?)
+    }
+
+    /// The running machine's serial console, until the token says that somebody else took it over.
+    pub async fn serial(&self) -> Result<(UnixStream, CancellationToken), HostError> {
+        let machine = self.machine().await?;
+        let mine = CancellationToken::new();
+        let last =
+            std::mem::replace(&mut *self.shared.session.lock().unwrap_or_else(PoisonError::into_inner), mine.clone());
+        last.cancel();
+        Ok((machine.serial().await?, mine))
     }
 
     /// What the screen of the running machine shows, as PNG.

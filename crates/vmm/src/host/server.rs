@@ -10,10 +10,13 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::api::{CaptureRequest, DeleteRequest, ErrorBody, HostInfo, LINK, ShellRequest};
@@ -94,32 +97,49 @@ async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Reply {
     }
 }
 
-/// Connects the client to a port of a guest; from then on the connection is theirs.
+/// Connects the client to a port of a guest, or to its serial console; from then on the connection is theirs.
 async fn link(host: &Arc<Host>, mut request: Request<Incoming>) -> Result<Reply, HostError> {
     let path = request.uri().path().trim_matches('/').to_owned();
-    let id = match path.split('/').collect::<Vec<_>>().as_slice() {
-        ["vms", vm, "connect"] => vm.parse::<Uuid>().map_err(|_| HostError::NotFound)?,
-        _ => return Err(HostError::NotFound),
-    };
     let query = parse_query(request.uri().query().unwrap_or_default());
-    let port = query.iter().find(|(name, _)| name == "port").and_then(|(_, value)| value.parse().ok());
-    let port = port.ok_or_else(|| HostError::Invalid("port: a number from 1 to 65535 is missing".into()))?;
-    let mut guest = host.guest(id).await?.connect(port).await?;
-    let stopping = host.stopping.clone();
+    let id = |vm: &str| vm.parse::<Uuid>().map_err(|_| HostError::NotFound);
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        let moved = async {
-            let mut client = TokioIo::new(upgraded.await.map_err(std::io::Error::other)?);
-            tokio::io::copy_bidirectional(&mut client, &mut guest).await
-        };
-        if let Some(Err(e)) = stopping.run_until_cancelled(moved).await {
-            tracing::debug!(error = %e, "a link to a guest ended");
+    match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["vms", vm, "connect"] => {
+            let port = query.iter().find(|(name, _)| name == "port").and_then(|(_, value)| value.parse().ok());
+            let port = port.ok_or_else(|| HostError::Invalid("port: a number from 1 to 65535 is missing".into()))?;
+            let guest = host.guest(id(vm)?).await?.connect(port).await?;
+            tokio::spawn(join(upgraded, guest, host.stopping.clone(), CancellationToken::new()));
         }
-    });
+        ["vms", vm, "serial"] => {
+            let (console, replaced) = host.guest(id(vm)?).await?.serial().await?;
+            tokio::spawn(join(upgraded, console, host.stopping.clone(), replaced));
+        }
+        _ => return Err(HostError::NotFound),
+    }
     let mut response = reply(StatusCode::SWITCHING_PROTOCOLS, "application/octet-stream", Bytes::new());
     response.headers_mut().insert(UPGRADE, http::HeaderValue::from_static(LINK));
     response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
     Ok(response)
+}
+
+/// Moves bytes both ways, until either end closes it or one of the tokens says so.
+async fn join(
+    upgraded: OnUpgrade,
+    mut guest: impl AsyncRead + AsyncWrite + Unpin,
+    stopping: CancellationToken,
+    replaced: CancellationToken,
+) {
+    let moved = async {
+        let mut client = TokioIo::new(upgraded.await.map_err(std::io::Error::other)?);
+        tokio::io::copy_bidirectional(&mut client, &mut guest).await
+    };
+    tokio::select! {
+        () = stopping.cancelled() => {}
+        () = replaced.cancelled() => {}
+        moved = moved => if let Err(e) = moved {
+            tracing::debug!(error = %e, "a link to a guest ended");
+        },
+    }
 }
 
 struct Call {

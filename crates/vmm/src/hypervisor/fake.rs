@@ -14,6 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -277,6 +279,18 @@ impl Machine for FakeMachine {
         let stdout = format!("{}|{input}", arguments.join(","));
         let exit_code = Some(if input.contains("exit 3") { 3 } else { 0 });
         Ok(Ended { exit_code, stdout, stderr: String::new() })
+    }
+
+    /// A console that greets, then says what it was told.
+    async fn serial(&self) -> Result<UnixStream, HypervisorError> {
+        let failed = |source| HypervisorError::Io { what: "cannot make a console".into(), source };
+        let (ours, mut theirs) = UnixStream::pair().map_err(failed)?;
+        tokio::spawn(async move {
+            let (mut from, mut to) = theirs.split();
+            to.write_all(b"fake console\r\n").await?;
+            tokio::io::copy(&mut from, &mut to).await
+        });
+        Ok(ours)
     }
 
     async fn screenshot(&self, file: &std::path::Path) -> Result<(), HypervisorError> {

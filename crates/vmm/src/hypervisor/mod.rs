@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -234,6 +235,9 @@ pub trait Machine: Send + Sync {
 
     /// Runs `/bin/sh` in the guest, by its agent, with these arguments and this on its standard input.
     async fn run_shell(&self, arguments: &[String], input: &str, time: Duration) -> Result<Ended, HypervisorError>;
+
+    /// Its serial console, in both directions. It has one user at a time: the next one waits until this one is gone.
+    async fn serial(&self) -> Result<UnixStream, HypervisorError>;
 
     /// Writes what its screen shows into a file, as PNG.
     async fn screenshot(&self, file: &Path) -> Result<(), HypervisorError>;

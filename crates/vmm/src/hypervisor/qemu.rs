@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -357,6 +358,10 @@ impl Machine for QemuMachine {
 
     async fn run_shell(&self, arguments: &[String], input: &str, time: Duration) -> Result<Ended, HypervisorError> {
         Ok(self.port.run(arguments, input, time).await?)
+    }
+
+    async fn serial(&self) -> Result<UnixStream, HypervisorError> {
+        UnixStream::connect(self.files.console()).await.map_err(|e| io_error("cannot reach the serial console", e))
     }
 
     async fn screenshot(&self, file: &Path) -> Result<(), HypervisorError> {
