@@ -1,4 +1,5 @@
-//! Machines that come and go while processes are killed leave nothing behind (reliability, law 1).
+//! Machines that come and go while processes are killed leave nothing behind (reliability, law 1), and machines whose computer
+//! was switched off start again with their disks.
 //!
 //! `LAZULI_VM_CYCLES` says how many come and go (`scripts/test long cycles`); the moments come from a seed as in `vm_crash`.
 
@@ -135,4 +136,29 @@ async fn machines_that_come_and_go_leave_nothing_behind() {
     let out = site.server.command("usage").arg("--json").output().unwrap();
     let usage: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert!(usage.as_array().unwrap().iter().all(|region| region["uniqueBytes"] == 0), "{usage:#}");
+}
+
+#[tokio::test]
+async fn machines_start_again_after_a_power_cut() {
+    let mut site = MachineSite::start("V1", 2).await;
+    let source = site.upload(&guests::tiny().unwrap()).await;
+    let image = site.version("Generalized", "1.0.0", json!({"osDiskImage": {"source": {"id": source}}})).await;
+    site.machine(0, &image, Some("azureuser")).await;
+    site.machine(1, &image, Some("azureuser")).await;
+    site.run(0, "azureuser", "echo kept > mark; sync").await;
+    site.post("Microsoft.Compute/virtualMachines/vm1/powerOff").await;
+
+    site.server.power_cut().await.unwrap();
+    assert_eq!(site.server.processes(), []);
+    site.server.restart().await.unwrap();
+    for n in 0..2 {
+        let stopped = async || (site.power(n).await == "PowerState/stopped").then_some(());
+        wait_for("the machine is shown as it is", ENDS, stopped).await;
+        let shown = site.arm.get(&site.machine_path(n)).await.unwrap();
+        assert_eq!(shown["properties"]["provisioningState"], "Succeeded", "{shown}");
+    }
+
+    site.post("Microsoft.Compute/virtualMachines/vm0/start").await;
+    assert_eq!(site.power(0).await, "PowerState/running");
+    assert_eq!(site.run(0, "azureuser", "hostname; cat mark").await, "vm0\nkept");
 }

@@ -105,6 +105,24 @@ impl TestServer {
         Ok(())
     }
 
+    /// Kills all processes of the folder, guests and all: what a power cut is to the computer.
+    pub async fn power_cut(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + STOPPED;
+        loop {
+            // Again and again: a server that sees its host die before its own end starts another one.
+            let pids: Vec<String> = self.processes().into_iter().map(|(pid, _)| pid.to_string()).collect();
+            if pids.is_empty() {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "processes survive their kill: {:?}", self.processes());
+            // Some of them may be gone already.
+            Command::new("kill").arg("-KILL").args(pids).stderr(Stdio::null()).status()?;
+            tokio::time::sleep(STEP).await;
+        }
+        self.child.take().context("the server does not run")?.wait()?;
+        Ok(())
+    }
+
     /// What runs for this server: process id and command line.
     pub fn processes(&self) -> Vec<(u32, String)> {
         processes_naming(&self.dir())
