@@ -77,7 +77,6 @@ pub const MISSING: &[(&str, &str)] = &[
     ("getSecret", "there is no Key Vault here"),
     ("listAccountSas", "storage accounts here give out no account SAS by an action; `listKeys` works"),
     ("managementGroup", "there are no management groups here"),
-    ("providers", "withdrawn by Azure in favour of explicit API versions"),
     ("roleDefinitions", "role definitions are not resources of this server yet"),
     ("toLogicalZone", "zones here are the same for every subscription: there is nothing to map"),
     ("toLogicalZones", "zones here are the same for every subscription: there is nothing to map"),

@@ -6,10 +6,14 @@ use crate::facts::Request;
 use lazuli_arm::locations;
 use serde_json::Value;
 
+/// What templates get that ask for the versions of a type.
+const API_VERSION: &str = "2024-07-01";
+
 pub(super) const TABLE: &[Function] = &[
     pure("extensionResourceId", 3, MANY, extension_resource_id),
     pure("managementGroupResourceId", 3, MANY, management_group_resource_id),
     pure("pickZones", 3, 5, pick_zones),
+    pure("providers", 2, 2, providers),
     scoped("reference", 1, 3, reference),
     scoped("references", 1, 2, references),
     pure("resourceGroup", 0, 0, resource_group),
@@ -110,6 +114,14 @@ fn subscription(f: &'static str, _: Vec<Value>, e: &Evaluator<'_>) -> Eval<Value
 
 fn not_here(f: &str, what: &str) -> Eval<Value> {
     error(format!("The template function '{f}' is not expected at this location: this is no deployment to {what}."))
+}
+
+/// Withdrawn by Azure, and yet in what az writes for Uniform scale sets. Every type is served in every region, by any API version:
+/// one is named. What types a namespace has is not known here, so that one must be named.
+fn providers(f: &'static str, v: Vec<Value>, _: &Evaluator<'_>) -> Eval<Value> {
+    let texts = texts(f, &v)?;
+    let regions: Vec<&str> = locations::all().iter().map(|l| l.display_name).collect();
+    Ok(serde_json::json!({"resourceType": texts[1], "locations": regions, "apiVersions": [API_VERSION]}))
 }
 
 /// Zones that a region has, whatever the type.

@@ -142,6 +142,7 @@ fn examples() {
             json!(id("Microsoft.Network/virtualNetworks/v/subnets/s").replace("rg1", "other")),
         ),
         ("resourceId('s2', 'g2', 'A.B/c', 'd')", json!("/subscriptions/s2/resourceGroups/g2/providers/A.B/c/d")),
+        ("providers('A.B', 'c').apiVersions[0]", json!("2024-07-01")),
         ("subscriptionResourceId('A.B/c', 'd')", json!(format!("/subscriptions/{SUBSCRIPTION}/providers/A.B/c/d"))),
         ("tenantResourceId('A.B/c', 'd')", json!("/providers/A.B/c/d")),
         (
@@ -217,7 +218,7 @@ fn examples() {
 fn wrong_arguments_are_told() {
     for (expression, wanted) in [
         ("nonsense()", "The template function 'nonsense' is not valid."),
-        ("providers('a')", "not offered by this server"),
+        ("externalInput('a')", "not offered by this server"),
         ("concat()", "function requires at least 1 argument(s) while 0 were provided"),
         ("substring('abc', 2, 5)", "The index and length parameters must refer to a location within the string."),
         ("add('1', 2)", "expects its parameter 1 to be an integer. The provided value is of type 'String'"),
