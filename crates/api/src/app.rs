@@ -10,7 +10,7 @@ use crate::body;
 use crate::console;
 use crate::context::Context;
 use crate::graph;
-use crate::identity::{TokenConfig, authorize, bearer, device, metadata, openid, token};
+use crate::identity::{TokenConfig, authorize, bearer, device, external, metadata, openid, token};
 use crate::net::hosts::{OwnHosts, Service};
 use crate::net::server::Handler;
 use crate::record::Recorder;
@@ -106,8 +106,16 @@ async fn identity_or_arm(app: &App, context: &Context, route: Route, body: Body)
         Route::Metadata => metadata::endpoints(context),
         Route::Instance => openid::instance(context),
         Route::OpenId { tenant, version } => openid::configuration(app, context, &tenant, version).await,
-        Route::Keys => respond::json(StatusCode::OK, &app.tokens.key.jwks()),
+        Route::Keys => match app.tokens.jwks().await {
+            Ok(keys) => respond::json(StatusCode::OK, &keys),
+            Err(error) => respond::error(&error),
+        },
         Route::UserRealm { login } => openid::user_realm(context, &login),
+        Route::External => match &app.directory {
+            Some(directory) if context.method == Method::GET => external::finish(app, context, directory).await,
+            Some(_) => respond::error(&method_not_allowed(context)),
+            None => respond::error(&no_route(context)),
+        },
         Route::Token { .. } | Route::DeviceCode { .. } if context.method != Method::POST => {
             respond::error(&method_not_allowed(context))
         }
@@ -196,6 +204,8 @@ enum Route {
         endpoint: token::Endpoint,
     },
     DevicePage,
+    /// Where other OpenID providers send browsers back to.
+    External,
     UserRealm {
         login: String,
     },
@@ -265,6 +275,7 @@ fn sign_in_route(context: &Context) -> Option<Route> {
             Route::OpenId { tenant: tenant(), version: TokenVersion::V2 }
         }
         ["devicelogin"] | [_, "oauth2", "deviceauth"] => Route::DevicePage,
+        ["common", "oauth2", "external"] => Route::External,
         [_, "userrealm", _] => {
             Route::UserRealm { login: context.segments().last().map_or(String::new(), |s| (*s).to_owned()) }
         }
@@ -324,6 +335,7 @@ mod tests {
         assert_eq!(own("/graph/container/b"), blob);
         assert_eq!(own("/"), Route::Nothing);
         assert_eq!(own("/devicelogin"), Route::DevicePage);
+        assert_eq!(own("/common/oauth2/external?code=c"), Route::External);
         assert_eq!(own("/common/userrealm/A@x"), Route::UserRealm { login: "A@x".into() });
         let authorize = Route::Authorize { tenant: "organizations".into(), endpoint: token::Endpoint::V2 };
         assert_eq!(routed("login.microsoftonline.com", "/organizations/oauth2/v2.0/authorize?x"), authorize);

@@ -15,6 +15,7 @@
 mod filter;
 mod query;
 mod reply;
+mod search;
 
 use crate::app::App;
 use crate::body;
@@ -192,13 +193,36 @@ impl Request<'_> {
         Ok(json_reply(self.context, 200, &self.query.page(self.context, collection, items)?))
     }
 
+    /// Shows with an object what it is related to, if that was asked for.
+    async fn expand(&self, kind: Kind, object: &mut Value) -> Result<(), Refusal> {
+        let Some(expansion) = &self.query.expand else { return Ok(()) };
+        let relation = relation(&expansion.name).filter(|r| has_relation(kind, *r)).ok_or_else(|| {
+            Refusal::bad(format!(
+                "Parsing OData Select and Expand failed: Could not find a property named '{}' on type 'microsoft.graph.{}'.",
+                expansion.name,
+                kind.entity()
+            ))
+        })?;
+        let key = Key::Id(object["id"].as_str().unwrap_or_default().to_owned());
+        let related = self.directory.related(kind, &key, relation).await?;
+        object[expansion.name.as_str()] = expansion.shown(related);
+        Ok(())
+    }
+
     fn done(&self) -> Reply {
         no_content(self.context)
     }
 
     async fn collection(&self, kind: Kind, rest: &[&str]) -> Result<Reply, Refusal> {
         match (&self.context.method, rest) {
-            (&Method::GET, []) => self.page(kind.collection(), self.directory.list(kind).await?),
+            (&Method::GET, []) => {
+                let items = self.directory.list(kind).await?;
+                let mut page = self.query.page(self.context, kind.collection(), items)?;
+                for object in page["value"].as_array_mut().into_iter().flatten() {
+                    self.expand(kind, object).await?;
+                }
+                Ok(json_reply(self.context, 200, &page))
+            }
             (&Method::GET, ["$count"]) => {
                 let count = self.query.filtered(self.directory.list(kind).await?)?.len();
                 Ok(json_reply(self.context, 200, &json!(count)))
@@ -220,7 +244,9 @@ impl Request<'_> {
                     found["@odata.type"] = json!(format!("#microsoft.graph.{}", kind.entity()));
                 }
                 let collection = if typed { "directoryObjects" } else { kind.collection() };
-                Ok(json_reply(self.context, 200, &self.query.entity(self.context, collection, found)))
+                let mut shown = self.query.entity(self.context, collection, found);
+                self.expand(kind, &mut shown).await?;
+                Ok(json_reply(self.context, 200, &shown))
             }
             (&Method::PATCH, []) => {
                 self.directory.update(kind, key, self.body).await.map(|()| self.done()).map_err(Into::into)

@@ -3,14 +3,15 @@
 use crate::app::{App, Edge};
 use crate::backend::ArmBackend;
 use crate::blob::BlobPlane;
-use crate::identity::{TokenConfig, machine_token};
+use crate::identity::{Keys, TokenConfig, machine_token};
 use crate::net::ca::{CaError, LocalCa, write_new};
 use crate::net::hosts::OwnHosts;
 use crate::net::proxy::Proxy;
 use crate::net::server;
 use crate::record::Recorder;
-use lazuli_authz::SigningKey;
+use lazuli_arm::ArmError;
 use lazuli_authz::token::KeyError;
+use lazuli_authz::{KeyRing, SigningKey};
 use lazuli_engine::Engine;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,7 +27,7 @@ use tokio_util::task::TaskTracker;
 /// ```text
 /// DIR/ca.pem            given to clients
 /// DIR/ca-key.pem        0600
-/// DIR/token-key.pem     0600, signs access tokens
+/// DIR/token-key.pem     0600, signs access tokens where there is no directory; a directory has its own keys, and takes this one over
 /// ```
 pub struct ServeConfig {
     /// Must exist; keys are kept here.
@@ -84,7 +85,9 @@ pub enum ServeError {
     Ca(#[from] CaError),
     #[error(transparent)]
     TokenKey(#[from] KeyError),
-    #[error("cannot read {path}")]
+    #[error("the token-signing key cannot be taken over into the database")]
+    AdoptKey(#[source] ArmError),
+    #[error("cannot read or remove {path}")]
     ReadKey {
         path: PathBuf,
         #[source]
@@ -133,7 +136,7 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
     if let Some(address) = config.proxy_listen.filter(|a| !a.ip().is_loopback()) {
         return Err(ServeError::ProxyNotLoopback(address));
     }
-    let key = token_key(&config.data_dir.join("token-key.pem"))?;
+    let keys = token_keys(&config.data_dir.join("token-key.pem"), config.directory.as_ref()).await?;
     let (listener, address) = bind(config.listen).await?;
     let own = Arc::new(OwnHosts::new(own_names(&config, address), address.port()));
     let ca = LocalCa::open(&config.data_dir, own.names())?;
@@ -162,7 +165,7 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
         backend: config.backend,
         blobs: config.blobs,
         directory: config.directory,
-        tokens: TokenConfig { key, lifetime: config.token_lifetime, home_tenant: config.home_tenant },
+        tokens: TokenConfig { keys, lifetime: config.token_lifetime, home_tenant: config.home_tenant },
         own,
         retry_after_seconds: config.retry_after.as_secs().max(1),
         recorder,
@@ -205,6 +208,23 @@ fn own_names(config: &ServeConfig, address: SocketAddr) -> Vec<String> {
         names.push(address.ip().to_string());
     }
     names
+}
+
+async fn token_keys(path: &Path, directory: Option<&Engine>) -> Result<Keys, ServeError> {
+    let Some(engine) = directory else {
+        return Ok(Keys::Own(Arc::new(KeyRing::only(token_key(path)?))));
+    };
+    let failed = |source| ServeError::ReadKey { path: path.to_owned(), source };
+    match std::fs::read_to_string(path) {
+        Ok(pem) => {
+            engine.adopt_signing_key(&pem).await.map_err(ServeError::AdoptKey)?;
+            std::fs::remove_file(path).map_err(failed)?;
+            tracing::info!("the token-signing key is in the database now");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(failed(source)),
+    }
+    Ok(Keys::Kept(engine.clone()))
 }
 
 fn token_key(path: &Path) -> Result<SigningKey, ServeError> {

@@ -7,6 +7,9 @@
 //!
 //! The issuer's keys ([`Keys`]) are the caller's to fetch; what they did not sign is never believed. Keys that are shared secrets
 //! (`oct`) and `alg: none` are not taken.
+//!
+//! Id tokens, by which an OpenID provider says who signed in at it, are judged alike ([`verify_id_token`]; OpenID Connect Core
+//! §3.1.3.7).
 
 use crate::token::LEEWAY_SECONDS;
 use base64::Engine as _;
@@ -14,7 +17,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 const ALGORITHMS: [Algorithm; 8] = [
     Algorithm::RS256,
@@ -54,7 +58,7 @@ pub struct Claimed {
     pub key_id: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct Claims {
     iss: String,
     sub: String,
@@ -118,6 +122,67 @@ impl Keys {
 /// # Errors
 /// [`FederatedError`].
 pub fn verify(jwt: &str, keys: &Keys, now: u64) -> Result<Claimed, FederatedError> {
+    let (claims, key_id): (Claims, _) = signed(jwt, keys)?;
+    in_time(claims.exp, claims.nbf, now)?;
+    Ok(Claimed { audiences: claims.audiences(), issuer: claims.iss, subject: claims.sub, key_id })
+}
+
+/// What an id token must say.
+#[derive(Debug, Clone, Copy)]
+pub struct WantedIdToken<'a> {
+    pub issuer: &'a str,
+    pub client_id: &'a str,
+    /// What the sign-in was begun with.
+    pub nonce: &'a str,
+}
+
+/// Why an id token is refused. The texts hold nothing secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdTokenError {
+    #[error(transparent)]
+    Token(#[from] FederatedError),
+    #[error("the id token is another issuer's")]
+    Issuer,
+    #[error("the id token is meant for another client")]
+    Audience,
+    #[error("the id token is of another sign-in")]
+    Nonce,
+}
+
+/// Everything that an id token says, once its issuer's key, the clock and `wanted` agree. It has a `sub`.
+///
+/// # Errors
+/// [`IdTokenError`].
+pub fn verify_id_token(
+    jwt: &str,
+    keys: &Keys,
+    wanted: &WantedIdToken<'_>,
+    now: u64,
+) -> Result<Map<String, Value>, IdTokenError> {
+    let (all, _): (Map<String, Value>, _) = signed(jwt, keys)?;
+    let claims: Claims = serde_json::from_value(Value::Object(all.clone())).map_err(|_| FederatedError::Malformed)?;
+    if claims.sub.is_empty() {
+        return Err(FederatedError::Malformed.into());
+    }
+    if claims.iss != wanted.issuer {
+        return Err(IdTokenError::Issuer);
+    }
+    let audiences = claims.audiences();
+    let party = all.get("azp").and_then(Value::as_str);
+    let alone = audiences.len() == 1 || party.is_some();
+    let is_party = party.is_none_or(|p| p == wanted.client_id);
+    if !audiences.iter().any(|a| a == wanted.client_id) || !alone || !is_party {
+        return Err(IdTokenError::Audience);
+    }
+    if all.get("nonce").and_then(Value::as_str) != Some(wanted.nonce) {
+        return Err(IdTokenError::Nonce);
+    }
+    in_time(claims.exp, claims.nbf, now)?;
+    Ok(all)
+}
+
+/// What the issuer signed, and the id of the key.
+fn signed<T: DeserializeOwned + Clone>(jwt: &str, keys: &Keys) -> Result<(T, Option<String>), FederatedError> {
     let header = jsonwebtoken::decode_header(jwt).map_err(|_| FederatedError::Malformed)?;
     if !ALGORITHMS.contains(&header.alg) {
         return Err(FederatedError::Algorithm);
@@ -129,7 +194,7 @@ pub fn verify(jwt: &str, keys: &Keys, now: u64) -> Result<Claimed, FederatedErro
     signature_only.validate_exp = false;
     signature_only.validate_aud = false;
     signature_only.required_spec_claims.clear();
-    let claims = jsonwebtoken::decode::<Claims>(jwt, &key, &signature_only)
+    let claims = jsonwebtoken::decode::<T>(jwt, &key, &signature_only)
         .map_err(|e| match e.kind() {
             jsonwebtoken::errors::ErrorKind::InvalidSignature => FederatedError::BadSignature,
             // The key is of another family than the algorithm.
@@ -137,14 +202,14 @@ pub fn verify(jwt: &str, keys: &Keys, now: u64) -> Result<Claimed, FederatedErro
             _ => FederatedError::Malformed,
         })?
         .claims;
+    Ok((claims, header.kid))
+}
+
+fn in_time(exp: f64, nbf: Option<f64>, now: u64) -> Result<(), FederatedError> {
     // Times that no f64 holds exactly are thousands of years away.
     let clock = jiff::SignedDuration::from_secs(i64::try_from(now).unwrap_or(i64::MAX)).as_secs_f64();
     let leeway = std::time::Duration::from_secs(LEEWAY_SECONDS).as_secs_f64();
-    let in_time = claims.exp > clock && claims.nbf.is_none_or(|nbf| nbf <= clock + leeway);
-    if !in_time {
-        return Err(FederatedError::Time { now });
-    }
-    Ok(Claimed { audiences: claims.audiences(), issuer: claims.iss, subject: claims.sub, key_id: header.kid })
+    if exp > clock && nbf.is_none_or(|nbf| nbf <= clock + leeway) { Ok(()) } else { Err(FederatedError::Time { now }) }
 }
 
 #[cfg(test)]
@@ -228,6 +293,29 @@ mod tests {
         assert!(Keys::parse(&json!({})).is_none());
         let odd = json!({"keys": [{"kty": "x"}, {"kty": "RSA", "use": "enc", "kid": "e", "n": "AQAB", "e": "AQAB"}]});
         assert!(!Keys::parse(&odd).unwrap().has(Some("e")));
+    }
+
+    #[test]
+    fn an_id_token_is_for_one_client_and_one_sign_in() {
+        let id = |change: &dyn Fn(&mut Value)| {
+            let mut claims =
+                json!({"iss": "https://i.example", "sub": "s", "aud": "c", "exp": NOW + 60, "nonce": "n", "x": 1});
+            change(&mut claims);
+            let jwt = signed(Algorithm::RS256, None, &GOOD, &claims);
+            let wanted = WantedIdToken { issuer: "https://i.example", client_id: "c", nonce: "n" };
+            verify_id_token(&jwt, &Keys::parse(&GOOD.keys).unwrap(), &wanted, NOW)
+        };
+        assert_eq!(id(&|_| {}).unwrap()["x"], 1);
+        assert!(id(&|c| (c["aud"], c["azp"]) = (json!(["d", "c"]), json!("c"))).is_ok());
+        let audience = Err(IdTokenError::Audience);
+        assert_eq!(id(&|c| c["aud"] = json!("d")), audience);
+        assert_eq!(id(&|c| c["aud"] = json!(["c", "d"])), audience);
+        assert_eq!(id(&|c| c["azp"] = json!("d")), audience);
+        assert_eq!(id(&|c| c["iss"] = json!("https://i.example/")), Err(IdTokenError::Issuer));
+        assert_eq!(id(&|c| c["nonce"] = json!("m")), Err(IdTokenError::Nonce));
+        assert_eq!(id(&|c| c["nonce"] = Value::Null), Err(IdTokenError::Nonce));
+        assert_eq!(id(&|c| c["exp"] = json!(NOW)), Err(FederatedError::Time { now: NOW }.into()));
+        assert_eq!(id(&|c| c["sub"] = json!("")), Err(FederatedError::Malformed.into()));
     }
 
     #[test]

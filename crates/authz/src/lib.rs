@@ -8,6 +8,7 @@
 pub mod assertion;
 pub mod certificate;
 pub mod federated;
+pub mod key_ring;
 pub mod password;
 pub mod pkce;
 pub mod rbac;
@@ -16,5 +17,6 @@ pub mod secret;
 pub mod shared_key;
 pub mod token;
 
+pub use key_ring::{KeyRing, RingKey};
 pub use rbac::{Assignment, Permissions, RoleDefinition, built_in_roles};
 pub use token::{Claims, SigningKey, TokenError, TokenVersion, Validation};

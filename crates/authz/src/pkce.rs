@@ -9,13 +9,18 @@ pub fn is_challenge(text: &str) -> bool {
     text.len() == 43 && BASE64_URL_SAFE_NO_PAD.decode(text).is_ok()
 }
 
+/// The challenge of a verifier, by the method S256.
+pub fn challenge_of(verifier: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.as_bytes()))
+}
+
 /// Whether the verifier is the one whose challenge was sent.
 pub fn matches(verifier: &str, challenge: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     if !(43..=128).contains(&verifier.len()) || !verifier.bytes().all(plain) {
         return false;
     }
-    let made = BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
+    let made = challenge_of(verifier);
     constant_time::verify_slices_are_equal(made.as_bytes(), challenge.as_bytes()).is_ok()
 }
 

@@ -231,12 +231,17 @@ impl SigningKey {
         &self.key_id
     }
 
-    /// The public half: `{"keys":[{kty, use, kid, x5t, n, e, alg}]}`.
-    pub fn jwks(&self) -> Value {
-        json!({"keys": [{
+    /// The public half: `{kty, use, kid, x5t, n, e, alg}`.
+    pub fn jwk(&self) -> Value {
+        json!({
             "kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.key_id, "x5t": self.key_id,
             "n": self.modulus, "e": self.exponent,
-        }]})
+        })
+    }
+
+    /// The public half as a document of its own: `{"keys":[…]}`.
+    pub fn jwks(&self) -> Value {
+        json!({"keys": [self.jwk()]})
     }
 
     /// An id token.
@@ -273,6 +278,15 @@ impl SigningKey {
         check(&claims, wanted)?;
         Ok(claims)
     }
+}
+
+/// The id of the key that a token says to be signed with.
+///
+/// # Errors
+/// [`TokenError::Malformed`]; [`TokenError::ForeignKey`] where it names none.
+pub(crate) fn key_id_of(token: &str) -> Result<String, TokenError> {
+    let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
+    header.kid.ok_or(TokenError::ForeignKey)
 }
 
 /// The claims of an already verified token against what is wanted.

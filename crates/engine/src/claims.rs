@@ -5,10 +5,10 @@
 //! creates its owner: of two writers that want the same name one loses, is decided anew, and finds the claim. It goes with its
 //! owner.
 
-use crate::{Engine, db_error, new_etag, now_ms};
+use crate::hidden_rows::hidden_row;
+use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
-use lazuli_meta::model::{Change, Expect, Resource};
-use serde_json::json;
+use lazuli_meta::model::{Change, Expect};
 
 const KIND: &str = "lazuli.claims";
 
@@ -32,25 +32,7 @@ impl Claim {
 
     /// To be committed with the new owner.
     pub fn take(self, owner_id: &str) -> Change {
-        let now = now_ms();
-        let resource = Resource {
-            sort_key: self.key.clone(),
-            key: self.key,
-            id: owner_id.to_owned(),
-            kind: KIND.to_owned(),
-            subscription: String::new(),
-            resource_group: String::new(),
-            parent: None,
-            name: String::new(),
-            location: String::new(),
-            body: json!({}),
-            internal: json!({}),
-            provisioning_state: "Succeeded".to_owned(),
-            etag: new_etag(),
-            created_ms: now,
-            changed_ms: now,
-        };
-        Change::PutResource { resource, expect: Expect::Absent }
+        Change::PutResource { resource: hidden_row(KIND, &self.key, owner_id, ""), expect: Expect::Absent }
     }
 
     /// To be committed with the owner's end.

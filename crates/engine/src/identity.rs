@@ -1,31 +1,36 @@
 //! Tenants, subscriptions and the principals that sign in.
 //!
-//! Clients prove who they are (`client`), people give their password (`users`) on a page or to a client, and go on with what that
-//! gave them (`sessions`, `device`). What is decided here is a sign-in only; rights are decided in `authorization`.
+//! Clients prove who they are (`client`), people give their password (`users`) on a page or to a client, or come back from another
+//! provider (`external`), and go on with what that gave them (`sessions`, `device`). What is decided here is a sign-in only; rights are decided in `authorization`.
 
 mod client;
 mod device;
+mod external;
 mod federated;
 mod interactive;
 mod issuers;
 mod machine;
 mod operator;
 mod sessions;
+mod signing_keys;
 mod users;
 
 pub use client::ClientProof;
 pub use device::{DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, POLL_INTERVAL_SECONDS};
+pub use external::{ExternalAnswer, ExternalError, ExternalSignIn, IdentityProvider, OfferedProvider, ProviderError};
 pub use federated::FederationError;
 pub use interactive::InteractiveClient;
 pub use issuers::IssuerError;
 pub use machine::MachineIdentityError;
 pub use operator::{NewClient, NewUser, OperatorError};
 pub use sessions::{CodeRequest, GrantError, Resumed, Session};
+pub use signing_keys::{KeyRotation, KeyView, PUBLISHED_BEFORE};
 pub use users::SignedIn;
 
 pub(crate) use client::{CERTIFICATE, SECRET, certificate_credential, secret_credential};
 pub(crate) use federated::{FEDERATED, MAX_FEDERATED, Trust};
 pub(crate) use issuers::Issuers;
+pub(crate) use signing_keys::SigningKeys;
 pub(crate) use users::{USER, hash_password, is_login, normal};
 
 use crate::authorization::access::Rights;
@@ -63,6 +68,8 @@ pub enum SignInError {
     Grant(#[from] GrantError),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error(transparent)]
+    External(#[from] ExternalError),
     #[error("the directory cannot be read")]
     Directory(#[from] ArmError),
 }

@@ -17,6 +17,7 @@ mod deployments;
 pub mod directory;
 mod extension_images;
 pub mod grant;
+mod hidden_rows;
 mod identity;
 mod on_behalf;
 pub mod operation;
@@ -44,9 +45,10 @@ mod usage;
 mod write;
 
 pub use identity::{
-    Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, FederationError,
-    GrantError, InteractiveClient, IssuerError, MachineIdentityError, NewClient, NewUser, OperatorError,
-    POLL_INTERVAL_SECONDS, Resumed, Session, SignInError, SignedIn, generate_secret,
+    Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, ExternalAnswer,
+    ExternalError, ExternalSignIn, FederationError, GrantError, IdentityProvider, InteractiveClient, IssuerError,
+    KeyRotation, KeyView, MachineIdentityError, NewClient, NewUser, OfferedProvider, OperatorError,
+    POLL_INTERVAL_SECONDS, PUBLISHED_BEFORE, ProviderError, Resumed, Session, SignInError, SignedIn, generate_secret,
 };
 pub use lazuli_authz::assertion::AssertionError;
 pub use lazuli_authz::federated::FederatedError;
@@ -88,6 +90,14 @@ pub struct EngineConfig {
     pub max_image_disk_gib: u64,
     /// Issuers of federated tokens that may be asked for their keys over plain http.
     pub http_issuers: Vec<String>,
+    /// Other OpenID providers at which people sign in.
+    pub identity_providers: Vec<IdentityProvider>,
+    /// Life of an access token; keys verify as long as the tokens that they signed live.
+    pub token_lifetime: Duration,
+    /// How long lines of the activity log are kept. `None`: for ever.
+    pub activity_log_age: Option<Duration>,
+    /// How long a key signs tokens until another one follows it by itself. `None`: until the operator says so.
+    pub signing_key_age: Option<Duration>,
     /// The stores of regions (canonical short names) that are not one folder below `data_dir`.
     pub regions: BTreeMap<String, RegionSettings>,
 }
@@ -104,6 +114,11 @@ impl EngineConfig {
             host_time: Duration::from_secs(60),
             max_image_disk_gib: 2048,
             http_issuers: vec![],
+            identity_providers: vec![],
+            token_lifetime: Duration::from_secs(24 * 3600 - 1),
+            // As long as Azure keeps them.
+            activity_log_age: Some(Duration::from_secs(90 * 24 * 3600)),
+            signing_key_age: Some(Duration::from_secs(90 * 24 * 3600)),
             regions: BTreeMap::new(),
         }
     }
@@ -125,6 +140,7 @@ struct Inner {
     operations: HashMap<&'static str, Arc<dyn Operation>>,
     access: Arc<authorization::access::KeptAccess>,
     issuers: identity::Issuers,
+    signing_keys: identity::SigningKeys,
     /// Counts writes to network resources.
     network_changes: tokio::sync::watch::Sender<u64>,
 }
@@ -159,6 +175,7 @@ impl Engine {
             operations,
             access,
             issuers,
+            signing_keys: identity::SigningKeys::default(),
             network_changes: tokio::sync::watch::Sender::new(0),
         })))
     }
@@ -176,9 +193,11 @@ impl Engine {
     pub async fn run(&self, shutdown: CancellationToken) {
         tokio::join!(
             operation::run_worker(self.clone(), shutdown.clone()),
+            reconcilers::activity_log::run(self.clone(), shutdown.clone()),
             reconcilers::garbage::run(self.clone(), shutdown.clone()),
             reconcilers::grants::run(self.clone(), shutdown.clone()),
             reconcilers::network::run(self.clone(), shutdown.clone()),
+            reconcilers::signing_keys::run(self.clone(), shutdown.clone()),
             reconcilers::soft_deleted::run(self.clone(), shutdown.clone()),
             storage::run(self.clone(), shutdown),
         );
@@ -197,6 +216,10 @@ impl Engine {
 
     pub(crate) fn issuers(&self) -> &identity::Issuers {
         &self.0.issuers
+    }
+
+    pub(crate) fn kept_signing_keys(&self) -> &identity::SigningKeys {
+        &self.0.signing_keys
     }
 
     pub fn config(&self) -> &EngineConfig {

@@ -14,16 +14,17 @@
 use crate::authorization::subscription_for;
 use crate::call::{Call, Caller, Listing};
 use crate::claims::Claim;
+use crate::hidden_rows::hidden_row;
 use crate::read::top;
 use crate::sizes::region;
 use crate::stored::{ImageVersionInternal, internal};
-use crate::{Engine, db_error, new_etag, now_ms};
+use crate::{Engine, db_error};
 use lazuli_arm::bodies::gallery::{Audience, audiences};
 use lazuli_arm::bodies::image_definition;
 use lazuli_arm::bodies::shared_gallery::{SharedGalleryKind, SharedImageId, SharedView, is_open_to};
 use lazuli_arm::{ArmError, ResourceId, ResourceType, locations};
 use lazuli_meta::model::{Change, Expect, Resource, ResourceQuery};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 const IMAGES: &str = "microsoft.compute/galleries/images";
@@ -57,7 +58,7 @@ pub(crate) fn entry_changes(gallery: &Resource, shared: &Value) -> Vec<Change> {
     let new = after.iter().filter(|e| !before.contains(e));
     let delete = |(key, _): &(String, String)| Change::DeleteResource { key: key.clone(), expect: Expect::Any };
     let put = |(key, name): &(String, String)| Change::PutResource {
-        resource: entry(key, name, &gallery.id),
+        resource: hidden_row(ENTRIES, key, &gallery.id, name),
         expect: Expect::Any,
     };
     gone.map(delete).chain(new.map(put)).collect()
@@ -84,27 +85,6 @@ fn audience_key(audience: &Audience) -> String {
         Audience::Everybody => format!("{ENTRIES}/community"),
     };
     key.to_ascii_lowercase()
-}
-
-fn entry(key: &str, name: &str, gallery: &str) -> Resource {
-    let now = now_ms();
-    Resource {
-        key: key.to_owned(),
-        sort_key: key.to_owned(),
-        id: gallery.to_owned(),
-        kind: ENTRIES.to_owned(),
-        subscription: String::new(),
-        resource_group: String::new(),
-        parent: None,
-        name: name.to_owned(),
-        location: String::new(),
-        body: json!({}),
-        internal: json!({}),
-        provisioning_state: "Succeeded".to_owned(),
-        etag: new_etag(),
-        created_ms: now,
-        changed_ms: now,
-    }
 }
 
 /// A version whose bytes this region serves, and that is not on its way out.

@@ -6,7 +6,8 @@
 //! Keys leave this type only as bytes to check signatures with; they are never shown by `Debug`.
 
 use crate::call::Caller;
-use crate::{Engine, db_error, new_etag, now_ms};
+use crate::hidden_rows::hidden_row;
+use crate::{Engine, db_error, now_ms};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::{SignedDuration, Timestamp};
@@ -186,25 +187,10 @@ fn name_key(name: &str) -> String {
 }
 
 /// Takes the name for this account, unless another has it. To be committed with the account's row.
-pub(crate) fn claim_name(name: &str, account_key: &str, now_ms: i64) -> Change {
-    let resource = Resource {
-        key: name_key(name),
-        sort_key: name_key(name),
-        id: name_key(name),
-        kind: NAME_KIND.to_owned(),
-        // In no subscription and no group, so that no list shows it.
-        subscription: String::new(),
-        resource_group: String::new(),
-        parent: None,
-        name: name.to_owned(),
-        location: String::new(),
-        body: json!({"account": account_key}),
-        internal: json!({}),
-        provisioning_state: "Succeeded".into(),
-        etag: new_etag(),
-        created_ms: now_ms,
-        changed_ms: now_ms,
-    };
+pub(crate) fn claim_name(name: &str, account_key: &str) -> Change {
+    let key = name_key(name);
+    let mut resource = hidden_row(NAME_KIND, &key, &key, name);
+    resource.body = json!({"account": account_key});
     Change::PutResource { resource, expect: Expect::Absent }
 }
 

@@ -8,9 +8,10 @@ use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
 use crate::site;
 use anyhow::{Context, bail};
-use lazuli_engine::{Engine, NewUser};
+use lazuli_engine::{Engine, KeyRotation, KeyView, NewUser, PUBLISHED_BEFORE};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -52,6 +53,17 @@ enum What {
         #[arg(long)]
         scope: String,
     },
+    /// Makes a new key for tokens. It is shown in the JWKS document before it signs; the old one verifies until its tokens ended.
+    RotateSigningKey {
+        /// How long the new key is shown before it signs.
+        #[arg(long, value_name = "SECONDS", default_value_t = PUBLISHED_BEFORE.as_secs())]
+        signs_after: u64,
+        /// The old keys end at once, and with them every token: if somebody else may have them.
+        #[arg(long, conflicts_with = "signs_after")]
+        revoke_others: bool,
+    },
+    /// The keys that tokens are signed with, and when.
+    SigningKeys,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -124,6 +136,17 @@ struct Principal {
     tenant: Option<String>,
 }
 
+/// Who somebody is to another OpenID provider.
+#[derive(Debug, clap::Args)]
+struct Outside {
+    /// As the provider names itself.
+    #[arg(long)]
+    issuer: String,
+    /// The provider's own id of the person (`sub`).
+    #[arg(long)]
+    subject: String,
+}
+
 #[derive(Debug, clap::Subcommand)]
 enum User {
     Create {
@@ -138,8 +161,32 @@ enum User {
         /// Read the password from the first line of stdin, instead of making one.
         #[arg(long)]
         password_stdin: bool,
+        /// No password: another OpenID provider signs the user in, which names itself so.
+        #[arg(long, requires = "subject", conflicts_with = "password_stdin")]
+        issuer: Option<String>,
+        /// The provider's own id of the person (`sub`).
+        #[arg(long, requires = "issuer")]
+        subject: Option<String>,
     },
     List,
+    /// Lets another OpenID provider sign this user in.
+    Link {
+        #[arg(long)]
+        user: String,
+        #[arg(long)]
+        tenant: Option<String>,
+        #[command(flatten)]
+        outside: Outside,
+    },
+    /// The provider signs this user in no longer, and what it began ends.
+    Unlink {
+        #[arg(long)]
+        user: String,
+        #[arg(long)]
+        tenant: Option<String>,
+        #[command(flatten)]
+        outside: Outside,
+    },
     /// A new password; what was signed in with the old one ends.
     ResetPassword {
         #[arg(long)]
@@ -240,12 +287,25 @@ async fn act(engine: &Engine, dir: &DataDir, what: What) -> anyhow::Result<Value
             engine.grant_role(&client, &role, &scope).await?;
             json!({"client": client, "role": role, "scope": scope})
         }
+        What::RotateSigningKey { signs_after, revoke_others } => {
+            let rotation = KeyRotation { signs_after: Duration::from_secs(signs_after), revoke_others };
+            shown_key(&engine.rotate_signing_key(rotation).await?)
+        }
+        What::SigningKeys => engine.signing_key_views().await?.iter().map(shown_key).collect(),
     })
 }
 
 async fn set_administrator(engine: &Engine, which: &Principal, administers: bool) -> anyhow::Result<Value> {
     let changed = engine.set_administrator(which.tenant.as_deref(), &which.principal, administers).await?;
     Ok(shown_principal(&changed, administers))
+}
+
+fn shown_key(key: &KeyView) -> Value {
+    let time = |ms: i64| jiff::Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default();
+    json!({
+        "keyId": key.id, "created": time(key.created_ms), "signsFrom": key.signs_from_ms.map(time),
+        "ends": key.ends_ms.map(time),
+    })
 }
 
 fn shown_principal(principal: &lazuli_engine::Principal, administers: bool) -> Value {
@@ -264,7 +324,19 @@ async fn act_on_users(engine: &Engine, what: User) -> anyhow::Result<Value> {
         answer
     };
     Ok(match what {
-        User::Create { tenant, login, name, password_stdin } => {
+        User::Create { tenant, login, name, issuer: Some(issuer), subject: Some(subject), .. } => {
+            let name = name.as_deref().unwrap_or(&login);
+            shown(&engine.create_external_user(&tenant, &login, name, &issuer, &subject).await?, None)
+        }
+        User::Link { user, tenant, outside } => {
+            let (issuer, subject) = (&outside.issuer, &outside.subject);
+            shown(&engine.link_user(tenant.as_deref(), &user, issuer, subject, true).await?, None)
+        }
+        User::Unlink { user, tenant, outside } => {
+            let (issuer, subject) = (&outside.issuer, &outside.subject);
+            shown(&engine.link_user(tenant.as_deref(), &user, issuer, subject, false).await?, None)
+        }
+        User::Create { tenant, login, name, password_stdin, .. } => {
             let (password, made_up) = password(password_stdin)?;
             let made = engine.create_user(&tenant, &login, name.as_deref().unwrap_or(&login), &password).await?;
             shown(&made, made_up)
@@ -278,7 +350,7 @@ async fn act_on_users(engine: &Engine, what: User) -> anyhow::Result<Value> {
             let value = |p: lazuli_engine::Principal| {
                 json!({
                     "login": p.login, "objectId": p.id, "tenantId": p.tenant, "displayName": p.display_name,
-                    "enabled": p.body["accountEnabled"] != false,
+                    "enabled": p.body["accountEnabled"] != false, "externalIdentities": p.body["externalIdentities"],
                 })
             };
             engine.all_users().await?.into_iter().map(value).collect()

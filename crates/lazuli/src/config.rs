@@ -1,7 +1,7 @@
 //! The configuration file: TOML, every entry optional, unknown entries refused. The command line wins over it.
 
 use anyhow::{Context, ensure};
-use lazuli_engine::{RegionSettings, region_name};
+use lazuli_engine::{IdentityProvider, RegionSettings, region_name};
 use lazuli_vmm::accel::Accelerator;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -17,7 +17,20 @@ use std::path::{Path, PathBuf};
 /// database = "postgres://…"              # default: SQLite in the data folder
 /// lenient = false                        # accept what Azure refuses but its printed samples need
 /// token_lifetime_seconds = 86399
+/// activity_log_days = 90                 # how long its lines are kept; 0: for ever
+/// signing_key_days = 90                  # how long a key signs tokens until another follows it; 0: `lazuli admin` does it
 /// http_issuers = ["http://idp.internal/realms/a"]   # of federated tokens; all others must be https
+///
+/// [[identity_providers]]                 # where people sign in besides: docs/identity.md
+/// name = "keycloak"                      # in addresses
+/// display_name = "Contoso's Keycloak"
+/// issuer = "https://idp.example.org/realms/contoso"
+/// client_id = "lazuli"
+/// client_secret = "env:LAZULI_KEYCLOAK_SECRET"      # or file:PATH; without it a public client
+/// tenant = "…"                           # default: the first one
+/// scopes = "openid profile email"
+/// login_claim = "preferred_username"     # what a new user is named by
+/// create_users = false                   # whether whoever signs in there becomes a user
 ///
 /// [host]
 /// accelerator = "tcg"                    # or "kvm"; default: KVM where it really runs guests
@@ -47,7 +60,10 @@ pub struct Config {
     pub database: Option<String>,
     pub lenient: bool,
     pub token_lifetime_seconds: Option<u64>,
+    pub activity_log_days: Option<u64>,
+    pub signing_key_days: Option<u64>,
     pub http_issuers: Vec<String>,
+    pub identity_providers: Vec<IdentityProvider>,
     pub host: HostSection,
     pub regions: BTreeMap<String, RegionSettings>,
 }

@@ -100,6 +100,7 @@ async fn open_engine(dir: &DataDir, args: &Args, config: &Config) -> anyhow::Res
     let at = || format!("cannot open the database of {}", dir.path().display());
     let engine = Engine::open(engine).await.with_context(at)?;
     engine.regions().stores().check().await?;
+    engine.check_identity_providers()?;
     // The folder is locked: nobody else uses the database in it. A database elsewhere may have more servers.
     if config.database.is_none() {
         let interrupted = engine.take_over().await.with_context(at)?;
@@ -190,9 +191,7 @@ async fn listen(
         serve.host_names.clone_from(&config.host_names);
         serve.record.clone_from(&args.record);
         serve.home_tenant = credentials.as_ref().map(|c| c.tenant_id.clone());
-        if let Some(seconds) = config.token_lifetime_seconds {
-            serve.token_lifetime = Duration::from_secs(seconds);
-        }
+        serve.token_lifetime = engine.config().token_lifetime;
         match lazuli_api::serve(serve, shutdown.clone()).await {
             Err(ServeError::Listen { address: taken, .. }) if taken == address && address != wanted => address = wanted,
             Err(ServeError::Listen { address: taken, .. })

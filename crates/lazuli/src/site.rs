@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use lazuli_chunks::{Cache, Region};
 use lazuli_engine::{Engine, EngineConfig};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// For reading a region once through.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -65,6 +66,13 @@ pub fn engine_config(dir: &DataDir, config: &Config) -> EngineConfig {
         engine.database.clone_from(database);
     }
     engine.http_issuers.clone_from(&config.http_issuers);
+    engine.identity_providers.clone_from(&config.identity_providers);
+    if let Some(seconds) = config.token_lifetime_seconds {
+        engine.token_lifetime = Duration::from_secs(seconds);
+    }
+    let age = |days: u64| (days > 0).then(|| Duration::from_secs(days.saturating_mul(24 * 3600)));
+    engine.activity_log_age = config.activity_log_days.map_or(engine.activity_log_age, age);
+    engine.signing_key_age = config.signing_key_days.map_or(engine.signing_key_age, age);
     engine
 }
 

@@ -206,6 +206,111 @@ async fn the_operator_makes_tenants_and_rotates_secrets() {
     assert_eq!(text(&out.stderr).lines().count(), 1);
 }
 
+/// What every process of the machine shows to everybody, as far as it is of this server.
+fn process_lists(dir: &Path) -> String {
+    let mut shown = String::new();
+    for process in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(dir.to_str().unwrap()) {
+            shown.push_str(&format!("{line}\n"));
+        }
+    }
+    shown
+}
+
+/// Whatever is sent that opens something, or might have: none of it is in the logs, nor in a list of processes.
+#[tokio::test]
+async fn secrets_are_neither_logged_nor_listed() {
+    let server = TestServer::start().await.unwrap();
+    let dir = server.dir();
+    let credential = |name: &str| server.credential(name).to_owned();
+    let (tenant, client, secret) = (credential("tenantId"), credential("clientId"), credential("clientSecret"));
+    let arm = server.arm().await.unwrap();
+    let base = credential("armEndpoint");
+    let send = async |path: &str, body: &str| {
+        let request = arm.http().post(format!("{base}{path}")).body(body.to_owned());
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    let token_path = format!("/{tenant}/oauth2/v2.0/token");
+    let right =
+        format!("grant_type=client_credentials&client_id={client}&client_secret={secret}&scope={base}/.default");
+    let answer: Value = serde_json::from_str(&send(&token_path, &right).await).unwrap();
+    let token = answer["access_token"].as_str().unwrap().to_owned();
+    let az = "04b07795-8ddb-461a-bbee-02f9e1bf7b46";
+    for body in [
+        format!("grant_type=client_credentials&client_id={client}&client_secret=guessed-secret&scope={base}/.default"),
+        format!("grant_type=password&client_id={az}&username=a@b&password=guessed-password&scope=openid"),
+        format!(
+            "grant_type=authorization_code&client_id={az}&code=guessed-code&redirect_uri=http://localhost&code_verifier=guessed-verifier"
+        ),
+        format!("grant_type=refresh_token&client_id={az}&refresh_token=guessed-refresh"),
+        format!(
+            "grant_type=client_credentials&client_id={client}&client_assertion=guessed-assertion&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&scope={base}/.default"
+        ),
+    ] {
+        assert!(send(&token_path, &body).await.contains("AADSTS"), "{body}");
+    }
+    send("/devicelogin", "code=GUESSEDCO&login=a@b&password=guessed-password").await;
+    for (path, bearer) in [
+        (format!("/subscriptions/{}?api-version=2022-12-01", credential("subscriptionId")), format!("{token}guessed")),
+        ("/subscriptions?api-version=2022-12-01".to_owned(), token.clone()),
+        ("/common/oauth2/external?code=guessed-code&state=guessed-state".to_owned(), "guessed-bearer".to_owned()),
+        (
+            "/account/container/blob?sv=2021-12-02&sr=b&sp=r&se=2999-01-01&sig=guessed-signature".to_owned(),
+            String::new(),
+        ),
+    ] {
+        let mut request = arm.http().get(format!("{base}{path}"));
+        if !bearer.is_empty() {
+            request = request.bearer_auth(&bearer);
+        }
+        request.send().await.unwrap();
+    }
+    let made = lazuli(&["admin", "--data-dir", dir.to_str().unwrap(), "client", "reset-secret", "--client", &client]);
+    let new: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let both = async || Some(process_lists(&dir)).filter(|all| all.contains(" serve ") && all.contains(" host "));
+    let listed = lazuli_testkit::wait_for("server and host", std::time::Duration::from_secs(60), both).await;
+    let logs = format!("{}{}{}", server.log(), server.host_log(), text(&made.stderr));
+    assert!(logs.contains("sign-in refused") && logs.contains("request"), "{logs}");
+    let signature = token.rsplit('.').next().unwrap();
+    for what in [secret.as_str(), new["clientSecret"].as_str().unwrap(), &token, signature, "guessed", "GUESSEDCO"] {
+        assert!(!logs.contains(what) && !listed.contains(what), "{what} is shown");
+    }
+}
+
+/// The key of tokens is followed by another one beside a running server, and after a restart.
+#[tokio::test]
+async fn the_operator_rotates_the_key_of_tokens() {
+    let mut server = TestServer::start_with(&["--no-host"]).await.unwrap();
+    let dir = server.dir();
+    let admin = |words: &[&str]| {
+        let out = lazuli(&[&["admin", "--data-dir", dir.to_str().unwrap()], words].concat());
+        assert!(out.status.success(), "{words:?}: {}", text(&out.stderr));
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()
+    };
+    let before = server.arm().await.unwrap();
+    let subscriptions = "/subscriptions?api-version=2022-12-01";
+    let planned = admin(&["rotate-signing-key"]);
+    assert!(planned["signsFrom"].is_string() && planned["ends"].is_null(), "{planned}");
+    let all = admin(&["signing-keys"]);
+    assert_eq!(all.as_array().unwrap().len(), 2);
+    assert!(all[0]["ends"].is_string() && !all.to_string().contains("PRIVATE"), "{all}");
+    server.stop().await.unwrap();
+    server.restart().await.unwrap();
+    before.get(subscriptions).await.expect("a token of the first key, after a restart");
+
+    let urgent = admin(&["rotate-signing-key", "--revoke-others"]);
+    let refused = async || before.get(subscriptions).await.is_err().then_some(());
+    lazuli_testkit::wait_for("the end of the old keys", std::time::Duration::from_secs(30), refused).await;
+    server.arm().await.unwrap().get(subscriptions).await.unwrap();
+    let all = admin(&["signing-keys"]);
+    assert_eq!(all.as_array().unwrap().iter().filter(|k| k["ends"].is_null()).count(), 1);
+    assert!(all.to_string().contains(urgent["keyId"].as_str().unwrap()));
+    let both = lazuli(&["admin", "rotate-signing-key", "--revoke-others", "--signs-after", "5"]);
+    assert_eq!(both.status.code(), Some(2));
+}
+
 /// A password is in the answer that made it, and nowhere else.
 #[tokio::test]
 async fn the_operator_makes_people() {

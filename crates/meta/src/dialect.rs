@@ -263,6 +263,7 @@ const SQLITE_MIGRATIONS: Migrations = &[
     (4, "identity", include_str!("../migrations/sqlite/0004_identity.sql")),
     (5, "sign_in", include_str!("../migrations/sqlite/0005_sign_in.sql")),
     (6, "directory", include_str!("../migrations/sqlite/0006_directory.sql")),
+    (7, "signing_keys", include_str!("../migrations/sqlite/0007_signing_keys.sql")),
 ];
 const POSTGRES_MIGRATIONS: Migrations = &[
     (1, "initial", include_str!("../migrations/postgres/0001_initial.sql")),
@@ -271,6 +272,7 @@ const POSTGRES_MIGRATIONS: Migrations = &[
     (4, "identity", include_str!("../migrations/postgres/0004_identity.sql")),
     (5, "sign_in", include_str!("../migrations/postgres/0005_sign_in.sql")),
     (6, "directory", include_str!("../migrations/postgres/0006_directory.sql")),
+    (7, "signing_keys", include_str!("../migrations/postgres/0007_signing_keys.sql")),
 ];
 
 fn migrator(migrations: Migrations) -> Migrator {

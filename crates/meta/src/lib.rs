@@ -15,6 +15,7 @@ pub mod model;
 mod operations;
 mod read;
 mod sign_in;
+mod signing_keys;
 mod sql;
 mod storage;
 mod watch;

@@ -288,6 +288,19 @@ pub struct Ticket {
     pub body: Value,
 }
 
+/// A key that tokens are signed with. Times are milliseconds since the Unix epoch; `i64::MAX` stands for never.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSigningKey {
+    /// As tokens name it.
+    pub id: String,
+    /// The key that it follows; empty of the first, its own id of one that only verifies.
+    pub predecessor: String,
+    pub sealed: String,
+    pub created_ms: i64,
+    pub signs_from_ms: i64,
+    pub ends_ms: i64,
+}
+
 /// One thing to be done in a [`Write`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {

@@ -45,7 +45,20 @@ gives 'list it' CanNotDelete az lock list -g access --query '[].level' -o tsv
 refuses 'what is locked is not deleted' "\(ScopeLocked\) The scope '.*' cannot perform delete operation because following scope\(s\) are locked" \
   az group delete -n access --yes
 works 'take the lock away' az lock delete -n keep -g access
-works 'the activity log' az monitor activity-log list -g access --offset 1h --query "[0].operationName.value" -o tsv
+gives 'the activity log: who took the lock away' "Microsoft.Authorization/locks/delete $(credential clientId)" \
+  az monitor activity-log list -g access --offset 1h --query "[?operationName.value=='Microsoft.Authorization/locks/delete'] | [0].join(' ', [operationName.value, caller])" -o tsv
+gives 'permissions: what may I do here' '*/read' as_reader az rest --method get --query 'value[0].actions[0]' -o tsv \
+  --url "$scope/providers/Microsoft.Authorization/permissions?api-version=2022-04-01"
+gives 'checkAccess: may the reader write disks' NotAllowed az rest --method post --query '[0].accessDecision' -o tsv \
+  --url "$scope/providers/Microsoft.Authorization/checkAccess?api-version=2018-09-01-preview" --body \
+  "{\"Subject\": {\"Attributes\": {\"ObjectId\": \"$reader_object\"}}, \"Actions\": [{\"Id\": \"Microsoft.Compute/disks/write\"}]}"
+refuses 'the last owner of a subscription stays' CannotDeleteLastRbacAdminAssignment az role assignment delete \
+  --assignee "$(credential objectId)" --role Owner --scope "/subscriptions/$subscription"
+works 'a lock against every change' az lock create -n frozen --lock-type ReadOnly -g access
+refuses 'then nothing is changed' '\(ScopeLocked\)' az disk create -g access -n d1 --size-gb 1 -l eastus
+works 'az lock update' az lock update -n frozen -g access --notes 'until monday'
+gives 'az lock show' 'until monday' az lock show -n frozen -g access --query notes -o tsv
+works 'and take it away' az lock delete -n frozen -g access
 
 second=$(admin tenant create --name second | field tenantId)
 admin client create --tenant "$second" --name guest --existing "$(credential clientId)" > /dev/null

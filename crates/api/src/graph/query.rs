@@ -1,7 +1,8 @@
-//! What a list or an object is asked with: `$filter`, `$select`, `$orderby`, `$top`, `$skiptoken`, `$count`.
+//! What a list or an object is asked with: `$filter`, `$search`, `$select`, `$expand`, `$orderby`, `$top`, `$skiptoken`, `$count`.
 
 use super::filter::{Filter, FilterError};
 use super::reply::Refusal;
+use super::search::Search;
 use crate::context::Context;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -25,9 +26,59 @@ const USER_DEFAULT: [&str; 11] = [
     "userPrincipalName",
 ];
 
+/// A relation whose objects are shown with an object: `members`, `owners($select=id,displayName)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Expansion {
+    pub name: String,
+    /// Empty: the usual properties.
+    select: Vec<String>,
+}
+
+/// Graph shows no more with an object.
+const MAX_EXPANDED: usize = 20;
+
+impl Expansion {
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        let refused = || {
+            Refusal::bad(format!(
+                "The $expand '{text}' is not supported by this server: one relation is expanded at a time, with nothing but $select."
+            ))
+        };
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
+        let (name, select) = match text.split_once('(') {
+            None => (text, vec![]),
+            Some((name, options)) => {
+                let names = options.strip_suffix(')').and_then(|o| o.trim().strip_prefix("$select="));
+                let names: Vec<String> = names.ok_or_else(refused)?.split(',').map(|n| n.trim().to_owned()).collect();
+                (name, names)
+            }
+        };
+        if !is_name(name) || !select.iter().all(|n| is_name(n)) {
+            return Err(refused());
+        }
+        Ok(Self { name: name.to_owned(), select })
+    }
+
+    /// The related objects as they are shown.
+    pub fn shown(&self, mut related: Vec<Value>) -> Value {
+        related.truncate(MAX_EXPANDED);
+        related.into_iter().map(|object| selected(object, &self.select)).collect()
+    }
+}
+
+/// An object with these properties alone, or whole where none is named.
+fn selected(mut object: Value, names: &[String]) -> Value {
+    if let Some(fields) = object.as_object_mut().filter(|_| !names.is_empty()) {
+        fields.retain(|name, _| name.starts_with('@') || names.iter().any(|n| n.eq_ignore_ascii_case(name)));
+    }
+    object
+}
+
 #[derive(Debug)]
 pub(super) struct Query {
     filter: Option<Filter>,
+    search: Option<Search>,
+    pub expand: Option<Expansion>,
     /// Empty: the usual properties.
     select: Vec<String>,
     order_by: String,
@@ -40,12 +91,26 @@ pub(super) struct Query {
 impl Query {
     pub fn of(context: &Context) -> Result<Self, Refusal> {
         let get = |name: &str| context.query.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
-        for name in ["$expand", "$search", "$skip", "$apply"] {
+        for name in ["$skip", "$apply"] {
             if get(name).is_some() {
                 return Err(Refusal::bad(format!("The query option '{name}' is not supported by this server.")));
             }
         }
         let filter = get("$filter").map(Filter::parse).transpose().map_err(unfit)?;
+        let search = get("$search").map(Search::parse).transpose();
+        let search =
+            search.map_err(|e| Refusal { code: "Request_BadRequest".to_owned(), ..Refusal::bad(e.to_string()) })?;
+        let eventual = context.header("consistencylevel").is_some_and(|l| l.eq_ignore_ascii_case("eventual"));
+        if search.is_some() && !eventual {
+            return Err(Refusal {
+                code: "Request_UnsupportedQuery".to_owned(),
+                ..Refusal::bad(
+                    "Request with $search query parameter only works through MSGraph with a special request header: \
+                     'ConsistencyLevel: eventual'",
+                )
+            });
+        }
+        let expand = get("$expand").map(Expansion::parse).transpose()?;
         let select = get("$select").map(|s| s.split(',').map(|n| n.trim().to_owned()).collect()).unwrap_or_default();
         let order = get("$orderby").unwrap_or("id");
         let (order_by, descending) = match order.split_once(' ') {
@@ -65,15 +130,18 @@ impl Query {
         };
         let after = get("$skiptoken").map(read_token).transpose()?;
         let count = get("$count").is_some_and(|c| c.eq_ignore_ascii_case("true"));
-        Ok(Self { filter, select, order_by: order_by.to_owned(), descending, top, after, count })
+        Ok(Self { filter, search, expand, select, order_by: order_by.to_owned(), descending, top, after, count })
     }
 
     /// Those that fit.
     pub fn filtered(&self, items: Vec<Value>) -> Result<Vec<Value>, Refusal> {
-        let Some(filter) = &self.filter else { return Ok(items) };
+        if self.filter.is_none() && self.search.is_none() {
+            return Ok(items);
+        }
         let mut found = Vec::new();
         for item in items {
-            if filter.fits(&item).map_err(unfit)? {
+            let searched = self.search.as_ref().is_none_or(|s| s.fits(&item));
+            if searched && self.filter.as_ref().map_or(Ok(true), |f| f.fits(&item)).map_err(unfit)? {
                 found.push(item);
             }
         }
@@ -120,7 +188,11 @@ impl Query {
 
     fn shown(&self, mut item: Value, collection: &str) -> Value {
         let usual: Vec<&str> = match (self.select.is_empty(), collection) {
-            (false, _) => self.select.iter().map(String::as_str).collect(),
+            // By its id an object's relations are found.
+            (false, _) => {
+                let id = self.expand.iter().map(|_| "id");
+                self.select.iter().map(String::as_str).chain(id).collect()
+            }
             (true, "users") => USER_DEFAULT.to_vec(),
             (true, _) => return item,
         };
@@ -219,8 +291,18 @@ mod tests {
 
     #[test]
     fn bad_options_are_refused() {
-        for bad in ["$top=0", "$top=1000", "$top=x", "$filter=a", "$skiptoken=x", "$expand=members", "$orderby=a%20up"]
-        {
+        for bad in [
+            "$top=0",
+            "$top=1000",
+            "$top=x",
+            "$filter=a",
+            "$skiptoken=x",
+            "$expand=members($filter=a)",
+            "$expand=a,b",
+            "$orderby=a%20up",
+            "$search=%22displayName:x%22",
+            "$skip=1",
+        ] {
             assert_eq!(Query::of(&context(&format!("/v1.0/users?{bad}"))).unwrap_err().status, 400, "{bad}");
         }
     }

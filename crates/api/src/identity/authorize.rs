@@ -1,16 +1,17 @@
 //! The authorization endpoint: a person signs in on a page, the client is sent a code.
 //!
-//! Nobody is ever sent to an address that the client may not use: until that is known, errors are shown on a page. No cookie is set,
-//! each sign-in asks for the password.
+//! Nobody is ever sent to an address that the client may not use: until that is known, errors are shown on a page. No cookie signs
+//! anybody in, each sign-in asks for the password, or goes by another provider (`external`).
 
 use crate::context::Context;
 use crate::identity::refusal::{Failure, Refusal, Subject};
 use crate::identity::token::Ask;
-use crate::identity::{page, person, redirect};
+use crate::identity::{external, page, person, redirect};
 use crate::respond::{self, Reply};
 use http::{Method, StatusCode, header};
 use lazuli_authz::pkce;
-use lazuli_engine::{CodeRequest, Engine, InteractiveClient, Session};
+use lazuli_engine::{CodeRequest, Engine, InteractiveClient, Session, SignedIn};
+use std::collections::BTreeMap;
 
 /// How the client wants its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,7 @@ enum Mode {
 /// An authorization request whose client and redirect URI were found right.
 struct Request<'a> {
     context: &'a Context,
+    query: &'a BTreeMap<String, String>,
     client: InteractiveClient,
     redirect_uri: String,
     mode: Mode,
@@ -31,7 +33,7 @@ struct Request<'a> {
 /// `GET` shows the page, `POST` is the page's form.
 pub(crate) async fn handle(ask: &Ask<'_>, directory: &Engine) -> Reply {
     let context = ask.context;
-    let request = match identify(ask, directory).await {
+    let request = match identify(ask, &context.query, directory).await {
         Ok(request) => request,
         Err(failure) => return shown(ask, failure),
     };
@@ -39,22 +41,47 @@ pub(crate) async fn handle(ask: &Ask<'_>, directory: &Engine) -> Reply {
         return request.refuse(&refusal);
     }
     if context.method != Method::POST {
+        if let Some(provider) = request.query("provider") {
+            return external::begin(ask, directory, provider, &external::GoesOn::authorize(ask)).await;
+        }
         let hint = context.query.get("login_hint").map_or("", String::as_str);
-        return request.page(StatusCode::OK, hint, None);
+        return request.page(StatusCode::OK, hint, None, &external::links(ask, directory, ask.named_tenant()).await);
     }
     match sign_in(ask, directory, &request).await {
         Ok(reply) => reply,
         // Another try, on the same page.
         Err(Failure::Refused(refusal)) => {
             tracing::info!(tenant = ask.tenant, code = refusal.code, "sign-in refused");
-            request.page(refusal.status, ask.form.get("login").unwrap_or_default(), Some(&refusal.message))
+            let login = ask.form.get("login").unwrap_or_default();
+            let providers = external::links(ask, directory, ask.named_tenant()).await;
+            request.page(refusal.status, login, Some(&refusal.message), &providers)
         }
         Err(Failure::Internal(error)) => respond::error(&error),
     }
 }
 
+/// Goes on with a request that somebody was sent to another provider for. `query`: as the request had it.
+pub(crate) async fn go_on<'a>(
+    ask: &Ask<'a>,
+    query: &'a BTreeMap<String, String>,
+    directory: &Engine,
+    person: &SignedIn,
+) -> Reply {
+    let request = match identify(ask, query, directory).await {
+        Ok(request) => request,
+        Err(failure) => return shown(ask, failure),
+    };
+    if let Err(refusal) = request.check(ask) {
+        return request.refuse(&refusal);
+    }
+    match admit(ask, directory, &request, person).await {
+        Ok(reply) => reply,
+        Err(failure) => shown(ask, failure),
+    }
+}
+
 /// An error on a page of its own.
-fn shown(ask: &Ask<'_>, failure: Failure) -> Reply {
+pub(crate) fn shown(ask: &Ask<'_>, failure: Failure) -> Reply {
     match failure {
         Failure::Refused(refusal) => {
             tracing::info!(tenant = ask.tenant, code = refusal.code, "sign-in refused");
@@ -64,8 +91,12 @@ fn shown(ask: &Ask<'_>, failure: Failure) -> Reply {
     }
 }
 
-async fn identify<'a>(ask: &Ask<'a>, directory: &Engine) -> Result<Request<'a>, Failure> {
-    let query = |name: &str| ask.context.query.get(name).map(String::as_str).filter(|v| !v.is_empty());
+async fn identify<'a>(
+    ask: &Ask<'a>,
+    fields: &'a BTreeMap<String, String>,
+    directory: &Engine,
+) -> Result<Request<'a>, Failure> {
+    let query = |name: &str| fields.get(name).map(String::as_str).filter(|v| !v.is_empty());
     let client = query("client_id").ok_or_else(|| Refusal::missing("client_id"))?;
     let refuse = |e| Failure::of(e, Subject { tenant: ask.tenant, client });
     let known = directory.interactive_client(ask.named_tenant(), client).await.map_err(refuse)?;
@@ -83,13 +114,19 @@ async fn identify<'a>(ask: &Ask<'a>, directory: &Engine) -> Result<Request<'a>, 
             return Err(Refusal::invalid(9_002_323, message).into());
         }
     };
-    Ok(Request { context: ask.context, client: known, redirect_uri: redirect_uri.to_owned(), mode })
+    Ok(Request { context: ask.context, query: fields, client: known, redirect_uri: redirect_uri.to_owned(), mode })
 }
 
 async fn sign_in(ask: &Ask<'_>, directory: &Engine, request: &Request<'_>) -> Result<Reply, Failure> {
     let refuse = |e| Failure::of(e, Subject { tenant: ask.tenant, client: &request.client.id });
     let (login, password) = (ask.form.require("login")?, ask.form.require("password")?);
     let person = directory.sign_in_user(ask.named_tenant(), login, password).await.map_err(refuse)?;
+    admit(ask, directory, request, &person).await
+}
+
+/// Sends the client a code for somebody who is signed in.
+async fn admit(ask: &Ask<'_>, directory: &Engine, request: &Request<'_>, person: &SignedIn) -> Result<Reply, Failure> {
+    let refuse = |e| Failure::of(e, Subject { tenant: ask.tenant, client: &request.client.id });
     let scope = request.query("scope").unwrap_or_default();
     let mut session = Session::begin(&person.caller.tenant, &person.caller.principal, &request.client.id, scope);
     session.nonce = request.query("nonce").map(str::to_owned);
@@ -100,7 +137,7 @@ async fn sign_in(ask: &Ask<'_>, directory: &Engine, request: &Request<'_>) -> Re
 
 impl Request<'_> {
     fn query(&self, name: &str) -> Option<&str> {
-        self.context.query.get(name).map(String::as_str).filter(|v| !v.is_empty())
+        self.query.get(name).map(String::as_str).filter(|v| !v.is_empty())
     }
 
     /// What the client is told if it is wrong.
@@ -142,8 +179,8 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn page(&self, status: StatusCode, login: &str, error: Option<&str>) -> Reply {
-        page::sign_in(status, &self.client.name, login, &redirect::origin(&self.redirect_uri), error)
+    fn page(&self, status: StatusCode, login: &str, error: Option<&str>, providers: &[page::Link]) -> Reply {
+        page::sign_in(status, &self.client.name, login, &redirect::origin(&self.redirect_uri), error, providers)
     }
 
     fn refuse(&self, refusal: &Refusal) -> Reply {

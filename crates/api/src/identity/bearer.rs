@@ -90,14 +90,14 @@ async fn principal(
     audiences: &[String],
     bases: &[String],
 ) -> Result<Caller, ArmError> {
-    let claims = validate(app, context, token, audiences, bases)?;
+    let claims = validate(app, context, token, audiences, bases).await?;
     let caller = app.backend.caller(&claims.tid, &claims.oid).await?;
     caller.ok_or_else(|| {
         refused("InvalidAuthenticationToken", "The access token is invalid: its principal does not exist any more.")
     })
 }
 
-fn validate(
+async fn validate(
     app: &App,
     context: &Context,
     token: &str,
@@ -106,7 +106,8 @@ fn validate(
 ) -> Result<Claims, ArmError> {
     let authorities = identity::authorities(bases, context);
     let wanted = Validation { audiences, authorities: &authorities, now: identity::now_seconds() };
-    app.tokens.key.validate(token, &wanted).map_err(|e| explain(&e, audiences, &context.authority()).caused_by(e))
+    let checked = app.tokens.validate(token, &wanted).await?;
+    checked.map_err(|e| explain(&e, audiences, &context.authority()).caused_by(e))
 }
 
 fn bearer(context: &Context) -> Result<String, ArmError> {

@@ -2,8 +2,7 @@
 
 use crate::identity::refusal::{Failure, Refusal, Subject};
 use crate::identity::token::{Ask, Endpoint};
-use crate::identity::{page, person};
-use crate::net::hosts::Service;
+use crate::identity::{external, page, person};
 use crate::respond::{self, Reply};
 use http::{Method, StatusCode};
 use lazuli_engine::{DEVICE_CODE_LIFE_SECONDS, Engine, POLL_INTERVAL_SECONDS};
@@ -29,12 +28,7 @@ async fn issue(ask: &Ask<'_>, directory: &Engine) -> Result<Value, Failure> {
     let resource = person::audience(Some(scope), ask.form.get("resource"))?;
     ask.require_resource(&resource)?;
     let codes = directory.start_device(ask.named_tenant(), &known.id, scope).await.map_err(refuse)?;
-    // Browsers know the server by its own name; Azure's lead to it through the proxy only.
-    let base = match ask.context.service {
-        Service::Own => ask.context.base.clone(),
-        _ => ask.app.own.base(),
-    };
-    let uri = format!("{base}/devicelogin");
+    let uri = format!("{}/devicelogin", external::browser_base(ask.app, ask.context));
     let mut body = json!({
         "user_code": codes.user_code,
         "device_code": codes.device_code,
@@ -56,14 +50,24 @@ async fn issue(ask: &Ask<'_>, directory: &Engine) -> Result<Value, Failure> {
 /// `/devicelogin`
 pub(crate) async fn enter(ask: &Ask<'_>, directory: &Engine) -> Reply {
     if ask.context.method != Method::POST {
-        return page::device(StatusCode::OK, "", "", None);
+        if let Some(provider) = ask.context.query.get("provider") {
+            return external::begin(ask, directory, provider, &external::GoesOn::Device).await;
+        }
+        let providers = external::links(ask, directory, None).await;
+        return page::device(StatusCode::OK, "", "", None, &providers);
     }
     match decide(ask, directory).await {
         Ok(reply) => reply,
         Err(Failure::Refused(refusal)) => {
             tracing::info!(code = refusal.code, "device code refused");
             let (code, login) = (ask.form.get("code").unwrap_or_default(), ask.form.get("login").unwrap_or_default());
-            page::device(refusal.status, code, login, Some(&refusal.message))
+            if let Some(proof) = ask.form.get("proof")
+                && let Ok(person) = directory.person_of_proof(proof, &external::browser(ask.context)).await
+            {
+                return page::device_of(refusal.status, code, &person.login, proof, Some(&refusal.message));
+            }
+            let providers = external::links(ask, directory, None).await;
+            page::device(refusal.status, code, login, Some(&refusal.message), &providers)
         }
         Err(Failure::Internal(error)) => respond::error(&error),
     }
@@ -71,12 +75,22 @@ pub(crate) async fn enter(ask: &Ask<'_>, directory: &Engine) -> Reply {
 
 async fn decide(ask: &Ask<'_>, directory: &Engine) -> Result<Reply, Failure> {
     let code = ask.form.require("code")?;
-    let (login, password) = (ask.form.require("login")?, ask.form.require("password")?);
     let refuse = |e| Failure::of(e, Subject { tenant: ask.tenant, client: "" });
-    let tenant = directory.device_tenant(code).await;
-    let person = directory.sign_in_user(tenant.as_deref(), login, password).await.map_err(refuse)?;
+    let (proof, browser) = (ask.form.get("proof"), external::browser(ask.context));
+    let person = match proof {
+        Some(proof) => directory.person_of_proof(proof, &browser).await,
+        None => {
+            let (login, password) = (ask.form.require("login")?, ask.form.require("password")?);
+            let tenant = directory.device_tenant(code).await;
+            directory.sign_in_user(tenant.as_deref(), login, password).await
+        }
+    };
+    let person = person.map_err(refuse)?;
     let approved = ask.form.get("decision") != Some("decline");
     let client = directory.decide_device(code, &person, approved).await.map_err(refuse)?;
+    if let Some(proof) = proof {
+        directory.end_proof(proof, &browser).await.map_err(refuse)?;
+    }
     Ok(if approved {
         let text = format!("You have signed in to {client} on your device. You may now close this window.");
         page::message(StatusCode::OK, "Signed in", &text)

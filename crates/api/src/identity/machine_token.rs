@@ -9,6 +9,7 @@ use axum::Router;
 use axum::extract::{Json, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
+use lazuli_arm::ArmError;
 use lazuli_authz::token::Grant;
 use lazuli_authz::{Claims, TokenVersion};
 use lazuli_engine::{MachineIdentityError, TokenAsk};
@@ -67,7 +68,17 @@ async fn token(app: &App, ask: &TokenAsk) -> (StatusCode, Value) {
         now: now_seconds(),
         lifetime_seconds: lifetime,
     });
-    let Ok(signed) = app.tokens.key.sign(&claims) else { return unavailable() };
+    let signed = match app.tokens.signer().await {
+        Ok(key) => key.sign(&claims).map_err(ArmError::internal),
+        Err(error) => Err(error),
+    };
+    let signed = match signed {
+        Ok(signed) => signed,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "a machine's token is not signed");
+            return unavailable();
+        }
+    };
     let body = json!({
         "access_token": signed,
         "client_id": caller.app_id,

@@ -1,12 +1,13 @@
 //! Who is asking: metadata of the cloud, OpenID discovery, token endpoints, and the check of bearer tokens.
 //!
 //! Shapes follow Microsoft's identity platform, v1 and v2 (az-cli.md §1). A token is issued only after the engine has
-//! confirmed who asks: a client by its secret or certificate (`token`), a person by a password on a page (`authorize`, `device`) or
-//! what came of one (`person`).
+//! confirmed who asks: a client by its secret or certificate (`token`), a person by a password on a page (`authorize`, `device`), by
+//! another OpenID provider (`external`), or by what came of one of these (`person`).
 
 pub(crate) mod authorize;
 pub(crate) mod bearer;
 pub(crate) mod device;
+pub(crate) mod external;
 pub(crate) mod machine_token;
 pub(crate) mod metadata;
 pub(crate) mod openid;
@@ -17,16 +18,68 @@ pub(crate) mod refusal;
 pub(crate) mod token;
 
 use crate::context::Context;
-use lazuli_authz::SigningKey;
+use lazuli_arm::ArmError;
+use lazuli_authz::{Claims, KeyRing, SigningKey, TokenError, Validation};
+use lazuli_engine::Engine;
+use serde_json::Value;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What signs and checks tokens.
-#[derive(Debug)]
-pub struct TokenConfig {
-    pub key: SigningKey,
+pub(crate) struct TokenConfig {
+    pub keys: Keys,
     pub lifetime: Duration,
     /// The tenant meant by addresses that name none (`/adfs`, `/common`).
     pub home_tenant: Option<String>,
+}
+
+/// Where the keys are.
+pub(crate) enum Keys {
+    /// One of this server alone, where it has no directory.
+    Own(Arc<KeyRing>),
+    /// With the directory; they change.
+    Kept(Engine),
+}
+
+impl TokenConfig {
+    async fn ring(&self) -> Result<Arc<KeyRing>, ArmError> {
+        match &self.keys {
+            Keys::Own(ring) => Ok(ring.clone()),
+            Keys::Kept(engine) => engine.signing_keys().await,
+        }
+    }
+
+    /// The key that signs now.
+    pub(crate) async fn signer(&self) -> Result<Arc<SigningKey>, ArmError> {
+        let ring = self.ring().await?;
+        let signer = ring.signer(now_milliseconds());
+        signer.cloned().ok_or_else(|| ArmError::internal("there is no key to sign tokens with"))
+    }
+
+    /// The public halves of all keys that count.
+    pub(crate) async fn jwks(&self) -> Result<Value, ArmError> {
+        Ok(self.ring().await?.jwks(now_milliseconds()))
+    }
+
+    /// The claims of a token that this installation signed.
+    pub(crate) async fn validate(
+        &self,
+        token: &str,
+        wanted: &Validation<'_>,
+    ) -> Result<Result<Claims, TokenError>, ArmError> {
+        let checked = self.ring().await?.validate(token, wanted);
+        match (&checked, &self.keys) {
+            // Another server may have made the key a moment ago.
+            (Err(TokenError::ForeignKey), Keys::Kept(engine)) => {
+                Ok(engine.signing_keys_again().await?.validate(token, wanted))
+            }
+            _ => Ok(checked),
+        }
+    }
+}
+
+fn now_milliseconds() -> i64 {
+    i64::try_from(now_seconds().saturating_mul(1000)).unwrap_or(i64::MAX)
 }
 
 pub(crate) fn now_seconds() -> u64 {

@@ -63,28 +63,66 @@ const CREDENTIALS: &str = "<label for=\"login\">User name</label>\
 <label for=\"password\">Password</label>\
 <input id=\"password\" name=\"password\" type=\"password\" autocomplete=\"current-password\" required>";
 
+/// Another OpenID provider on a page: the address that begins a sign-in there, and its name.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub to: String,
+    pub name: String,
+}
+
+fn links(all: &[Link]) -> String {
+    let mut text = String::new();
+    for link in all {
+        let (to, name) = (escape(&link.to), escape(&link.name));
+        let _ = write!(text, "<p><a class=\"provider\" href=\"{to}\">Sign in with {name}</a></p>");
+    }
+    text
+}
+
 /// Login and password for a client; sent to the address of the page itself.
-pub(crate) fn sign_in(status: StatusCode, client: &str, login: &str, sends_to: &str, error: Option<&str>) -> Reply {
+pub(crate) fn sign_in(
+    status: StatusCode,
+    client: &str,
+    login: &str,
+    sends_to: &str,
+    error: Option<&str>,
+    providers: &[Link],
+) -> Reply {
     let content = format!(
-        "<p>to continue to <b>{}</b></p>{}<form method=\"post\">{}<button>Sign in</button></form>",
+        "<p>to continue to <b>{}</b></p>{}<form method=\"post\">{}<button>Sign in</button></form>{}",
         escape(client),
         error_line(error),
         CREDENTIALS.replace("{login}", &escape(login)),
+        links(providers),
     );
     page(status, "Sign in", &content, Some(sends_to), None)
 }
 
 /// The code that a device shows, with login and password.
-pub(crate) fn device(status: StatusCode, code: &str, login: &str, error: Option<&str>) -> Reply {
+pub(crate) fn device(status: StatusCode, code: &str, login: &str, error: Option<&str>, providers: &[Link]) -> Reply {
+    let who = CREDENTIALS.replace("{login}", &escape(login)).replace(" autofocus", "");
+    enter_code(status, code, &who, error, &links(providers))
+}
+
+/// The same for somebody who came back from another provider; `proof` says so to the next request.
+pub(crate) fn device_of(status: StatusCode, code: &str, login: &str, proof: &str, error: Option<&str>) -> Reply {
+    let who = format!(
+        "<p>You are signed in as <b>{}</b>.</p><input type=\"hidden\" name=\"proof\" value=\"{}\">",
+        escape(login),
+        escape(proof)
+    );
+    enter_code(status, code, &who, error, "")
+}
+
+fn enter_code(status: StatusCode, code: &str, who: &str, error: Option<&str>, more: &str) -> Reply {
     let content = format!(
         "<p>Enter the code that the program shows. Do this only if you started that program yourself: whoever gave you a \
-         code would act in your name.</p>{}<form method=\"post\"><label for=\"code\">Code</label>\
-         <input id=\"code\" name=\"code\" autocomplete=\"off\" required value=\"{}\">{}\
+         code would act in your name.</p>{}<form method=\"post\" action=\"/devicelogin\"><label for=\"code\">Code</label>\
+         <input id=\"code\" name=\"code\" autocomplete=\"off\" required value=\"{}\">{who}\
          <button name=\"decision\" value=\"approve\">Sign in</button>\
-         <button name=\"decision\" value=\"decline\">Decline</button></form>",
+         <button name=\"decision\" value=\"decline\">Decline</button></form>{more}",
         error_line(error),
         escape(code),
-        CREDENTIALS.replace("{login}", &escape(login)).replace(" autofocus", ""),
     );
     page(status, "Sign in on another device", &content, None, None)
 }
@@ -111,9 +149,11 @@ mod tests {
     #[tokio::test]
     async fn what_comes_from_outside_is_escaped() {
         let evil = "\"><script>alert('x')</script>";
+        let link = [Link { to: format!("https://l/?{evil}"), name: evil.to_owned() }];
         for reply in [
-            sign_in(StatusCode::OK, evil, evil, "http://localhost:1", Some(evil)),
-            device(StatusCode::OK, evil, evil, Some(evil)),
+            sign_in(StatusCode::OK, evil, evil, "http://localhost:1", Some(evil), &link),
+            device(StatusCode::OK, evil, evil, Some(evil), &link),
+            device_of(StatusCode::OK, evil, evil, evil, Some(evil)),
             message(StatusCode::OK, evil, evil),
             send_on("http://localhost:1/", "http://localhost:1", &[("state", evil.to_owned())]),
         ] {

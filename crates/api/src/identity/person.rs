@@ -93,7 +93,7 @@ async fn answer(
     let Resumed { session, caller, login } = resumed;
     let mut claims = ask.claims(caller, &session.client_id, resource);
     claims.user = Some(UserClaims::new(&caller.display_name, login));
-    let token = ask.sign(&claims)?;
+    let token = ask.sign(&claims).await?;
     let lifetime = ask.app.tokens.lifetime.as_secs();
     let mut body = token::answer(ask.endpoint, &claims, lifetime, &token);
     let asked = |word: &str| scope.split_ascii_whitespace().any(|s| s == word);
@@ -125,7 +125,8 @@ async fn answer(
             ver: claims.ver,
             nonce: session.nonce.clone(),
         };
-        let id = ask.app.tokens.key.sign_id(&id).map_err(|e| Failure::Internal(ArmError::internal(e)))?;
+        let key = ask.app.tokens.signer().await.map_err(Failure::Internal)?;
+        let id = key.sign_id(&id).map_err(|e| Failure::Internal(ArmError::internal(e)))?;
         body["id_token"] = json!(id);
     }
     let info = json!({"uid": caller.principal, "utid": caller.tenant});

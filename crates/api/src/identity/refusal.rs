@@ -4,7 +4,9 @@ use crate::context::Context;
 use crate::respond::{self, Reply};
 use http::StatusCode;
 use lazuli_arm::ArmError;
-use lazuli_engine::{AssertionError, DeviceError, FederatedError, FederationError, GrantError, SignInError};
+use lazuli_engine::{
+    AssertionError, DeviceError, ExternalError, FederatedError, FederationError, GrantError, SignInError,
+};
 use serde_json::json;
 
 /// A refused sign-in.
@@ -64,6 +66,7 @@ fn refusal_of(error: &SignInError, Subject { tenant, client }: Subject<'_>) -> R
         SignInError::Disabled => grant(50057, "The user account is disabled."),
         SignInError::Grant(error) => of_grant(*error),
         SignInError::Device(error) => of_device(*error),
+        SignInError::External(error) => of_external(error, tenant),
         SignInError::Directory(_) => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", 90033, ""),
     }
 }
@@ -228,6 +231,48 @@ fn of_device(error: DeviceError) -> Refusal {
         }
     };
     Refusal::new(BAD, name, code, message)
+}
+
+/// What a person reads on a page. The causes are in the log, for the operator.
+fn of_external(error: &ExternalError, tenant: &str) -> Refusal {
+    let trouble = "There was an issue with your federated Identity Provider.";
+    let refuse = |code, message: String| Refusal::new(BAD, "invalid_request", code, message);
+    match error {
+        ExternalError::Unknown => refuse(90013, format!("Invalid input received from the user: {error}.")),
+        ExternalError::State => refuse(
+            165_000,
+            "Invalid Request: The request tokens do not match the user context. Sign in again from the beginning, in one \
+             browser and with its cookies."
+                .to_owned(),
+        ),
+        ExternalError::Provider(word) => {
+            refuse(40015, format!("{trouble} It answered '{word}'. Contact your IDP to resolve this issue."))
+        }
+        ExternalError::Unreachable(_) => refuse(40010, format!("{trouble} It cannot be reached. Try again later.")),
+        ExternalError::OtherProvider | ExternalError::IdToken(_) | ExternalError::NoLogin => {
+            refuse(40008, format!("{trouble} Contact your IDP to resolve this issue."))
+        }
+        ExternalError::NotAdmitted { login, provider } => refuse(
+            50020,
+            format!(
+                "User account '{login}' from identity provider '{provider}' does not exist in tenant '{tenant}'. The account \
+                 needs to be added as an external user in the tenant first."
+            ),
+        ),
+        ExternalError::LoginTaken { login, provider } => refuse(
+            50020,
+            format!(
+                "User account '{login}' from identity provider '{provider}' is not the account of this name in tenant \
+                 '{tenant}'. The operator can link the two."
+            ),
+        ),
+        ExternalError::TooMany => Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "temporarily_unavailable",
+            90055,
+            "Too many sign-ins are begun. Try again in a minute.",
+        ),
+    }
 }
 
 impl Refusal {

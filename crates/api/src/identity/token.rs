@@ -121,7 +121,7 @@ impl Ask<'_> {
         self.require_resource(&resource)?;
         let caller = self.prove(&client, secret.as_deref(), &resource).await?;
         let claims = self.claims(&caller, &caller.app_id, &resource);
-        let token = self.sign(&claims)?;
+        let token = self.sign(&claims).await?;
         Ok(answer(self.endpoint, &claims, self.app.tokens.lifetime.as_secs(), &token))
     }
 
@@ -173,8 +173,9 @@ impl Ask<'_> {
         })
     }
 
-    pub(crate) fn sign(&self, claims: &Claims) -> Result<String, Failure> {
-        self.app.tokens.key.sign(claims).map_err(|e| Failure::Internal(ArmError::internal(e)))
+    pub(crate) async fn sign(&self, claims: &Claims) -> Result<String, Failure> {
+        let key = self.app.tokens.signer().await.map_err(Failure::Internal)?;
+        key.sign(claims).map_err(|e| Failure::Internal(ArmError::internal(e)))
     }
 
     /// Client id and secret, from the form or from HTTP Basic. An assertion names its client itself.

@@ -2,9 +2,11 @@
 
 use super::fake::{CLIENT, OBJECT, SECRET, SUBSCRIPTION, TENANT};
 use super::{Server, body, error, form, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use lazuli_authz::token::Grant;
 use lazuli_authz::{Claims, SigningKey, TokenVersion};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -158,12 +160,19 @@ async fn every_wrong_token_is_refused_with_its_own_code() {
     let missing = ask(None).await;
     assert_eq!(missing.2, "Authentication failed. The 'Authorization' header is missing.");
     assert_eq!((missing.0, missing.1.as_str()), (401, "AuthenticationFailed"));
+    let part = |v: Value| BASE64_URL_SAFE_NO_PAD.encode(v.to_string());
+    let unsigned = |header: Value| {
+        Some(format!("Bearer {}.{}.", part(header), part(serde_json::to_value(good(&server)).unwrap())))
+    };
     let past = |c: &mut Claims| (c.nbf, c.exp) = (c.nbf - 7200, c.exp - 7200);
     let cases = [
         (Some("Basic eDp5".to_owned()), "AuthenticationFailedInvalidHeader"),
         (Some("Bearer ".to_owned()), "AuthenticationFailedInvalidHeader"),
         (Some("Bearer junk".to_owned()), "InvalidAuthenticationToken"),
         (signed(&foreign, &|_| {}), "InvalidAuthenticationToken"),
+        (unsigned(json!({"alg": "none", "typ": "JWT", "kid": key.key_id()})), "InvalidAuthenticationToken"),
+        (unsigned(json!({"alg": "RS256", "typ": "JWT", "kid": key.key_id()})), "InvalidAuthenticationToken"),
+        (unsigned(json!({"alg": "HS256", "typ": "JWT", "kid": key.key_id()})), "InvalidAuthenticationToken"),
         (signed(&key, &past), "ExpiredAuthenticationToken"),
         (signed(&key, &|c| c.aud = "https://storage.azure.com/".into()), "InvalidAuthenticationTokenAudience"),
         (signed(&key, &|c| c.iss = "https://sts.windows.net/x/".into()), "InvalidAuthenticationTokenTenant"),

@@ -2,6 +2,7 @@
 //! none, whoever signs in not at all. Every route of the engine's own table is asked for resources that are there, and answered
 //! with 401, 403 or 404, without a byte of them; the blob plane too. The owner, asked the same, sees them: the test is not blind.
 
+mod paths;
 mod world;
 
 use lazuli_engine::Route;

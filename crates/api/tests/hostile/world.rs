@@ -31,10 +31,11 @@ pub struct World {
     /// A client of the same tenant without any role.
     pub nobody: String,
     pub nobody_storage: String,
+    pub nobody_object: String,
     /// Of the right form, signed by somebody else.
     pub forged: String,
     pub operation: String,
-    running: Running,
+    pub running: Running,
     _dir: TempDir,
     _guard: DropGuard,
 }
@@ -134,6 +135,7 @@ impl World {
             foreign_storage,
             nobody: nobodys,
             nobody_storage,
+            nobody_object: nobody.object_id.clone(),
             forged,
             operation: String::new(),
             running,

@@ -78,7 +78,9 @@ async fn lists_are_paged_filtered_and_cut_down() {
     assert_eq!(found, ["\"team 0\"", "\"team 1\"", "\"team 2\"", "\"team 3\"", "\"team 4\""]);
     for (path, code) in [
         ("/groups?$filter=nope eq 1", "Request_UnsupportedQuery"),
-        ("/groups?$expand=members", "BadRequest"),
+        ("/groups?$expand=members($filter=x)", "BadRequest"),
+        ("/users?$expand=members", "BadRequest"),
+        ("/groups?$search=\"displayName:team\"", "Request_UnsupportedQuery"),
         ("/devices", "BadRequest"),
         ("/groups/22222222-2222-2222-2222-222222222222", "Request_ResourceNotFound"),
         ("/me", "BadRequest"),
@@ -86,6 +88,44 @@ async fn lists_are_paged_filtered_and_cut_down() {
         let (status, refused) = ask(&world, &token, "GET", path, None).await;
         assert!(status >= 400 && refused["error"]["code"] == code, "{path}: {refused}");
     }
+}
+
+#[tokio::test]
+async fn groups_are_searched_and_shown_with_who_is_in_them() {
+    let world = World::start().await;
+    let token = token(&world, DIRECTORY).await;
+    let mut ids = Vec::new();
+    for name in ["Build Team", "Test Crew"] {
+        let group = json!({"displayName": name, "mailEnabled": false, "mailNickname": "t", "securityEnabled": true});
+        let (_, made) = ask(&world, &token, "POST", "/groups", Some(group)).await;
+        ids.push(made["id"].as_str().unwrap().to_owned());
+    }
+    let alice = ask(&world, &token, "GET", &format!("/users/{LOGIN}"), None).await.1["id"].as_str().unwrap().to_owned();
+    let member = json!({"@odata.id": format!("https://graph.microsoft.com/v1.0/directoryObjects/{alice}")});
+    let path = format!("/groups/{}/members/$ref", ids[0]);
+    assert_eq!(ask(&world, &token, "POST", &path, Some(member)).await.0, 204);
+
+    let search = async |text: &str| {
+        let url = world.url(&format!("/graph/v1.0/groups?$search={text}&$count=true"));
+        let answer =
+            world.client.get(url).bearer_auth(&token).header("ConsistencyLevel", "eventual").send().await.unwrap();
+        let page: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        page["value"].as_array().map(|all| all.iter().map(|g| g["displayName"].to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(search("\"displayName:tea\"").await.unwrap(), ["\"Build Team\""]);
+    assert_eq!(search("\"displayName:te\"").await.unwrap().len(), 2);
+    assert_eq!(search("tea").await, None, "refused");
+
+    let (_, one) = ask(&world, &token, "GET", &format!("/groups/{}?$expand=members($select=id)", ids[0]), None).await;
+    assert_eq!(one["members"], json!([{"@odata.type": "#microsoft.graph.user", "id": alice}]));
+    let (_, all) = ask(&world, &token, "GET", "/groups?$expand=members&$select=displayName", None).await;
+    let members = |name: &str| {
+        let group = all["value"].as_array().unwrap().iter().find(|g| g["displayName"] == name);
+        group.unwrap()["members"].as_array().unwrap().len()
+    };
+    assert_eq!((members("Build Team"), members("Test Crew")), (1, 0));
+    let (_, owned) = ask(&world, &token, "GET", &format!("/groups/{}?$expand=owners", ids[1]), None).await;
+    assert_eq!(owned["owners"][0]["id"], world.owner.object_id);
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 mod certificate;
 mod device;
+mod external;
 mod federated;
 mod graph;
 mod page;
 mod refresh;
+mod rotation;
 mod world;

@@ -250,6 +250,44 @@ async fn who_may_do_what() {
     assert_eq!(code(other), refused(404, "ResourceNotFound"));
 }
 
+/// A SAS that was altered in any of what it says is none; so is one that is used where it does not reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_sas_opens_nothing() {
+    let w = World::start().await;
+    w.container("cont").await;
+    w.container("other").await;
+    for path in ["/cont/b", "/cont/c", "/other/b"] {
+        w.send(w.plain(Method::PUT, path).header("x-ms-blob-type", "BlockBlob").body("hello"), 201).await;
+    }
+    let sas = w.sas(Some("b"), "r");
+    let field = |name: &str| sas.split('&').find(|f| f.starts_with(&format!("{name}="))).unwrap().to_owned();
+    assert_eq!(w.plain(Method::GET, &format!("/cont/b?{sas}")).send().await.unwrap().status(), 200);
+    for (what, altered) in [
+        ("permissions", sas.replace(&field("sp"), "sp=rwdl")),
+        ("scope", sas.replace(&field("sr"), "sr=c")),
+        ("end", sas.replace(&field("se"), "se=2998-01-01T00%3A00%3A00Z")),
+        ("start", format!("{sas}&st=2020-01-01T00%3A00%3A00Z")),
+        ("version", sas.replace(&field("sv"), "sv=2020-10-02")),
+        ("signature", sas.replace(&field("sig"), &format!("sig=AAAA{}", &field("sig")[8..]))),
+        ("protocol", format!("{sas}&spr=https")),
+        ("address", format!("{sas}&sip=127.0.0.1")),
+    ] {
+        assert_ne!(altered, sas, "{what}");
+        let answer = w.plain(Method::GET, &format!("/cont/b?{altered}")).send().await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), header(&answer, "x-ms-error-code")),
+            (403, "AuthenticationFailed"),
+            "{what}"
+        );
+        let message = answer.text().await.unwrap();
+        assert!(!message.contains("hello") && !message.contains(&field("sig")), "{what}: {message}");
+    }
+    for path in ["/cont/c", "/other/b", "/cont/B", "/cont/b%2F..%2Fc", "/cont/x/../c"] {
+        let answer = w.plain(Method::GET, &format!("{path}?{sas}")).send().await.unwrap();
+        assert!([403, 404].contains(&answer.status().as_u16()), "{path}: {}", answer.status());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn blocks_leases_and_what_is_not_there() {
     let w = World::start().await;

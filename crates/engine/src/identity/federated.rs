@@ -89,7 +89,7 @@ impl Engine {
         let keys = self.issuers().keys(&claimed.issuer, claimed.key_id.as_deref()).await;
         let keys = keys.map_err(FederationError::from)?;
         let now = u64::try_from(now_ms() / 1000).unwrap_or(0);
-        let believed = federated::verify(jwt, &keys, now).map_err(FederationError::from)?;
+        let believed = federated::verify(jwt, &keys.keys, now).map_err(FederationError::from)?;
         require_trust(kept, &believed)?;
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Secrets are returned once and kept only as hashes.
 
 use super::client::{self, SECRET, secret_credential};
+use super::external;
 use super::users::{self, USER};
 use super::{Engine, db_error};
 use crate::directory::{GLOBAL_ADMINISTRATOR, SERVICE_PRINCIPAL};
@@ -48,6 +49,14 @@ pub enum OperatorError {
     Certificate(#[from] CertificateError),
     #[error("the certificate ended already")]
     CertificateEnded,
+    #[error("'{0}' is no issuer: expected an https address, exactly as the provider names itself")]
+    NotAnIssuer(String),
+    #[error("the subject is missing")]
+    NoSubject,
+    #[error("the user '{0}' is signed in by this issuer and subject already")]
+    LinkedToOther(String),
+    #[error("another process rotated the key at the same moment; nothing was changed by this one")]
+    RotatedMeanwhile,
     #[error("{0}")]
     Failed(#[from] ArmError),
 }
@@ -265,6 +274,88 @@ impl Engine {
         let object_id = principal.id.clone();
         self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
         Ok(NewUser { tenant_id: tenant.id, object_id, login })
+    }
+
+    /// A person of a tenant without a password, whom another provider signs in.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn create_external_user(
+        &self,
+        tenant: &str,
+        login: &str,
+        display_name: &str,
+        issuer: &str,
+        subject: &str,
+    ) -> Result<NewUser, OperatorError> {
+        let tenant = self.known_tenant(tenant).await?;
+        let login = users::normal(login);
+        if !users::is_login(&login) {
+            return Err(OperatorError::NotALogin(login));
+        }
+        let mut principal = Principal {
+            id: Uuid::new_v4().to_string(),
+            tenant: tenant.id.clone(),
+            app_id: String::new(),
+            display_name: display_name.to_owned(),
+            kind: USER.to_owned(),
+            secret_hash: String::new(),
+            login: login.clone(),
+            body: json!({"accountEnabled": true, "createdMs": now_ms()}),
+        };
+        self.require_free_identity(&principal, issuer, subject).await?;
+        external::link(&mut principal, issuer, subject, true);
+        let object_id = principal.id.clone();
+        self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
+        Ok(NewUser { tenant_id: tenant.id, object_id, login })
+    }
+
+    /// Lets another provider sign a user in, or no longer.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn link_user(
+        &self,
+        tenant: Option<&str>,
+        user: &str,
+        issuer: &str,
+        subject: &str,
+        linked: bool,
+    ) -> Result<NewUser, OperatorError> {
+        let mut principal = self.user(tenant, user).await?;
+        if linked {
+            self.require_free_identity(&principal, issuer, subject).await?;
+        } else {
+            // What was begun with it ends.
+            principal.body["sessionsFromMs"] = json!(now_ms());
+        }
+        external::link(&mut principal, issuer, subject, linked);
+        let shown = NewUser {
+            tenant_id: principal.tenant.clone(),
+            object_id: principal.id.clone(),
+            login: principal.login.clone(),
+        };
+        self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
+        Ok(shown)
+    }
+
+    async fn require_free_identity(
+        &self,
+        principal: &Principal,
+        issuer: &str,
+        subject: &str,
+    ) -> Result<(), OperatorError> {
+        if !self.may_trust(issuer) {
+            return Err(OperatorError::NotAnIssuer(issuer.to_owned()));
+        }
+        if subject.is_empty() {
+            return Err(OperatorError::NoSubject);
+        }
+        let all = self.db().principals().await.map_err(db_error)?;
+        match external::user_of(all.iter(), &principal.tenant, issuer, subject) {
+            Some(other) if other.id != principal.id => Err(OperatorError::LinkedToOther(other.login.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// A new password for a user; whatever was begun with the old one ends. `tenant` where several have the login.

@@ -86,7 +86,9 @@ impl Engine {
         self.count_guess(&subject).await?;
         let access = self.access().await?;
         let found = user(access.principals.values(), tenant, &login);
-        let stored = found.map_or(password::NOBODY, |p| p.secret_hash.as_str()).to_owned();
+        // Of whom another provider vouches for there is none.
+        let stored = found.map(|p| p.secret_hash.as_str()).filter(|hash| !hash.is_empty());
+        let stored = stored.unwrap_or(password::NOBODY).to_owned();
         let right = verify(password.to_owned(), stored).await;
         let Some(found) = found.filter(|_| right) else {
             return Err(SignInError::WrongPassword);

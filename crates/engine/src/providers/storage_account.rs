@@ -47,7 +47,7 @@ impl Provider for StorageAccount {
             delegation_secret: random_secret()?,
         };
         let services = Change::PutResource { resource: first_row(id, cx.now_ms), expect: Expect::Absent };
-        let changes = vec![claim_name(id.name(), &id.key(), cx.now_ms), services];
+        let changes = vec![claim_name(id.name(), &id.key()), services];
         let sealed = cx.engine.secrets().seal_account(&id.key(), &internal)?;
         Ok(Plan { body, internal: to_internal(&sealed), changes, ..Plan::default() })
     }

@@ -43,3 +43,15 @@ async fn writes_are_told_with_caller_and_correlation() {
     let seen = events(&server, &as_caller(&server, &reader), "").await.unwrap();
     assert!(seen.len() == 2 && seen.iter().all(|e| e["resourceGroupName"] == "rg2"), "{seen:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_kept_for_so_many_days() {
+    let server = Server::start_without_worker().await;
+    let now = crate::now_ms();
+    let day = 24 * 3600 * 1000;
+    let forget = async |at| crate::reconcilers::activity_log::reconcile(&server.engine, at).await.unwrap();
+    assert_eq!(forget(now + 89 * day).await, 0);
+    assert_eq!(events(&server, &server.call, "").await.unwrap().len(), 1);
+    assert!(forget(now + 91 * day).await >= 1);
+    assert_eq!(events(&server, &server.call, "").await.unwrap().len(), 0);
+}

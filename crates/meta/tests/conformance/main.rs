@@ -11,6 +11,7 @@ mod operations;
 mod resources;
 mod schema;
 mod sign_in;
+mod signing_keys;
 mod storage;
 
 use harness::Bench;
@@ -83,6 +84,7 @@ cases! {
     sign_in::a_session_ends_as_a_whole,
     sign_in::tickets_are_forgotten_a_day_after_their_end,
     sign_in::guesses_are_counted_until_their_end,
+    signing_keys::a_key_has_one_successor,
     concurrency::no_operation_is_claimed_twice,
     concurrency::no_update_is_lost,
     concurrency::a_parent_and_its_child_agree,
