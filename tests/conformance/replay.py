@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+import uuid
 
 import shape
 from client import PATIENCE, Client, Failure
@@ -28,6 +29,8 @@ from fixtures import GROUP, Prerequisites, type_of
 HERE = pathlib.Path(__file__).parent
 POLL_URL = re.compile(r"/(capsOperations|DiskOperations|operations|operationResults|operationStatuses|asyncoperations)/([^/?]+)", re.I)
 PLATFORM_IMAGE = re.compile(r"/Locations/(\w+)/Publishers/([^/\"]+)/ArtifactTypes/VMImage/Offers/([^/\"]+)/Skus/([^/\"]+)/Versions/([\d.]+)", re.I)
+SCRIPT = re.compile(r"https://raw\.githubusercontent\.com/[^\"]+")
+STAND_IN = "https://replayscripts.blob.core.windows.net/scripts/customizeScript.sh"
 # The random end of a disk's name.
 RANDOM = re.compile(r"[\w.-]+_[0-9a-f]{32}$")
 # Templates list what they need in any order.
@@ -57,7 +60,7 @@ def platform_images(recordings):
             images[":".join(urn)].add(location.lower())
         for exchange in recording.exchanges:
             for image in image_references(exchange["body"]):
-                if image.get("exactVersion") and image.get("publisher"):
+                if image.get("exactVersion", "latest") != "latest" and image.get("publisher"):
                     urn = ":".join([image["publisher"], image["offer"], image["sku"], image["exactVersion"]])
                     images[urn].add(recording.location)
     return images
@@ -65,8 +68,9 @@ def platform_images(recordings):
 
 def image_references(value):
     if isinstance(value, dict):
-        if isinstance(value.get("imageReference"), dict):
-            yield value["imageReference"]
+        for name in ("imageReference", "source"):
+            if isinstance(value.get(name), dict):
+                yield value[name]
         for below in value.values():
             yield from image_references(below)
     elif isinstance(value, list):
@@ -82,8 +86,10 @@ def publish(data, lazuli, guest, images):
         file.truncate(30 << 30)
     for urn, locations in sorted(images.items()):
         publisher, offer, sku, version = urn.split(":")
+        # A template distributes to definitions of the generation of its source.
+        generation = "V2" if offer == "UbuntuServer" and sku.endswith("GEN2") else "V1"
         subprocess.run([lazuli, "image", "publish", "--data-dir", data, "--publisher", publisher, "--offer", offer, "--sku", sku,
-                        "--version", version, "--generation", "V1", "--location", ",".join(sorted(locations)), large],
+                        "--version", version, "--generation", generation, "--location", ",".join(sorted(locations)), large],
                        check=True, stdout=subprocess.DEVNULL)
     large.unlink()
 
@@ -198,6 +204,17 @@ class Recording:
             return
         self.client.done("PUT", path, sent)
 
+    def grant(self, exchange):
+        """The role for the identity that the recording made: what its templates do needs it. With it comes what scripts in an account
+        need, which are on the internet in the recording."""
+        group = GROUP.search(exchange["url"])[0]
+        identities = self.client.get(f"{group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities")["value"]
+        scripts = "/subscriptions/x/providers/Microsoft.Authorization/roleDefinitions/2a2b9908-6ea1-4ae2-8e65-a410df84e7d1"
+        for identity in identities:
+            for role in (exchange["requestBody"]["properties"]["roleDefinitionId"], scripts):
+                self.client.done("PUT", f"{group}/providers/Microsoft.Authorization/roleAssignments/{uuid.uuid4()}", {"properties": {
+                    "roleDefinitionId": role, "principalId": identity["properties"]["principalId"], "principalType": "ServicePrincipal"}})
+
     # One exchange.
 
     def replay(self):
@@ -219,6 +236,8 @@ class Recording:
                 self.counts[f"skipped: {reason}"] += 1
                 if what.lower() == "put microsoft.resources/deployments":
                     self.template(exchange["requestBody"])
+                if what.lower() == "put microsoft.authorization/roleassignments" and exchange["status"] == 201:
+                    self.grant(exchange)
                 continue
             if key:
                 self.counts["polls"] += 1
@@ -250,6 +269,10 @@ class Recording:
                 self.client.done("POST", f"{self.short.pop()}/endGetAccess")
         path = url.path + (f"?{url.query}" if url.query else "")
         body = exchange["requestBody"]
+        if SCRIPT.search(json.dumps(body)):
+            # A script on the internet: a blob stands for it.
+            self.needs.blob(STAND_IN)
+            body = json.loads(SCRIPT.sub(STAND_IN, json.dumps(body)))
         for theirs, ours in self.names.items():
             path = path.replace(theirs, ours)
             body = json.loads(json.dumps(body).replace(theirs, ours))

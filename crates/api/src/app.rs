@@ -163,12 +163,22 @@ async fn management(app: &App, context: &Context, body: Body) -> Reply {
         Ok(body) => arm::handle(app, context, caller, body).await,
         Err(error) => Ok(respond::error(error)),
     };
-    let mut response = result.unwrap_or_else(|e| respond::error(&e));
+    let mut response = result.unwrap_or_else(|e| match is_bare(context, &e) {
+        true => respond::bare_error(&e),
+        false => respond::error(&e),
+    });
     respond::rate_limits(&context.method, response.headers_mut());
     match &app.recorder {
         Some(recorder) => recorder.exchange(context, &body.unwrap_or_default(), response).await,
         None => response,
     }
+}
+
+/// Image Builder told of a body that is no template without the envelope before 2021-10-01 (wire.md §4).
+fn is_bare(context: &Context, error: &ArmError) -> bool {
+    error.code == "ValidationFailed"
+        && context.path.to_ascii_lowercase().contains("/providers/microsoft.virtualmachineimages/")
+        && context.query.get("api-version").is_some_and(|version| version.as_str() < "2021-10-01")
 }
 
 pub(crate) fn no_route(context: &Context) -> ArmError {

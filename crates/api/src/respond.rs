@@ -24,6 +24,21 @@ pub(crate) fn empty(status: StatusCode) -> Reply {
 
 /// The error as the client sees it. Its cause goes to the log and nowhere else.
 pub(crate) fn error(error: &ArmError) -> Reply {
+    tell(error);
+    json(status(error), &error.envelope())
+}
+
+/// As [`error`], without the envelope.
+pub(crate) fn bare_error(error: &ArmError) -> Reply {
+    tell(error);
+    json(status(error), &error.to_value())
+}
+
+fn status(error: &ArmError) -> StatusCode {
+    StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn tell(error: &ArmError) {
     if let Some(cause) = &error.cause {
         let cause = cause.as_ref() as &dyn std::error::Error;
         if error.status >= 500 {
@@ -32,7 +47,6 @@ pub(crate) fn error(error: &ArmError) -> Reply {
             tracing::debug!(code = error.code, error = cause, "request refused");
         }
     }
-    json(StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error.envelope())
 }
 
 /// Sets a header from text that may come from outside; text that no header can hold is left out.

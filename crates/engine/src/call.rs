@@ -22,6 +22,18 @@ pub struct Caller {
     pub acting: Option<Acting>,
     /// What decisions rest on, as it was when the request began; nothing where it is to be asked for each decision.
     pub rights: Rights,
+    /// Where a service of the server's own acts for the caller: it may do everything at this scope (lower case) and below it,
+    /// whatever the caller's roles are. Nothing that comes from outside has one.
+    pub service_scope: Option<String>,
+}
+
+impl Caller {
+    /// Whether the scope is the service's own.
+    pub(crate) fn serves(&self, scope: &str) -> bool {
+        let own = self.service_scope.as_deref().filter(|own| !own.is_empty());
+        let scope = scope.to_ascii_lowercase();
+        own.and_then(|own| scope.strip_prefix(own)).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// An action on a scope.

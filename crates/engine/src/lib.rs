@@ -19,6 +19,7 @@ mod extension_images;
 pub mod grant;
 mod hidden_rows;
 mod identity;
+mod image_builder;
 mod on_behalf;
 pub mod operation;
 mod operations;
@@ -50,6 +51,7 @@ pub use identity::{
     KeyRotation, KeyView, MachineIdentityError, NewClient, NewUser, OfferedProvider, OperatorError,
     POLL_INTERVAL_SECONDS, PUBLISHED_BEFORE, ProviderError, Resumed, Session, SignInError, SignedIn, generate_secret,
 };
+pub use image_builder::ImageBuilderConfig;
 pub use lazuli_authz::assertion::AssertionError;
 pub use lazuli_authz::federated::FederatedError;
 pub use lazuli_meta::model::{Principal, Subscription, Tenant};
@@ -100,6 +102,7 @@ pub struct EngineConfig {
     pub signing_key_age: Option<Duration>,
     /// The stores of regions (canonical short names) that are not one folder below `data_dir`.
     pub regions: BTreeMap<String, RegionSettings>,
+    pub image_builder: ImageBuilderConfig,
 }
 
 impl EngineConfig {
@@ -120,6 +123,7 @@ impl EngineConfig {
             activity_log_age: Some(Duration::from_secs(90 * 24 * 3600)),
             signing_key_age: Some(Duration::from_secs(90 * 24 * 3600)),
             regions: BTreeMap::new(),
+            image_builder: ImageBuilderConfig::default(),
         }
     }
 }
@@ -196,6 +200,7 @@ impl Engine {
             reconcilers::activity_log::run(self.clone(), shutdown.clone()),
             reconcilers::garbage::run(self.clone(), shutdown.clone()),
             reconcilers::grants::run(self.clone(), shutdown.clone()),
+            reconcilers::image_triggers::run(self.clone(), shutdown.clone()),
             reconcilers::network::run(self.clone(), shutdown.clone()),
             reconcilers::signing_keys::run(self.clone(), shutdown.clone()),
             reconcilers::soft_deleted::run(self.clone(), shutdown.clone()),

@@ -56,6 +56,9 @@ impl Engine {
                 if kind == crate::providers::virtual_machine::KIND {
                     add("POST", format!("{path}/providers/Microsoft.SerialConsole/serialPorts/0/connect"));
                 }
+                if kind == crate::image_builder::KIND {
+                    add("GET", format!("{path}/log"));
+                }
                 for action in provider.actions() {
                     add("POST", format!("{path}/{action}"));
                 }

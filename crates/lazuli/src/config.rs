@@ -1,7 +1,7 @@
 //! The configuration file: TOML, every entry optional, unknown entries refused. The command line wins over it.
 
 use anyhow::{Context, ensure};
-use lazuli_engine::{IdentityProvider, RegionSettings, region_name};
+use lazuli_engine::{IdentityProvider, ImageBuilderConfig, RegionSettings, region_name};
 use lazuli_vmm::accel::Accelerator;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -48,6 +48,12 @@ use std::path::{Path, PathBuf};
 ///                                                                              # in AWS_* and AZURE_* of the environment
 /// mib_per_second_from = { westus = 10 }  # at most so much from there
 /// encryption_keys = ["file:/etc/lazuli/eastus-2.key", "env:LAZULI_EASTUS_1"]   # newest first; docs/encryption.md
+///
+/// [image_builder]                        # docs/image-builder.md
+/// editable = false                       # a PUT replaces a template that is there; Azure refuses that
+/// fetch_from = ["localhost"]             # hosts of scripts that may be this machine itself or on its link
+/// max_file_mib = 256                     # the largest script or file of a template
+/// trigger_seconds = 30                   # how often triggers are looked at
 /// ```
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -66,6 +72,7 @@ pub struct Config {
     pub identity_providers: Vec<IdentityProvider>,
     pub host: HostSection,
     pub regions: BTreeMap<String, RegionSettings>,
+    pub image_builder: ImageBuilderConfig,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,8 +1,8 @@
 //! `lazuli console`: the serial console of a virtual machine on this terminal, as `az serial-console connect` would have it.
 
+use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
-use crate::image::client::Client;
 use anyhow::{Context, bail};
 use lazuli_api::websocket::{Decoder, Kind, Message, frame};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};

@@ -4,6 +4,8 @@
 
 mod admin;
 mod bench;
+mod build;
+mod client;
 mod config;
 mod console;
 mod credentials;
@@ -54,6 +56,8 @@ enum Command {
     Image(image::Args),
     /// The serial console of a virtual machine, on this terminal.
     Console(console::Args),
+    /// Image templates: dry runs, runs that are waited for, their logs.
+    Build(build::Args),
     /// Shows what the content stores hold, region by region.
     Usage(usage::Args),
     /// Reads everything in the content stores, names what is damaged, and on request repairs it.
@@ -97,6 +101,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Admin(args) => admin::run(args).await,
             Command::Image(args) => image::run(args).await,
             Command::Console(args) => console::run(args).await,
+            Command::Build(args) => return build::run(args).await,
             Command::Usage(args) => usage::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Gc(args) => gc::run(args).await,

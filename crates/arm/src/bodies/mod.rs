@@ -24,6 +24,8 @@ pub mod disk_access;
 pub mod federated_identity_credential;
 pub mod gallery;
 pub mod image_definition;
+pub mod image_template;
+pub mod image_template_trigger;
 pub mod image_version;
 pub mod managed_identity;
 pub mod managed_image;

@@ -8,6 +8,8 @@ mod disk_create;
 mod disk_delete;
 pub(crate) mod disk_end_access;
 mod gallery_share;
+mod image_template_create;
+mod image_template_delete;
 mod image_version;
 mod image_version_create;
 mod image_version_delete;
@@ -46,6 +48,10 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(disk_delete::DiskDelete),
         Arc::new(disk_end_access::DiskEndAccess),
         Arc::new(gallery_share::GalleryShare),
+        Arc::new(image_template_create::ImageTemplateCreate),
+        Arc::new(image_template_delete::ImageTemplateDelete),
+        Arc::new(row_update::RowUpdate("image_template.update")),
+        Arc::new(row_update::RowUpdate("image_template_trigger.create")),
         Arc::new(image_version_create::ImageVersionCreate),
         Arc::new(image_version_delete::ImageVersionDelete),
         Arc::new(image_version_update::ImageVersionUpdate),

@@ -32,19 +32,19 @@ impl Operation for ResourceGroupDelete {
     }
 }
 
-async fn contents(cx: &OpContext, group: &Resource) -> Result<Vec<Resource>, OpError> {
+pub(super) async fn contents(cx: &OpContext, group: &Resource) -> Result<Vec<Resource>, OpError> {
     let query = ResourceQuery { under: Some(group.key.clone()), ..ResourceQuery::default() };
     Ok(cx.engine.all_rows(query).await?)
 }
 
 /// The lowest rank first, the deepest child first.
-fn next_to_delete(cx: &OpContext, rows: Vec<Resource>) -> Option<Resource> {
+pub(super) fn next_to_delete(cx: &OpContext, rows: Vec<Resource>) -> Option<Resource> {
     let rank = |r: &Resource| cx.engine.provider_of_kind(&r.kind).map_or(u8::MAX, |p| p.delete_rank());
     rows.into_iter().min_by_key(|r| (rank(r), std::cmp::Reverse(r.key.matches('/').count())))
 }
 
 /// Deletes one resource and waits until that has ended. Whoever was faster is joined or looked at again.
-async fn delete_one(cx: &OpContext, row: Resource) -> Result<(), OpError> {
+pub(super) async fn delete_one(cx: &OpContext, row: Resource) -> Result<(), OpError> {
     let Some(provider) = cx.engine.provider_of_kind(&row.kind).cloned() else {
         return Err(OpError::Failed(ArmError::internal(format!("no provider for {}", row.kind))));
     };

@@ -10,6 +10,9 @@ mod disk_access;
 mod federated_identity_credential;
 mod gallery;
 mod image_definition;
+pub(crate) mod image_template;
+pub(crate) mod image_template_run_output;
+pub(crate) mod image_template_trigger;
 pub(crate) mod image_version;
 pub(crate) mod managed_image;
 pub(crate) mod network_interface;
@@ -49,6 +52,9 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(federated_identity_credential::FederatedIdentityCredential),
         Arc::new(gallery::Gallery),
         Arc::new(image_definition::ImageDefinition),
+        Arc::new(image_template::ImageTemplate),
+        Arc::new(image_template_run_output::RunOutput),
+        Arc::new(image_template_trigger::Trigger),
         Arc::new(image_version::ImageVersion),
         Arc::new(managed_image::ManagedImage),
         Arc::new(network_interface::NetworkInterface),
@@ -111,7 +117,7 @@ fn inline_children(
 }
 
 /// Deletes all children together with their parent.
-fn delete_children(children: Vec<Resource>) -> Vec<Change> {
+pub(crate) fn delete_children(children: Vec<Resource>) -> Vec<Change> {
     let delete = |r: Resource| Change::DeleteResource { key: r.key, expect: Expect::Etag(r.etag) };
     children.into_iter().map(delete).collect()
 }
@@ -162,4 +168,9 @@ fn child_row(
         created_ms: old.map_or(now_ms, |o| o.created_ms),
         changed_ms: now_ms,
     }
+}
+
+/// The row with this id or key.
+async fn named_row(cx: Context<'_>, id: &str) -> Result<Option<Resource>, ArmError> {
+    cx.engine.db().resource(&id.to_ascii_lowercase()).await.map_err(db_error)
 }

@@ -93,6 +93,6 @@ fn shown_id(id: &ResourceId) -> String {
 }
 
 /// This service writes `resourcegroups` (recorded).
-pub(super) fn lower_group(id: &str) -> String {
+pub(crate) fn lower_group(id: &str) -> String {
     id.replacen("/resourceGroups/", "/resourcegroups/", 1)
 }

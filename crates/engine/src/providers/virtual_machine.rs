@@ -5,8 +5,8 @@
 
 mod data_disks;
 mod diagnostics;
-mod identity;
-mod image;
+pub(crate) mod identity;
+pub(crate) mod image;
 mod instance_view;
 mod interfaces;
 mod security;

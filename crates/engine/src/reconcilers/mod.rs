@@ -4,6 +4,7 @@
 pub(crate) mod activity_log;
 pub(crate) mod garbage;
 pub(crate) mod grants;
+pub(crate) mod image_triggers;
 pub(crate) mod network;
 pub(crate) mod signing_keys;
 pub(crate) mod soft_deleted;

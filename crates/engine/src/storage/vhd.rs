@@ -21,11 +21,11 @@ const SUFFIXES: [&str; 5] = [
 
 /// What a blob's URL names.
 #[derive(Debug, PartialEq, Eq)]
-struct Named {
-    account: String,
-    container: String,
-    blob: String,
-    snapshot: Option<String>,
+pub(crate) struct Named {
+    pub account: String,
+    pub container: String,
+    pub blob: String,
+    pub snapshot: Option<String>,
 }
 
 /// The fixed VHD in a blob of one of this server's accounts, which is in `location`; nothing is fetched from anywhere else.
@@ -62,7 +62,7 @@ pub(super) async fn find(
 ) -> Result<Place, ArmError> {
     let shown = uri.split('?').next().unwrap_or(uri);
     let refuse = |why: &str| ArmError::bad_request("InvalidParameter", format!("The source blob URI {shown} {why}"));
-    let named = parse(uri, &cx.call.urls.arm).ok_or_else(|| {
+    let named = named(uri, &cx.call.urls.arm).ok_or_else(|| {
         refuse("is invalid: it must be the URL of a blob in a storage account of this server; nothing is fetched from elsewhere.")
     })?;
     let account = cx.engine.account_of_blobs(&named.account).await?;
@@ -112,13 +112,13 @@ impl Storage {
     }
 }
 
-/// The account whose blob service a URL names: `https://ACCOUNT.blob.core.windows.net/`. `own` as in [`parse`].
+/// The account whose blob service a URL names: `https://ACCOUNT.blob.core.windows.net/`. `own` as in [`named`].
 pub(crate) fn account_of_service(url: &str, own: &str) -> Option<String> {
-    parse(&format!("{}/container/blob", url.trim_end_matches('/')), own).map(|named| named.account)
+    named(&format!("{}/container/blob", url.trim_end_matches('/')), own).map(|named| named.account)
 }
 
-/// `own`: `https://host[:port]` by which the client reaches this server.
-fn parse(uri: &str, own: &str) -> Option<Named> {
+/// What a URL names, if it has the form of a blob's on this server. `own`: `https://host[:port]` by which the client reaches it.
+pub(crate) fn named(uri: &str, own: &str) -> Option<Named> {
     let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"))?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/')?;
@@ -163,8 +163,9 @@ mod tests {
     #[test]
     fn urls_of_blobs_in_every_form() {
         let own = "https://images.corp:8443";
-        let named =
-            |uri: &str| parse(uri, own).map(|n| format!("{}|{}|{}|{:?}", n.account, n.container, n.blob, n.snapshot));
+        let named = |uri: &str| {
+            super::named(uri, own).map(|n| format!("{}|{}|{}|{:?}", n.account, n.container, n.blob, n.snapshot))
+        };
         let plain = Some("acct|c|a/b.vhd|None".to_owned());
         for uri in [
             "https://acct.blob.core.windows.net/c/a/b.vhd",

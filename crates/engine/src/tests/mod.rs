@@ -16,6 +16,7 @@ mod galleries;
 mod grants;
 mod groups;
 mod hostile;
+mod image_templates;
 mod images;
 mod lists;
 mod machine_identities;

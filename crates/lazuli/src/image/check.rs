@@ -1,9 +1,9 @@
 //! `lazuli image check`: what would keep an image from booting here or from being provisioned, as text or as JSON.
 
-use super::client::Client;
 use super::remote;
 use super::report::Report;
 use super::source::{self, Source};
+use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
 use anyhow::{Context, bail};

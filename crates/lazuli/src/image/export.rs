@@ -1,8 +1,8 @@
 //! `lazuli image export`: a disk, snapshot or image version as a file of any format, made as it is read: nothing is staged.
 
-use super::client::Client;
 use super::remote::Access;
 use super::report::Report;
+use crate::client::Client;
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use lazuli_disks::DiskSource;

@@ -2,11 +2,11 @@
 //! at on the way; only the parts that hold data are sent, and what the region has already takes no more room.
 
 use super::check::{self, State};
-use super::client::Client;
 use super::report::Report;
 use super::source::{self, Source};
 use super::upload::{self, NewDisk};
 use super::{OsType, regions};
+use crate::client::Client;
 use anyhow::{Context, bail};
 use lazuli_disks::check::Severity;
 use serde_json::{Value, json};

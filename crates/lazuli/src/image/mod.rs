@@ -10,7 +10,6 @@
 //! On a terminal there is a bar; otherwise each line of stdout is a JSON object.
 
 mod check;
-pub(crate) mod client;
 mod export;
 mod import;
 mod remote;
@@ -18,11 +17,11 @@ mod report;
 mod source;
 mod upload;
 
+use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
 use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
-use client::Client;
 use report::Report;
 use serde_json::{Value, json};
 use std::path::PathBuf;

@@ -7,7 +7,7 @@
 //! ```
 
 use super::check::State;
-use super::client::Client;
+use crate::client::Client;
 use anyhow::{Context, bail, ensure};
 use lazuli_disks::DiskSource;
 use lazuli_disks::vhd::{FOOTER_LEN, Footer};

@@ -1,8 +1,8 @@
 //! A disk's bytes into a managed disk, over its SAS: page writes of at most 4 MiB, holes and zero pages left out, a few at once.
 
 use super::OsType;
-use super::client::Client;
 use super::report::Report;
+use crate::client::Client;
 use anyhow::{Context, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lazuli_disks::DiskSource;

@@ -72,7 +72,11 @@ pub(super) async fn bind(
     Ok(changes)
 }
 
-async fn may_assign(cx: Context<'_>, identity: &str) -> Result<(), ArmError> {
+/// Whether who asks may assign an identity.
+///
+/// # Errors
+/// 403 `LinkedAuthorizationFailed`.
+pub(crate) async fn may_assign(cx: Context<'_>, identity: &str) -> Result<(), ArmError> {
     let Err(refused) = cx.engine.authorize_link(&cx.call.caller, identity, ASSIGN).await else { return Ok(()) };
     cx.engine.authorize_link(&cx.call.caller, identity, ASSIGN_ONE).await.map_err(|_| refused)
 }

@@ -125,6 +125,11 @@ impl Client {
         self.get(path).await
     }
 
+    /// Posts and waits for nothing but the answer.
+    pub async fn begin(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        Ok(self.send(Method::POST, path, Some(body)).await?.body)
+    }
+
     /// Posts, waits for the end, and gives the result.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let accepted = self.send(Method::POST, path, Some(body)).await?;
