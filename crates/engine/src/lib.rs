@@ -9,6 +9,7 @@ mod authorization;
 pub mod base_images;
 pub mod blobs;
 mod boot_diagnostics;
+mod build_record;
 pub mod call;
 mod capture;
 mod claims;

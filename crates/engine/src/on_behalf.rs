@@ -13,14 +13,15 @@ const BUSY: Duration = Duration::from_millis(500);
 
 /// Puts a resource, and waits until it is there.
 pub(crate) async fn put(cx: &OpContext, call: &Call, id: &ResourceId, body: &Value) -> Result<(), OpError> {
-    let ask = || async { Ok(cx.engine.put(call, id, body.clone()).await?.operation) };
+    // Boxed: an operation within an operation within a worker is deep.
+    let ask = || async { Ok(Box::pin(cx.engine.put(call, id, body.clone())).await?.operation) };
     ended(cx, again(cx, ask).await?).await
 }
 
 /// Removes a resource, and waits until it is gone.
 pub(crate) async fn delete(cx: &OpContext, call: &Call, id: &ResourceId) -> Result<(), OpError> {
     let ask = || async {
-        Ok(match cx.engine.delete(call, id).await? {
+        Ok(match Box::pin(cx.engine.delete(call, id)).await? {
             Deleted::Absent => None,
             Deleted::Done { operation } | Deleted::Started { operation } => Some(operation),
         })
@@ -31,7 +32,7 @@ pub(crate) async fn delete(cx: &OpContext, call: &Call, id: &ResourceId) -> Resu
 /// Asks for an action, and waits for its end.
 pub(crate) async fn action(cx: &OpContext, call: &Call, id: &ResourceId, action: &str) -> Result<(), OpError> {
     let ask = || async {
-        Ok(match cx.engine.action(call, id, action, Value::Null).await? {
+        Ok(match Box::pin(cx.engine.action(call, id, action, Value::Null)).await? {
             ActionReply::Started { operation } => Some(operation),
             ActionReply::Done(_) => None,
         })

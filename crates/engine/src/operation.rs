@@ -186,6 +186,19 @@ impl OpContext {
         }
     }
 
+    /// For [`Operation::undo`], which may have to wait for other operations: what was asked to be stopped has stopped, but this
+    /// worker may still have to let go.
+    pub(crate) fn undoing(&self) -> Self {
+        let steps = self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        Self {
+            engine: self.engine.clone(),
+            op: self.op.clone(),
+            stop: self.interrupted.child_token(),
+            interrupted: self.interrupted.clone(),
+            steps: Mutex::new(steps),
+        }
+    }
+
     /// Shown by polls and by people; cheap enough to be called a few times a second.
     pub async fn progress(&self, done: u64, total: u64, phase: &str) {
         let (done, total) = (i64::try_from(done).unwrap_or(i64::MAX), i64::try_from(total).unwrap_or(i64::MAX));

@@ -56,6 +56,9 @@ pub struct ImageVersionInternal {
     /// Of the version of an application: its package, then its configuration.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<StoredFile>,
+    /// What is known of the build that it came from ([`crate::build_record`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<StoredFile>,
 }
 
 impl ImageVersionInternal {
@@ -89,6 +92,9 @@ pub struct ManagedImageInternal {
     pub os_disk: Option<Stored>,
     /// By LUN.
     pub data_disks: BTreeMap<u32, Stored>,
+    /// As [`ImageVersionInternal::build`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<StoredFile>,
 }
 
 /// `internal` of a storage account: what opens it, sealed in the row ([`crate::secrets`]). Never shown, but by the actions that are there for it; never logged.

@@ -166,7 +166,6 @@ pub(crate) fn began(row: &Resource, cause: Cause, now_ms: i64) -> Resource {
 }
 
 /// A run goes on to another phase; not if it is being cancelled.
-#[allow(dead_code, reason = "the run operation says it")]
 pub(crate) fn entered(row: &mut Resource, sub_state: SubState) {
     change_internal::<TemplateInternal>(row, |state| {
         if let Some(run) = state.last_run.as_mut().filter(|r| r.state == RunState::Running) {
@@ -177,7 +176,6 @@ pub(crate) fn entered(row: &mut Resource, sub_state: SubState) {
 
 /// The run's end, for the row that its operation leaves behind: the template itself is as usable as before. Failures of triggers
 /// are counted, and forgotten with a success.
-#[allow(dead_code, reason = "the run operation says it")]
 pub(crate) fn ended(row: &mut Resource, run_state: RunState, message: &str, now_ms: i64) {
     if row.provisioning_state != "Deleting" {
         row.provisioning_state = "Succeeded".into();

@@ -10,6 +10,7 @@ pub(crate) mod disk_end_access;
 mod gallery_share;
 mod image_template_create;
 mod image_template_delete;
+mod image_template_run;
 mod image_version;
 mod image_version_create;
 mod image_version_delete;
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(image_template_delete::ImageTemplateDelete),
         Arc::new(row_update::RowUpdate("image_template.update")),
         Arc::new(row_update::RowUpdate("image_template_trigger.create")),
+        Arc::new(image_template_run::ImageTemplateRun),
         Arc::new(image_version_create::ImageVersionCreate),
         Arc::new(image_version_delete::ImageVersionDelete),
         Arc::new(image_version_update::ImageVersionUpdate),

@@ -14,7 +14,6 @@ pub(crate) const KIND: &str = "Microsoft.VirtualMachineImages/imageTemplates/run
 pub(crate) struct RunOutput;
 
 /// What a distributor made.
-#[allow(dead_code, reason = "the run operation writes them")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Artifact {
     /// Id of a version or a managed image.
@@ -24,7 +23,6 @@ pub(crate) enum Artifact {
 }
 
 /// The row of a run output, in the place of an earlier run's.
-#[allow(dead_code, reason = "the run operation writes them")]
 pub(crate) fn put_change(
     template: &Resource,
     name: &str,

@@ -108,6 +108,13 @@ impl Provider for ImageVersion {
         by_number(key)
     }
 
+    async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
+        if !name.eq_ignore_ascii_case("build") {
+            return Ok(None);
+        }
+        crate::build_record::view(cx.engine, row).await
+    }
+
     fn delete_rank(&self) -> u8 {
         20
     }

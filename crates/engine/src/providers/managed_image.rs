@@ -61,6 +61,13 @@ impl Provider for ManagedImage {
         Ok(DeletePlan { start: Some(Start { kind: "managed_image.delete", params: json!({}) }), changes: vec![] })
     }
 
+    async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
+        if !name.eq_ignore_ascii_case("build") {
+            return Ok(None);
+        }
+        crate::build_record::view(cx.engine, row).await
+    }
+
     fn delete_rank(&self) -> u8 {
         45
     }

@@ -1,14 +1,18 @@
 //! A VHD in a blob as the source of a disk: found by its URL among this server's accounts, judged, its bytes shared.
 
-use super::{Account, Place, Storage, StorageError};
+use super::record::{BlobBody, Content, Settled};
+use super::upload::Made;
+use super::{Access, Account, BlobKind, Place, Storage, StorageError};
 use crate::operations::disk_end_access::vhd_error;
 use crate::provider::Context;
 use crate::sources::FoundDisk;
 use crate::stored::Stored;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_disks::vhd::{self, VhdError};
+use lazuli_meta::model::Change;
 use percent_encoding::percent_decode_str;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Names below these are accounts.
 const SUFFIXES: [&str; 5] = [
@@ -54,7 +58,7 @@ pub(crate) async fn blob(
 ///
 /// # Errors
 /// As [`blob`], but for what the blob holds.
-pub(super) async fn find(
+pub(crate) async fn find(
     cx: Context<'_>,
     uri: &str,
     storage_account: Option<&ResourceId>,
@@ -87,6 +91,36 @@ fn place(account: Account, named: Named) -> Place {
 }
 
 impl Storage {
+    /// Puts a page blob with a disk of the account's region as a fixed VHD in the place of whatever is there, without copying a byte.
+    /// `created_ms` goes into its footer; `held`: the changes that let the owner of this key share the bytes.
+    ///
+    /// # Errors
+    /// A container that is not there, a lease.
+    pub(crate) async fn put_fixed_vhd(
+        &self,
+        at: &Place,
+        disk: &Stored,
+        created_ms: i64,
+        held: impl FnOnce(&str) -> Vec<Change>,
+    ) -> Result<(), StorageError> {
+        let footer = vhd::Footer::fixed(disk.size_bytes, Uuid::new_v4(), created_ms.div_euclid(1000));
+        let base = Settled {
+            manifest: Some(disk.manifest.clone()),
+            stored: disk.size_bytes,
+            tail_at: disk.size_bytes,
+            tail: hex::encode(footer.to_bytes()),
+        };
+        let gate = self.0.gates.of(&at.account.name, &at.container, &at.blob);
+        let _alone = gate.alone().await;
+        let id = Uuid::new_v4().to_string();
+        let further = held(&super::owner(&at.account, &at.container, &id));
+        let content = Content { base, ..Content::default() };
+        let size = disk.size_bytes + vhd::FOOTER_LEN;
+        let made = Made { kind: BlobKind::Page, size, body: BlobBody::default(), content, id, further };
+        self.replace(at, &Access::default(), made).await?;
+        Ok(())
+    }
+
     /// The disk in a fixed VHD.
     async fn fixed_vhd(&self, at: &Place) -> Result<Result<FoundDisk, VhdError>, StorageError> {
         let row = self.settled(at).await?;

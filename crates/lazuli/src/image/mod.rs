@@ -14,6 +14,7 @@ mod export;
 mod import;
 mod remote;
 mod report;
+mod show;
 mod source;
 mod upload;
 
@@ -47,6 +48,8 @@ enum Command {
     /// Publishes a version of a platform image from a VHD, VHDX, qcow2, VMDK or raw disk.
     #[command(disable_version_flag = true)]
     Publish(Box<Publish>),
+    /// Tells what is known of the build that an image version or a managed image came from.
+    Show(Show),
     /// Lists what is published.
     List(List),
     /// Takes a version out of the catalogue. Disks and VMs made from it stay.
@@ -106,6 +109,15 @@ struct Publish {
 }
 
 #[derive(Debug, clap::Args)]
+struct Show {
+    /// The signed documents themselves, as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Id of an image version or a managed image.
+    id: String,
+}
+
+#[derive(Debug, clap::Args)]
 struct List {
     /// A JSON list instead of a table.
     #[arg(long)]
@@ -131,6 +143,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::Export(wanted) => export::run(&client, &wanted).await,
         Command::Check(_) => Ok(()),
         Command::Publish(wanted) => publish(&client, &dir, &wanted).await,
+        Command::Show(wanted) => show::run(&client, &wanted.id, wanted.json).await,
         Command::List(wanted) => list(&client, wanted.json).await,
         Command::Unpublish(wanted) => unpublish(&client, &wanted.urn).await,
     }

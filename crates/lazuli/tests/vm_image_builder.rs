@@ -1,0 +1,269 @@
+//! Image Builder builds for real: a template's scripts run in a machine of the source, and machines of every result have what they did
+//! (IB-2, IB-4, IB-9, IB-23, IB-26), on the tiny guest.
+
+use lazuli_testkit::{Arm, TestServer, blob, guests, wait_for};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const HOME: &str = "eastus";
+const GROUP: &str = "builds";
+/// Contributor.
+const ROLE: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
+/// The tiny guest has neither of the agents: it is generalized by a script of its own.
+const OWN_DEPROVISIONING: &str = "echo deprovision > /tmp/DeprovisioningScript.sh";
+
+/// `#!/bin/sh`, `mkdir -p /srv; echo corporate > /srv/settings; httpd -p 8080 -h /srv`
+const SERVES_SETTINGS: &str =
+    "IyEvYmluL3NoCm1rZGlyIC1wIC9zcnY7IGVjaG8gY29ycG9yYXRlID4gL3Nydi9zZXR0aW5nczsgaHR0cGQgLXAgODA4MCAtaCAvc3J2Cg==";
+
+struct Site {
+    arm: Arm,
+}
+
+impl Site {
+    fn path(&self, below: &str) -> String {
+        self.arm.group_path(GROUP, &format!("/providers/{below}"))
+    }
+
+    async fn put(&self, below: &str, body: Value) -> Value {
+        self.arm.put(&self.path(below), &body).await.unwrap_or_else(|e| panic!("PUT {below}: {e:#}"))
+    }
+
+    /// A gallery with the guest as version 1.0.0, and an identity that may write in the group.
+    async fn prepare(&self, guest: &Path) -> String {
+        self.arm.put(&self.arm.group_path(GROUP, ""), &json!({"location": HOME})).await.unwrap();
+        self.put("Microsoft.Compute/galleries/g", json!({"location": HOME})).await;
+        let identifier = json!({"publisher": "builds", "offer": "linux", "sku": "1"});
+        let properties =
+            json!({"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "identifier": identifier});
+        self.put("Microsoft.Compute/galleries/g/images/linux", json!({"location": HOME, "properties": properties}))
+            .await;
+        let disk = self.upload(guest).await;
+        let storage = json!({"osDiskImage": {"source": {"id": disk}}});
+        let properties = json!({"publishingProfile": {"targetRegions": [{"name": HOME}]}, "storageProfile": storage});
+        let version = "Microsoft.Compute/galleries/g/images/linux/versions/1.0.0";
+        self.put(version, json!({"location": HOME, "properties": properties})).await;
+        let below = "Microsoft.ManagedIdentity/userAssignedIdentities/builder";
+        let identity = self.put(below, json!({"location": HOME})).await;
+        let assignment = "Microsoft.Authorization/roleAssignments/11111111-2222-3333-4444-555555555555";
+        let role = self.arm.path(&format!("/providers/Microsoft.Authorization/roleDefinitions/{ROLE}"));
+        let properties = json!({"roleDefinitionId": role, "principalId": identity["properties"]["principalId"],
+            "principalType": "ServicePrincipal"});
+        let assigned =
+            self.arm.send(Method::PUT, &self.path(assignment), Some(&json!({"properties": properties}))).await;
+        assigned.unwrap().ok().unwrap();
+        self.path(below)
+    }
+
+    async fn upload(&self, vhd: &Path) -> String {
+        let disk = self.path("Microsoft.Compute/disks/source");
+        let bytes = std::fs::metadata(vhd).unwrap().len();
+        let create = json!({"createOption": "Upload", "uploadSizeBytes": bytes});
+        let properties = json!({"osType": "Linux", "hyperVGeneration": "V2", "creationData": create});
+        self.put("Microsoft.Compute/disks/source", json!({"location": HOME, "properties": properties})).await;
+        let access = json!({"access": "Write", "durationInSeconds": 3600});
+        let granted = self.arm.post(&format!("{disk}/beginGetAccess"), Some(&access)).await.unwrap();
+        blob::upload(self.arm.http(), granted["accessSAS"].as_str().unwrap(), vhd).await.unwrap();
+        self.arm.post(&format!("{disk}/endGetAccess"), None).await.unwrap();
+        disk
+    }
+
+    /// Creates a template, which takes the newest version and may be told more.
+    async fn template(&self, name: &str, identity: &str, properties: Value) -> String {
+        let definition = self.path("Microsoft.Compute/galleries/g/images/linux");
+        let source = json!({"type": "SharedImageVersion", "imageVersionId": format!("{definition}/versions/1.0.0")});
+        let mut body = json!({"location": HOME, "identity": {"type": "UserAssigned", "userAssignedIdentities": {identity: {}}},
+            "properties": {"source": source, "vmProfile": {"vmSize": "Standard_B1ls"}}});
+        for (name, value) in properties.as_object().unwrap() {
+            body["properties"][name] = value.clone();
+        }
+        let path = self.path(&format!("Microsoft.VirtualMachineImages/imageTemplates/{name}"));
+        let path = format!("{path}?api-version=2024-02-01");
+        self.arm.put(&path, &body).await.unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        path.split('?').next().unwrap().to_owned()
+    }
+
+    async fn run(&self, template: &str) -> anyhow::Result<Value> {
+        self.arm.post(&format!("{template}/run?api-version=2024-02-01"), None).await
+    }
+
+    async fn show(&self, path: &str) -> Value {
+        self.arm.get(&format!("{path}?api-version=2024-02-01")).await.unwrap()
+    }
+
+    /// Types of what is in a template's staging group.
+    async fn staged(&self, template: &Value) -> Vec<String> {
+        let group = template["properties"]["exactStagingResourceGroup"].as_str().unwrap();
+        let all = self.arm.get(&format!("{group}/resources")).await.unwrap();
+        all["value"].as_array().unwrap().iter().map(|r| r["type"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_template_becomes_images_in_every_place_it_names() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let definition = site.path("Microsoft.Compute/galleries/g/images/linux");
+    let image = site.path("Microsoft.Compute/images/result");
+    let inline = json!(["echo built | sudo tee /var/lib/mark", OWN_DEPROVISIONING]);
+    let check = json!(["grep built /var/lib/mark", "test ! -e /tmp/DeprovisioningScript.sh"]);
+    let template = site
+        .template("web", &identity, json!({
+            "customize": [{"type": "Shell", "name": "mark", "inline": inline}],
+            "validate": {"inVMValidations": [{"type": "Shell", "name": "marked", "inline": check}]},
+            "distribute": [
+                {"type": "SharedImage", "runOutputName": "gallery", "galleryImageId": definition, "artifactTags": {"made": "here"},
+                    "targetRegions": [{"name": HOME}]},
+                {"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME},
+                {"type": "VHD", "runOutputName": "vhd"},
+            ],
+        }))
+        .await;
+    if let Err(error) = site.run(&template).await {
+        panic!("{error:#}\n{}", server.log());
+    }
+
+    let shown = site.show(&template).await;
+    let last = &shown["properties"]["lastRunStatus"];
+    assert_eq!(last["runState"], "Succeeded", "{last}");
+    let output = async |name: &str| site.show(&format!("{template}/runOutputs/{name}")).await["properties"].clone();
+    let version = output("gallery").await["artifactId"].as_str().unwrap().to_owned();
+    assert!(version.ends_with("/versions/1.0.1"), "{version}");
+    let version = site.arm.get(&version).await.unwrap();
+    assert_eq!(version["tags"]["made"], "here");
+    assert_eq!(site.arm.get(&image).await.unwrap()["properties"]["provisioningState"], "Succeeded");
+    assert!(output("vhd").await["artifactUri"].as_str().unwrap().ends_with("/vhds/vhd.vhd"));
+    assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"], "all else is gone");
+
+    // Again: the next number, and the image makes room for the new one.
+    site.run(&template).await.unwrap();
+    let version = output("gallery").await["artifactId"].as_str().unwrap().to_owned();
+    assert!(version.ends_with("/versions/1.0.2"), "{version}");
+}
+
+#[tokio::test]
+async fn a_run_that_fails_says_why_and_leaves_nothing() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let image = site.path("Microsoft.Compute/images/never");
+    let distribute = json!([{"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME}]);
+    let inline = json!(["echo before", "exit 42", "echo after"]);
+    let customize = json!([{"type": "Shell", "name": "breaks", "inline": inline}]);
+    let template = site.template("broken", &identity, json!({"customize": customize, "distribute": distribute})).await;
+    let error = site.run(&template).await.unwrap_err().to_string();
+    assert!(error.contains("'breaks' ended with exit code 42") && error.contains("customization.log"), "{error}");
+    let shown = site.show(&template).await;
+    let last = &shown["properties"]["lastRunStatus"];
+    assert_eq!((&last["runState"], &shown["properties"]["provisioningState"]), (&json!("Failed"), &json!("Succeeded")));
+    assert!(last["message"].as_str().unwrap().contains("exit code 42"), "{last}");
+    assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"]);
+    assert!(site.arm.get(&image).await.is_err());
+}
+
+/// A build machine in the template's own network has no public address, and reaches what is there (IB-8, IB-25).
+#[tokio::test]
+async fn a_build_in_a_network_reaches_what_is_there_without_a_public_address() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let subnet = json!({"name": "build", "properties": {"addressPrefix": "10.9.0.0/24"}});
+    let space = json!({"addressSpace": {"addressPrefixes": ["10.9.0.0/16"]}, "subnets": [subnet]});
+    let network = "Microsoft.Network/virtualNetworks/corp";
+    site.put(network, json!({"location": HOME, "properties": space})).await;
+    let subnet = site.path(&format!("{network}/subnets/build"));
+    let configuration = json!([{"name": "main", "properties": {"subnet": {"id": subnet}}}]);
+    let nic = "Microsoft.Network/networkInterfaces/config";
+    let nic_shown = site.put(nic, json!({"location": HOME, "properties": {"ipConfigurations": configuration}})).await;
+    let address = nic_shown["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"].as_str().unwrap();
+    let machine = json!({"location": HOME, "properties": {
+        "hardwareProfile": {"vmSize": "Standard_B1ls"},
+        "storageProfile": {"imageReference": {"id": site.path("Microsoft.Compute/galleries/g/images/linux/versions/1.0.0")},
+            "osDisk": {"createOption": "FromImage"}},
+        "osProfile": {"computerName": "config", "adminUsername": "azureuser", "adminPassword": "Correct-Horse-1",
+            "customData": SERVES_SETTINGS},
+        "networkProfile": {"networkInterfaces": [{"id": site.path(nic)}]}}});
+    site.put("Microsoft.Compute/virtualMachines/config", machine).await;
+
+    let inline = json!([format!("wget -qO- http://{address}:8080/settings | grep corporate"), OWN_DEPROVISIONING]);
+    let image = site.path("Microsoft.Compute/images/configured");
+    let template = site
+        .template(
+            "inside",
+            &identity,
+            json!({
+                "vmProfile": {"vmSize": "Standard_B1ls", "vnetConfig": {"subnetId": subnet}},
+                "customize": [{"type": "Shell", "name": "reach", "inline": inline}],
+                "distribute": [{"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME}],
+            }),
+        )
+        .await;
+    if let Err(error) = site.run(&template).await {
+        panic!("{error:#}\n{}", server.log());
+    }
+    let addresses = site.arm.path("/providers/Microsoft.Network/publicIPAddresses");
+    assert_eq!(site.arm.get(&addresses).await.unwrap()["value"], json!([]));
+}
+
+/// Whatever stops a run at whatever moment: nothing is left of it, and the template can be run again. The moments come from a seed,
+/// which is printed; `LAZULI_BUILDS_SEED` repeats them, `LAZULI_BUILDS_ROUNDS` asks for more than a few (scripts/test long builds).
+#[tokio::test]
+async fn runs_that_are_stopped_at_random_leave_nothing() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let rounds = number("LAZULI_BUILDS_ROUNDS").unwrap_or(3);
+    let mut seed = number("LAZULI_BUILDS_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    eprintln!("LAZULI_BUILDS_SEED={seed}");
+    let mut server = TestServer::start().await.unwrap();
+    let mut site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let image = site.path("Microsoft.Compute/images/result");
+    let template = site
+        .template(
+            "stopped",
+            &identity,
+            json!({
+                "customize": [{"type": "Shell", "inline": [OWN_DEPROVISIONING]}],
+                "validate": {"inVMValidations": [{"type": "Shell", "inline": ["true"]}]},
+                "distribute": [{"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME}],
+            }),
+        )
+        .await;
+    let begin = Instant::now();
+    site.run(&template).await.unwrap();
+    let whole = begin.elapsed();
+    for round in 0..rounds {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let moment = whole.mul_f64(f64::from(u32::try_from(seed >> 32).unwrap()) / f64::from(u32::MAX));
+        let run = format!("{template}/run?api-version=2024-02-01");
+        let accepted = site.arm.send(Method::POST, &run, None).await.unwrap();
+        assert!(accepted.status.is_success(), "round {round}: {}", accepted.body);
+        // The moment is the test's choice: there is nothing to wait for.
+        tokio::time::sleep(moment).await;
+        let phase = site.show(&template).await["properties"]["lastRunStatus"].clone();
+        let kill = seed & 1 == 0;
+        eprintln!("round {round}: {} after {moment:?}: {phase}", if kill { "kill" } else { "cancel" });
+        if kill {
+            server.kill().unwrap();
+            server.restart().await.unwrap();
+            site = Site { arm: server.arm().await.unwrap() };
+        } else {
+            let cancel = format!("{template}/cancel?api-version=2024-02-01");
+            // It may have ended by itself.
+            drop(site.arm.send(Method::POST, &cancel, None).await.unwrap());
+        }
+        let ended = async || {
+            let shown = site.show(&template).await;
+            let state = shown["properties"]["lastRunStatus"]["runState"].as_str().map(str::to_owned);
+            state.filter(|s| s != "Running" && s != "Canceling").map(|_| shown)
+        };
+        let shown = wait_for("the run's end", Duration::from_secs(300), ended).await;
+        eprintln!("round {round}: {}", shown["properties"]["lastRunStatus"]);
+        assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"], "round {round}");
+        let machines = site.arm.path("/providers/Microsoft.Compute/virtualMachines");
+        assert_eq!(site.arm.get(&machines).await.unwrap()["value"], json!([]), "round {round}");
+    }
+    site.run(&template).await.unwrap();
+}
