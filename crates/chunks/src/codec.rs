@@ -26,6 +26,9 @@ pub(crate) struct StoredFrame {
     /// Of `bytes`.
     pub check: Check,
     pub bytes: Bytes,
+    /// What it was read with, neighbours and all, and where `bytes` begin there: neighbours that stay together are written at
+    /// once.
+    pub within: Option<(Bytes, usize)>,
     pub blobs: Vec<Part>,
 }
 
@@ -74,7 +77,7 @@ impl Encoder {
         self.zstd.compress_to_buffer(plain, &mut self.packed).map_err(ChunkError::worker)?;
         let raw = self.packed.len() >= plain.len() - plain.len() * 3 / 100;
         let bytes = Bytes::copy_from_slice(if raw { plain } else { &self.packed });
-        Ok(StoredFrame { kind, raw, plain_len, check: Check::of(&bytes), bytes, blobs })
+        Ok(StoredFrame { kind, raw, plain_len, check: Check::of(&bytes), bytes, within: None, blobs })
     }
 }
 

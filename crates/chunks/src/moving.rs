@@ -121,13 +121,14 @@ impl Run {
     fn verify(&self, bytes: &Bytes) -> Result<Vec<StoredFrame>> {
         let frame = |f: &Whole| {
             let start = (f.offset - self.range.start) as usize;
-            let bytes = bytes.slice(start..start + f.stored_len as usize);
+            let (within, bytes) = (bytes, bytes.slice(start..start + f.stored_len as usize));
             if Check::of(&bytes) != f.check {
                 let what = format!("a frame of pack {} at byte {}", self.pack, f.offset);
                 return Err(ChunkError::corrupt(what, "it is not what was written"));
             }
             let Whole { plain_len, kind, raw, check, .. } = *f;
-            Ok(StoredFrame { kind, raw, plain_len, check, bytes, blobs: f.blobs.clone() })
+            let within = Some((within.clone(), start));
+            Ok(StoredFrame { kind, raw, plain_len, check, bytes, within, blobs: f.blobs.clone() })
         };
         self.frames.iter().map(frame).collect()
     }

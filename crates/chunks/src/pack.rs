@@ -21,6 +21,8 @@
 //! one blob each; their table has an entry of 48 bytes for each (id [u8; 32], offset u32, stored_len u32,
 //! plain_len u32, kind u8, raw u8, zero [u8; 2]), their trailer the number of entries in place of the table's length.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
@@ -108,6 +110,8 @@ pub(crate) fn line_up<Id>(blobs: impl Iterator<Item = (Id, u32)>) -> Option<Vec<
 #[derive(Debug)]
 pub(crate) struct PackBuilder {
     pieces: Vec<Bytes>,
+    /// What the last piece is a part of, and which.
+    last: Option<(Bytes, Range<usize>)>,
     len: usize,
     frames: Vec<Frame>,
 }
@@ -122,7 +126,7 @@ pub(crate) struct SealedPack {
 
 impl PackBuilder {
     pub(crate) fn new() -> Self {
-        Self { pieces: vec![Bytes::from_static(MAGIC)], len: MAGIC.len(), frames: Vec::new() }
+        Self { pieces: vec![Bytes::from_static(MAGIC)], last: None, len: MAGIC.len(), frames: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -135,17 +139,35 @@ impl PackBuilder {
 
     pub(crate) fn push(&mut self, frame: StoredFrame) {
         let small = |n: usize| u32::try_from(n).expect("packs and frames are far below 4 GiB");
+        let (offset, len) = (small(self.len), frame.bytes.len());
+        self.len += len;
+        match (self.joined(&frame), self.pieces.last_mut()) {
+            (Some(joined), Some(last)) => *last = joined,
+            _ => {
+                self.last = frame.within.map(|(whole, at)| (whole, at..at + len));
+                self.pieces.push(frame.bytes);
+            }
+        }
         self.frames.push(Frame {
-            offset: small(self.len),
-            stored_len: small(frame.bytes.len()),
+            offset,
+            stored_len: small(len),
             plain_len: frame.plain_len,
             kind: frame.kind,
             raw: frame.raw,
             check: Some(frame.check),
             blobs: frame.blobs,
         });
-        self.len += frame.bytes.len();
-        self.pieces.push(frame.bytes);
+    }
+
+    /// The last piece with the frame, if it comes right after it in the memory that both were read into: a pack of few long pieces
+    /// is written in less time.
+    fn joined(&mut self, frame: &StoredFrame) -> Option<Bytes> {
+        let ((whole, range), (within, at)) = (self.last.as_mut()?, frame.within.as_ref()?);
+        let neighbours = whole.as_ptr() == within.as_ptr() && whole.len() == within.len() && range.end == *at;
+        neighbours.then(|| {
+            range.end += frame.bytes.len();
+            whole.slice(range.clone())
+        })
     }
 
     pub(crate) fn seal(mut self) -> SealedPack {
@@ -309,12 +331,46 @@ mod tests {
             let blobs: Vec<Part> = (0u8..).zip(blocks).map(part).collect();
             let bytes = Bytes::from(vec![n; at as usize % 100 + 1]);
             let check = Check::of(&bytes);
-            pack.push(StoredFrame { kind: BlobKind::Chunk, raw: false, plain_len: at, check, blobs, bytes });
+            let frame =
+                StoredFrame { kind: BlobKind::Chunk, raw: false, plain_len: at, check, blobs, bytes, within: None };
+            pack.push(frame);
         }
         let sealed = pack.seal();
         let bytes = sealed.pieces.concat();
         assert_eq!(bytes.len() as u64, sealed.len);
         (sealed, bytes)
+    }
+
+    /// What neighbours share becomes one piece, and the pack is the same.
+    #[test]
+    fn neighbours_are_one_piece() {
+        let whole = Bytes::from_iter(0..100);
+        let frame = |at: usize, len: usize, within: Option<(Bytes, usize)>| {
+            let bytes = whole.slice(at..at + len);
+            let blobs = vec![Part { id: BlobKind::Chunk.id_of(&bytes), at: 0, len: 4096 }];
+            StoredFrame {
+                kind: BlobKind::Chunk,
+                raw: false,
+                plain_len: 4096,
+                check: Check::of(&bytes),
+                bytes,
+                within,
+                blobs,
+            }
+        };
+        let pack = |share: bool| {
+            let mut pack = PackBuilder::new();
+            // The third does not follow the second, the last is of other memory.
+            for (at, len, other) in [(0, 10, false), (10, 20, false), (40, 5, false), (45, 5, false), (50, 9, true)] {
+                let within = if other { Bytes::from(whole.to_vec()) } else { whole.clone() };
+                pack.push(frame(at, len, share.then_some((within, at))));
+            }
+            pack.seal()
+        };
+        let (joined, apart) = (pack(true), pack(false));
+        assert_eq!((joined.pieces.len(), apart.pieces.len()), (1 + 3 + 1, 1 + 5 + 1));
+        assert_eq!(joined.pieces.concat(), apart.pieces.concat());
+        assert_eq!(joined.frames, apart.frames);
     }
 
     proptest! {

@@ -384,7 +384,7 @@ impl Fetched {
         let Location { kind, raw, frame_len: plain_len, .. } = self.at;
         if self.is_whole() {
             let bytes = self.stored;
-            return Ok(StoredFrame { kind, raw, plain_len, check: Check::of(&bytes), bytes, blobs });
+            return Ok(StoredFrame { kind, raw, plain_len, check: Check::of(&bytes), bytes, within: None, blobs });
         }
         let plain: Vec<u8> = self.blobs.iter().flat_map(|b| b.plain.iter().copied()).collect();
         Encoder::new(LEVEL)?.encode_frame(kind, blobs, &plain)

@@ -29,10 +29,9 @@ use crate::writer::{PackWriter, Pending};
 
 /// Steps on their way at once; each is some MiB.
 const PARALLEL: usize = 4;
-/// Packs put at once: while one is synced, the next is written.
-const PUTS: usize = 2;
-/// Segments planned together at most, a GiB of the disk: neighbours in the packs need not be neighbours on the disk. The first is
-/// planned alone, so that bytes flow soon; each window is twice the one before.
+/// Packs put at once: while one is synced and the next is written, a third may begin.
+const PUTS: usize = 3;
+/// Segments planned together, a GiB of the disk: neighbours in the packs need not be neighbours on the disk.
 const WINDOW: usize = 16;
 /// Windows planned ahead.
 const PLANS: usize = 2;
@@ -174,7 +173,7 @@ impl Job {
 
     /// Frames in the order in which they are to be written, and how many bytes of the disk needed none.
     fn pieces(self: &Arc<Self>, segments: Vec<SegmentRef>) -> impl Stream<Item = Result<(u64, Vec<StoredFrame>)>> {
-        let windows = windows(segments);
+        let windows: Vec<Vec<SegmentRef>> = segments.chunks(WINDOW).map(<[_]>::to_vec).collect();
         let (planner, fetcher) = (Arc::clone(self), Arc::clone(self));
         let plans = stream::iter(windows).map(move |window| {
             let job = Arc::clone(&planner);
@@ -196,21 +195,6 @@ impl Job {
             })
         });
         fetched.try_buffered(PARALLEL)
-    }
-}
-
-/// The segments in their order, window by window.
-fn windows(segments: Vec<SegmentRef>) -> Vec<Vec<SegmentRef>> {
-    let mut windows = Vec::new();
-    let mut rest = segments.into_iter();
-    let mut size = 1;
-    loop {
-        let window: Vec<_> = rest.by_ref().take(size).collect();
-        if window.is_empty() {
-            return windows;
-        }
-        windows.push(window);
-        size = WINDOW.min(size * 2);
     }
 }
 

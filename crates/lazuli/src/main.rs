@@ -29,6 +29,11 @@ mod usage;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// Buffers of some MiB come and go with every range that is moved between stores; this allocator keeps their pages for a while, where
+/// the C library's gives them back and has them cleared anew (RFD 2).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A self-hosted VM-image platform that speaks Azure's protocols.
 #[derive(Debug, Parser)]
 #[command(name = "lazuli", version, propagate_version = true, arg_required_else_help = true)]

@@ -29,6 +29,10 @@ use anyhow::{Context, Result, bail};
 
 use tools::{Run, Tool};
 
+/// The same as the binary's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 struct Options {
     rounds: usize,
     sparse: bool,
