@@ -45,7 +45,7 @@ fn text(build: &Value) -> anyhow::Result<String> {
         lines.push(format!("made of    {}  {}", word(&material["name"]), digest(material)));
     }
     let parts = sbom["predicate"]["components"].as_array().map_or(&[][..], Vec::as_slice);
-    lines.push(format!("contains   {} packages", parts.len()));
+    lines.push(format!("packages   {}", parts.len()));
     lines.extend(parts.iter().map(|part| format!("           {}", word(&part["purl"]))));
     lines.push(format!(
         "signed     {} ({})",
