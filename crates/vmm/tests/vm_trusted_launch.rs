@@ -55,7 +55,8 @@ async fn vm_signed_guest_starts_with_secure_boot_and_keeps_its_tpm() {
     let address = Ipv4Addr::new(127, 73, high, low.max(1));
     let mut spec = trusted(dir.path(), &signed_guest());
     spec.memory_mib = 1024;
-    spec.cpus = 2;
+    // With two, under emulation, one start was seen to stand still: both processors waited for an interrupt that did not come.
+    spec.cpus = 1;
     with_ssh(&mut spec, address, &std::fs::read_to_string(key.with_extension("pub")).expect("a public key"));
     host.client.define_and_start(&spec).await.expect("it starts");
     status_is(&host.client, spec.id, "it is ready", is_ready).await;
