@@ -136,9 +136,13 @@ struct Principal {
     tenant: Option<String>,
 }
 
-/// Who somebody is to another OpenID provider.
+/// A user, and who that is to another OpenID provider.
 #[derive(Debug, clap::Args)]
-struct Outside {
+struct Linked {
+    #[arg(long)]
+    user: String,
+    #[arg(long)]
+    tenant: Option<String>,
     /// As the provider names itself.
     #[arg(long)]
     issuer: String,
@@ -170,23 +174,9 @@ enum User {
     },
     List,
     /// Lets another OpenID provider sign this user in.
-    Link {
-        #[arg(long)]
-        user: String,
-        #[arg(long)]
-        tenant: Option<String>,
-        #[command(flatten)]
-        outside: Outside,
-    },
+    Link(Linked),
     /// The provider signs this user in no longer, and what it began ends.
-    Unlink {
-        #[arg(long)]
-        user: String,
-        #[arg(long)]
-        tenant: Option<String>,
-        #[command(flatten)]
-        outside: Outside,
-    },
+    Unlink(Linked),
     /// A new password; what was signed in with the old one ends.
     ResetPassword {
         #[arg(long)]
@@ -315,36 +305,36 @@ fn shown_principal(principal: &lazuli_engine::Principal, administers: bool) -> V
     })
 }
 
+fn shown_user(user: &NewUser, made_up: Option<String>) -> Value {
+    let mut answer = json!({"login": user.login, "objectId": user.object_id, "tenantId": user.tenant_id});
+    if let Some(password) = made_up {
+        answer["password"] = json!(password);
+    }
+    answer
+}
+
+async fn link(engine: &Engine, who: &Linked, linked: bool) -> anyhow::Result<Value> {
+    let user = engine.link_user(who.tenant.as_deref(), &who.user, &who.issuer, &who.subject, linked).await?;
+    Ok(shown_user(&user, None))
+}
+
 async fn act_on_users(engine: &Engine, what: User) -> anyhow::Result<Value> {
-    let shown = |made: &NewUser, made_up: Option<String>| {
-        let mut answer = json!({"login": made.login, "objectId": made.object_id, "tenantId": made.tenant_id});
-        if let Some(password) = made_up {
-            answer["password"] = json!(password);
-        }
-        answer
-    };
     Ok(match what {
         User::Create { tenant, login, name, issuer: Some(issuer), subject: Some(subject), .. } => {
             let name = name.as_deref().unwrap_or(&login);
-            shown(&engine.create_external_user(&tenant, &login, name, &issuer, &subject).await?, None)
+            shown_user(&engine.create_external_user(&tenant, &login, name, &issuer, &subject).await?, None)
         }
-        User::Link { user, tenant, outside } => {
-            let (issuer, subject) = (&outside.issuer, &outside.subject);
-            shown(&engine.link_user(tenant.as_deref(), &user, issuer, subject, true).await?, None)
-        }
-        User::Unlink { user, tenant, outside } => {
-            let (issuer, subject) = (&outside.issuer, &outside.subject);
-            shown(&engine.link_user(tenant.as_deref(), &user, issuer, subject, false).await?, None)
-        }
+        User::Link(who) => link(engine, &who, true).await?,
+        User::Unlink(who) => link(engine, &who, false).await?,
         User::Create { tenant, login, name, password_stdin, .. } => {
             let (password, made_up) = password(password_stdin)?;
             let made = engine.create_user(&tenant, &login, name.as_deref().unwrap_or(&login), &password).await?;
-            shown(&made, made_up)
+            shown_user(&made, made_up)
         }
         User::ResetPassword { user, tenant, password_stdin } => {
             let (password, made_up) = password(password_stdin)?;
             let made = engine.reset_password(tenant.as_deref(), &user, &password).await?;
-            shown(&made, made_up)
+            shown_user(&made, made_up)
         }
         User::List => {
             let value = |p: lazuli_engine::Principal| {

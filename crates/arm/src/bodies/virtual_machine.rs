@@ -10,6 +10,7 @@ use crate::{ArmError, ResourceId};
 use base64_check::is_base64;
 use diagnostics::diagnostics_profile;
 pub use diagnostics::{BootDiagnostics, boot_diagnostics};
+pub(super) use run_command::end_of;
 pub use run_command::{Script, run_command, run_command_result};
 use security::security_profile;
 pub use security::trusted_launch;

@@ -4,6 +4,7 @@
 //! or a script that is run beside them. The texts of its failures are those of Azure's own handler
 //! (custom-script-extension-linux, `cmd/handlersettings.go`).
 
+use super::virtual_machine::end_of;
 use super::{Context, Fields, Head, not_offered};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
@@ -11,8 +12,6 @@ use serde_json::{Map, Value, json};
 const ROOT: &str = "virtualMachineExtension";
 /// Publisher, type and the newest version of what is offered, as the catalogue of extensions lists it.
 pub const CUSTOM_SCRIPT: (&str, &str, &str) = ("Microsoft.Azure.Extensions", "CustomScript", "2.1.10");
-/// Bytes of each output that a status shows, from its end; as in Azure.
-const SHOWN: usize = 4096;
 
 /// A new or changed body in its settled form; the protected settings are in it, and are for the engine to take out.
 ///
@@ -160,14 +159,6 @@ pub fn provisioning_error(name: &str, status: &Value) -> ArmError {
              https://aka.ms/VMExtensionCSELinuxTroubleshoot."
         ),
     )
-}
-
-fn end_of(text: &str) -> &str {
-    let mut start = text.len().saturating_sub(SHOWN);
-    while !text.is_char_boundary(start) {
-        start += 1;
-    }
-    &text[start..]
 }
 
 #[cfg(test)]

@@ -255,19 +255,24 @@ fn admission(
     if access.principals.values().any(|p| p.tenant.eq_ignore_ascii_case(tenant) && p.login == login) {
         return Err(ExternalError::LoginTaken { login, provider: shown });
     }
+    Ok(Admission::New(new_user(tenant, &login, &who.display_name, &who.issuer, &who.subject)))
+}
+
+/// A user whom another provider signs in.
+pub(super) fn new_user(tenant: &str, login: &str, display_name: &str, issuer: &str, subject: &str) -> Principal {
     let mut made = Principal {
         id: Uuid::new_v4().to_string(),
         tenant: tenant.to_owned(),
         app_id: String::new(),
-        display_name: who.display_name.clone(),
+        display_name: display_name.to_owned(),
         kind: USER.to_owned(),
         // No password opens it.
         secret_hash: String::new(),
-        login,
+        login: login.to_owned(),
         body: json!({"accountEnabled": true, "createdMs": now_ms()}),
     };
-    link(&mut made, &who.issuer, &who.subject, true);
-    Ok(Admission::New(made))
+    link(&mut made, issuer, subject, true);
+    made
 }
 
 fn context(id: &str) -> String {

@@ -102,6 +102,12 @@ async fn hash_password(password: &str) -> Result<String, OperatorError> {
     Ok(users::hash_password(password).await??)
 }
 
+/// As it is kept.
+fn normal_login(login: &str) -> Result<String, OperatorError> {
+    let login = users::normal(login);
+    if users::is_login(&login) { Ok(login) } else { Err(OperatorError::NotALogin(login)) }
+}
+
 impl Engine {
     async fn operator_write(&self, changes: Vec<Change>) -> Result<(), OperatorError> {
         self.db().write(Write { fence: None, changes }).await.map_err(|e| match e {
@@ -257,10 +263,7 @@ impl Engine {
         password: &str,
     ) -> Result<NewUser, OperatorError> {
         let tenant = self.known_tenant(tenant).await?;
-        let login = users::normal(login);
-        if !users::is_login(&login) {
-            return Err(OperatorError::NotALogin(login));
-        }
+        let login = normal_login(login)?;
         let principal = Principal {
             id: Uuid::new_v4().to_string(),
             tenant: tenant.id.clone(),
@@ -289,22 +292,9 @@ impl Engine {
         subject: &str,
     ) -> Result<NewUser, OperatorError> {
         let tenant = self.known_tenant(tenant).await?;
-        let login = users::normal(login);
-        if !users::is_login(&login) {
-            return Err(OperatorError::NotALogin(login));
-        }
-        let mut principal = Principal {
-            id: Uuid::new_v4().to_string(),
-            tenant: tenant.id.clone(),
-            app_id: String::new(),
-            display_name: display_name.to_owned(),
-            kind: USER.to_owned(),
-            secret_hash: String::new(),
-            login: login.clone(),
-            body: json!({"accountEnabled": true, "createdMs": now_ms()}),
-        };
+        let login = normal_login(login)?;
+        let principal = external::new_user(&tenant.id, &login, display_name, issuer, subject);
         self.require_free_identity(&principal, issuer, subject).await?;
-        external::link(&mut principal, issuer, subject, true);
         let object_id = principal.id.clone();
         self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
         Ok(NewUser { tenant_id: tenant.id, object_id, login })

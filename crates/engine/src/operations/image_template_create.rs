@@ -177,7 +177,7 @@ impl Work<'_> {
 
     /// With `autoRun`, the first run begins in the same moment.
     fn outcome(&self, files: BTreeMap<String, Fetched>) -> Outcome {
-        let runs = self.template.auto_run == Some(true) && self.cx.engine.operation_code(RUN).is_some();
+        let runs = self.template.auto_run == Some(true);
         let now = crate::now_ms();
         let mut outcome = Outcome::update(move |row| {
             change_internal::<TemplateInternal>(row, |s| {

@@ -171,7 +171,7 @@ impl Provider for ImageTemplate {
         _body: Value,
     ) -> Result<ActionPlan, ArmError> {
         match action.to_ascii_lowercase().as_str() {
-            "run" => run(cx, row).await,
+            "run" => run(cx, row),
             "cancel" => {
                 rules::check(Ask::Cancel, row)?;
                 if let Some(running) = running(cx, row).await? {
@@ -194,15 +194,8 @@ impl Provider for ImageTemplate {
     }
 }
 
-async fn run(cx: Context<'_>, row: &Resource) -> Result<ActionPlan, ArmError> {
+fn run(cx: Context<'_>, row: &Resource) -> Result<ActionPlan, ArmError> {
     rules::check(Ask::Run, row)?;
-    if cx.engine.operation_code(RUN).is_none() {
-        return Err(ArmError::new(
-            501,
-            "NotImplemented",
-            "This server keeps image templates, but does not run them yet. Nothing was started.",
-        ));
-    }
     let resource = Some(rules::began(row, Cause::Request, cx.now_ms));
     Ok(ActionPlan::Start { start: Start { kind: RUN, params: json!({}) }, resource, changes: vec![] })
 }

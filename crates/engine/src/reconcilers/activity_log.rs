@@ -1,5 +1,6 @@
 //! Forgets lines of the activity log that are older than it is kept. Never ends a transaction with more than one batch in it.
 
+use super::every;
 use crate::{Engine, db_error, now_ms};
 use lazuli_arm::ArmError;
 use std::time::Duration;
@@ -11,15 +12,12 @@ const BATCH: i64 = 1000;
 
 /// Runs until `shutdown` fires.
 pub(crate) async fn run(engine: Engine, shutdown: CancellationToken) {
-    while !shutdown.is_cancelled() {
+    every(TIMER, &shutdown, || async {
         if let Err(error) = reconcile(&engine, now_ms()).await {
             tracing::warn!(%error, "old lines of the activity log were not forgotten; they are looked at again");
         }
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(TIMER) => {}
-        }
-    }
+    })
+    .await;
 }
 
 /// Returns how many lines were forgotten.

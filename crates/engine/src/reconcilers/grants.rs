@@ -1,6 +1,7 @@
 //! Takes back rights to a disk's bytes that have run out: the SAS is forgotten, and a disk that was only being read is free again.
 //! (An upload stays open until it is ended or given a new SAS, as in Azure.)
 
+use super::every;
 use crate::{Engine, db_error, new_etag, now_ms};
 use lazuli_arm::ArmError;
 use lazuli_arm::bodies::disk::{self, DiskState};
@@ -13,15 +14,12 @@ const TIMER: Duration = Duration::from_secs(30);
 
 /// Runs until `shutdown` fires.
 pub(crate) async fn run(engine: Engine, shutdown: CancellationToken) {
-    while !shutdown.is_cancelled() {
+    every(TIMER, &shutdown, || async {
         if let Err(error) = reconcile(&engine, now_ms()).await {
             tracing::warn!(%error, "expired access rights were not taken back; they are looked at again");
         }
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(TIMER) => {}
-        }
-    }
+    })
+    .await;
 }
 
 /// Returns how many rights were taken back.

@@ -3,6 +3,7 @@
 //! A trigger starts nothing while its template runs or cannot run, and rests after [`FAILURES`] failures in a row until a run that
 //! somebody asked for succeeds. What it saw and what it started are committed together, so that no version starts two runs.
 
+use super::every;
 use crate::image_builder::rights::{self, SourceFacts};
 use crate::image_builder::rules::{self, Ask, Cause};
 use crate::image_builder::{FAILURES, RUN, TemplateInternal, service_call};
@@ -23,26 +24,18 @@ use tokio_util::sync::CancellationToken;
 /// Runs until `shutdown` fires.
 pub(crate) async fn run(engine: Engine, shutdown: CancellationToken) {
     let pause = Duration::from_secs(engine.config().image_builder.trigger_seconds.max(1));
-    while !shutdown.is_cancelled() {
-        match reconcile(&engine, now_ms()).await {
-            Ok(0) => {}
-            Ok(started) => tracing::info!(started, "triggers started runs of image templates"),
-            Err(error) => {
-                tracing::warn!(%error, "triggers of image templates were not looked at; they are in the next round")
-            }
+    every(pause, &shutdown, async || match reconcile(&engine, now_ms()).await {
+        Ok(0) => {}
+        Ok(started) => tracing::info!(started, "triggers started runs of image templates"),
+        Err(error) => {
+            tracing::warn!(%error, "triggers of image templates were not looked at; they are in the next round")
         }
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
+    })
+    .await;
 }
 
 /// Looks at every trigger once. Returns how many runs were started.
 pub(crate) async fn reconcile(engine: &Engine, now_ms: i64) -> Result<usize, ArmError> {
-    if engine.operation_code(RUN).is_none() {
-        return Ok(0);
-    }
     let query = ResourceQuery { kind: Some(KIND.to_ascii_lowercase()), ..ResourceQuery::default() };
     let mut started = 0;
     for trigger in engine.all_rows(query).await? {

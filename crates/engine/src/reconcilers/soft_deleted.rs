@@ -1,5 +1,6 @@
 //! Purges soft-deleted image versions whose retention is over.
 
+use super::every;
 use crate::call::Call;
 use crate::providers::soft_deleted_version::{KIND, SoftDeletedInternal};
 use crate::stored::internal;
@@ -13,19 +14,14 @@ const TIMER: Duration = Duration::from_secs(10 * 60);
 
 /// Runs until `shutdown` fires.
 pub(crate) async fn run(engine: Engine, shutdown: CancellationToken) {
-    while !shutdown.is_cancelled() {
-        match reconcile(&engine, now_ms()).await {
-            Ok(0) => {}
-            Ok(purged) => tracing::info!(versions = purged, "the retention of soft-deleted image versions is over"),
-            Err(error) => {
-                tracing::warn!(%error, "soft-deleted image versions were not purged; they are looked at again")
-            }
+    every(TIMER, &shutdown, async || match reconcile(&engine, now_ms()).await {
+        Ok(0) => {}
+        Ok(purged) => tracing::info!(versions = purged, "the retention of soft-deleted image versions is over"),
+        Err(error) => {
+            tracing::warn!(%error, "soft-deleted image versions were not purged; they are looked at again")
         }
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(TIMER) => {}
-        }
-    }
+    })
+    .await;
 }
 
 /// Begins the deletion of what is due. Returns how many deletions were begun.

@@ -49,7 +49,8 @@ pub fn run_command_result(exit_code: Option<i64>, stdout: &str, stderr: &str) ->
         "message": message}]})
 }
 
-fn end_of(text: &str) -> &str {
+/// As much of an output as is shown.
+pub(in super::super) fn end_of(text: &str) -> &str {
     let mut start = text.len().saturating_sub(SHOWN);
     while !text.is_char_boundary(start) {
         start += 1;
