@@ -1,4 +1,4 @@
-//! What is installed in a machine: the lists of dpkg, rpm and pip, as they are asked for and read.
+//! What is installed in a machine: the lists of dpkg, rpm, pip and Windows, as they are asked for and read.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,8 @@ pub enum Manager {
     Dpkg,
     Rpm,
     Pip,
+    /// A program or a hotfix.
+    Windows,
 }
 
 /// One installed package.
@@ -19,7 +21,7 @@ pub struct Package {
     pub manager: Manager,
     pub name: String,
     pub version: String,
-    /// `amd64`, `noarch`; of pip none.
+    /// `amd64`, `noarch`; of pip and Windows none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub architecture: String,
 }
@@ -27,7 +29,7 @@ pub struct Package {
 /// What is known of a machine's software.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inventory {
-    /// `ID` of `/etc/os-release`: `debian`; empty if it is not told.
+    /// `ID` of `/etc/os-release`: `debian`; the caption of Windows; empty if it is not told.
     pub os: String,
     /// `VERSION_ID`: `12`.
     pub os_version: String,
@@ -38,7 +40,7 @@ pub struct Inventory {
 /// Reads a list.
 type Read = fn(&str) -> Vec<Package>;
 
-const STEP: &str = "inventory";
+pub(crate) const STEP: &str = "inventory";
 const OS_RELEASE: &str = "cat /etc/os-release 2>/dev/null";
 const DPKG: &str = r"dpkg-query -W -f='${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n' 2>/dev/null";
 const RPM: &str = r"rpm -qa --qf '%{NAME}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\t%{ARCH}\n' 2>/dev/null";
@@ -52,12 +54,8 @@ impl Session {
     pub async fn inventory(&mut self) -> Result<Inventory, StepError> {
         let os = self.ask(STEP, OS_RELEASE).await?.unwrap_or_default();
         let mut packages = Vec::new();
-        for manager in [Manager::Dpkg, Manager::Rpm, Manager::Pip] {
-            let (command, read): (&str, Read) = match manager {
-                Manager::Dpkg => (DPKG, dpkg),
-                Manager::Rpm => (RPM, rpm),
-                Manager::Pip => (PIP, pip),
-            };
+        let managers: [(&str, Read); 3] = [(DPKG, dpkg), (RPM, rpm), (PIP, pip)];
+        for (command, read) in managers {
             if let Some(list) = self.ask(STEP, command).await? {
                 packages.extend(read(&list));
             }
@@ -104,6 +102,23 @@ fn pip(list: &str) -> Vec<Package> {
     listed.into_iter().map(|l| of(Manager::Pip, &l.name, &l.version, "")).collect()
 }
 
+/// `program⇥name⇥version`, `hotfix⇥KB…⇥`, `os⇥caption⇥version`
+pub(crate) fn windows(list: &str) -> Inventory {
+    let mut inventory = Inventory::default();
+    for line in list.lines() {
+        match line.trim_end_matches('\r').split('\t').collect::<Vec<_>>().as_slice() {
+            ["os", caption, version] => {
+                (inventory.os, inventory.os_version) = ((*caption).to_owned(), (*version).to_owned());
+            }
+            ["program" | "hotfix", name, version] => inventory.packages.push(of(Manager::Windows, name, version, "")),
+            _ => {}
+        }
+    }
+    inventory.packages.sort();
+    inventory.packages.dedup();
+    inventory
+}
+
 fn of(manager: Manager, name: &str, version: &str, architecture: &str) -> Package {
     Package { manager, name: name.to_owned(), version: version.to_owned(), architecture: architecture.to_owned() }
 }
@@ -123,6 +138,21 @@ mod tests {
         );
         assert_eq!(pip(r#"[{"name": "six", "version": "1.16.0"}]"#), [of(Manager::Pip, "six", "1.16.0", "")]);
         assert_eq!(pip("No module named pip"), []);
+    }
+
+    #[test]
+    fn programs_of_windows_are_read() {
+        let list = "os\tMicrosoft Windows Server 2022 Datacenter\t10.0.20348\r\nprogram\t7-Zip\t24.08\r\nprogram\t7-Zip\t24.08\r\n\
+                    hotfix\tKB5031364\t\r\nnonsense\r\n";
+        let inventory = windows(list);
+        assert_eq!(
+            (inventory.os.as_str(), inventory.os_version.as_str()),
+            ("Microsoft Windows Server 2022 Datacenter", "10.0.20348")
+        );
+        assert_eq!(
+            inventory.packages,
+            [of(Manager::Windows, "7-Zip", "24.08", ""), of(Manager::Windows, "KB5031364", "", "")]
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Customizes a machine that is to become an image: steps over a connection, their log, and what is found in the image.
 //!
 //! ```text
-//!            Connect ──▶ Communicator (ssh)             Log ◀── lines of every step, masked, with time and stream
+//!            Connect ──▶ Communicator (ssh, winrm)      Log ◀── lines of every step, masked, with time and stream
 //!               │             │                          ▲
-//!   Session ────┴─────────────┴── steps: script, file, restart, deprovision
+//!   Session ────┴─────────────┴── steps: script, file, restart, deprovision; those of Windows
 //!                                 inventory ──▶ sbom (CycloneDX) ──▶ provenance (in-toto, DSSE)
 //! ```
 //! It knows neither templates nor resources: the engine decides what is run, makes the machine, and gives the connection.

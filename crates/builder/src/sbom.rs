@@ -59,6 +59,9 @@ fn purl(package: &Package, inventory: &Inventory) -> String {
     match package.manager {
         Manager::Dpkg => format!("pkg:deb/{namespace}/{name}@{version}?arch={arch}{distribution}"),
         Manager::Rpm => format!("pkg:rpm/{namespace}/{name}@{version}?arch={arch}{distribution}"),
+        // There is no type of Windows' own.
+        Manager::Windows if version.is_empty() => format!("pkg:generic/{name}"),
+        Manager::Windows => format!("pkg:generic/{name}@{version}"),
         Manager::Pip => format!("pkg:pypi/{}@{version}", name.to_ascii_lowercase().replace('_', "-")),
     }
 }

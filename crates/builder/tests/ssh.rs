@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use lazuli_builder::communicator::ssh::{HostKey, SshCommunicator, UserKey};
 use lazuli_builder::communicator::{Output, Stream};
 use lazuli_builder::log::{Log, MAX_STEP, Masker, Sink};
-use lazuli_builder::step::{Script, inline};
+use lazuli_builder::step::{Playbook, Script, inline};
 use lazuli_builder::{Communicator, CommunicatorError, Connect, Exit, Session, StepError};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -174,11 +174,11 @@ async fn commands_have_outputs_and_exit_codes() {
     let machine = Machine::start();
     let mut ssh = machine.communicator().await.unwrap();
     let mut output = Collected::default();
-    let exit = ssh.exec("echo out; echo err >&2; exit 7", &mut output).await.unwrap();
+    let exit = ssh.exec("cat; echo err >&2; exit 7", b"out\n", &mut output).await.unwrap();
     assert_eq!((exit, &output.out[..], &output.err[..]), (Exit::Code(7), &b"out\n"[..], &b"err\n"[..]));
-    assert_eq!(ssh.exec("kill -KILL $$", &mut ()).await.unwrap(), Exit::Signal("KILL".to_owned()));
+    assert_eq!(ssh.exec("kill -KILL $$", b"", &mut ()).await.unwrap(), Exit::Signal("KILL".to_owned()));
     // There is no input to wait for.
-    assert_eq!(ssh.exec("cat", &mut ()).await.unwrap(), Exit::Code(0));
+    assert_eq!(ssh.exec("cat", b"", &mut ()).await.unwrap(), Exit::Code(0));
     ssh.close().await;
 }
 
@@ -294,4 +294,50 @@ async fn what_is_installed_is_listed() {
     assert_eq!(inventory.os, "debian");
     let server = inventory.packages.iter().find(|p| p.name == "openssh-server").expect("dpkg's list");
     assert!(!server.version.is_empty() && !server.architecture.is_empty());
+}
+
+/// Debian's ansible-core, in the machine at the other end of the connection (here: this one).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_playbook_is_run_in_the_machine() {
+    let ansible = Command::new("ansible-playbook").arg("--version").output();
+    assert!(ansible.is_ok(), "ansible-playbook is missing: install the package ansible-core (scripts/setup)");
+    let machine = Machine::start();
+    let (mut session, log) = machine.session().await;
+    let playbook = "- hosts: all
+  gather_facts: false
+  tasks:
+    - name: leave a mark
+      ansible.builtin.copy:
+        content: '{{ mark }}'
+        dest: '{{ place }}'
+    - name: fail where it is wanted
+      ansible.builtin.fail:
+        msg: as it was asked for
+      when: broken | default(false)
+";
+    let of = |content: &'static str, extra_vars: &'static str| Playbook {
+        content: content.as_bytes(),
+        sha256: None,
+        extra_vars,
+    };
+    let place = machine.text("mark");
+    let variables = format!(r#"{{"mark": "it's \"here\" {{}} $HOME", "place": "{place}"}}"#);
+    let marked = Playbook { content: playbook.as_bytes(), sha256: None, extra_vars: &variables };
+    session.ansible("mark", &marked).await.unwrap();
+    assert_eq!(fs::read_to_string(&place).unwrap(), "it's \"here\" {} $HOME");
+    assert!(log.all().contains("[mark] out: TASK [leave a mark]"), "{}", log.all());
+
+    let broken = variables.replace("\"mark\":", "\"broken\": true, \"mark\":");
+    let failed = Playbook { extra_vars: &broken, ..marked.clone() };
+    let failed = session.ansible("fail", &failed).await.unwrap_err();
+    assert!(matches!(failed, StepError::ExitCode { code: 2, .. }), "{failed}");
+    assert!(log.all().contains("as it was asked for"), "{}", log.all());
+
+    let nobody = session.ansible("nobody", &of("- hosts: web\n  tasks: []\n", "{}")).await.unwrap_err();
+    assert!(matches!(nobody, StepError::ExitCode { code: 3, .. }), "{nobody}");
+    assert!(log.all().contains("a play of the playbook is for hosts that are not here"), "{}", log.all());
+    let nonsense = session.ansible("nonsense", &of("- hosts: [", "{}")).await.unwrap_err();
+    assert!(matches!(nonsense, StepError::ExitCode { .. }), "{nonsense}");
+    let altered = Playbook { sha256: Some("00"), ..marked };
+    assert!(matches!(session.ansible("altered", &altered).await, Err(StepError::Hash { .. })));
 }

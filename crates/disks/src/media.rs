@@ -13,18 +13,18 @@ use hadris_iso::write::{InputEntry, InputMetadata, InputTree, IsoImageWriter};
 /// The volume's label on Azure.
 pub const LABEL: &str = "rd_rdfe_stable";
 
-/// The only file on it, in the volume's root.
-pub const OVF_ENV: &str = "ovf-env.xml";
+/// A file in the volume's root: its name and its text.
+pub type RootFile = (&'static str, String);
 
-/// More than any `ovf-env.xml` can hold: custom data is limited to 64 KiB.
-const MAX_OVF_ENV: usize = 16 << 20;
+/// More than any file on it can hold: custom data is limited to 64 KiB.
+const MAX_FILE: usize = 16 << 20;
 
 /// Why the medium could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
     /// The document is longer than any that Azure hands out.
-    #[error("an ovf-env.xml of {len} bytes is too long for a provisioning DVD (at most {MAX_OVF_ENV})")]
-    TooLong { len: usize },
+    #[error("{name} with {len} bytes is too long for a provisioning DVD (at most {MAX_FILE})")]
+    TooLong { name: &'static str, len: usize },
     /// The volume could not be laid out.
     #[error("the provisioning DVD cannot be laid out: {reason}")]
     Layout { reason: String },
@@ -33,27 +33,29 @@ pub enum MediaError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Writes to `out` an ISO 9660 volume (with Joliet and Rock Ridge) labelled `rd_rdfe_stable` that holds `ovf-env.xml`, as
+/// Writes to `out` an ISO 9660 volume (with Joliet and Rock Ridge) labelled `rd_rdfe_stable` that holds these files, as
 /// Azure attaches it to a VM's first boot. `out` appears whole or not at all, with mode 0600.
 ///
 /// cloud-init and waagent mount it as `udf` or `iso9660`, whichever the kernel finds.
 ///
 /// # Errors
 /// See [`MediaError`].
-pub fn provisioning_iso(ovf_env: &str, out: &Path) -> Result<(), MediaError> {
-    let image = volume(ovf_env)?;
+pub fn provisioning_iso(files: &[RootFile], out: &Path) -> Result<(), MediaError> {
+    let image = volume(files)?;
     let part = out.with_extension("part");
     write_private(&part, &image)
         .and_then(|()| fs::rename(&part, out))
         .map_err(|source| MediaError::Write { path: out.to_owned(), source })
 }
 
-fn volume(ovf_env: &str) -> Result<Vec<u8>, MediaError> {
-    if ovf_env.len() > MAX_OVF_ENV {
-        return Err(MediaError::TooLong { len: ovf_env.len() });
+fn volume(files: &[RootFile]) -> Result<Vec<u8>, MediaError> {
+    if let Some((name, text)) = files.iter().find(|(_, text)| text.len() > MAX_FILE) {
+        return Err(MediaError::TooLong { name, len: text.len() });
     }
-    let file = InputEntry::file(OVF_ENV, ovf_env.as_bytes())
-        .with_metadata(InputMetadata { mode: Some(0o600), ..InputMetadata::default() });
+    let entry = |(name, text): &RootFile| {
+        InputEntry::file(*name, text.as_bytes())
+            .with_metadata(InputMetadata { mode: Some(0o600), ..InputMetadata::default() })
+    };
     let options = IsoFormatOptions {
         volume_name: LABEL.to_owned(),
         system_id: None,
@@ -67,7 +69,7 @@ fn volume(ovf_env: &str) -> Result<Vec<u8>, MediaError> {
         // The label has lower-case letters, which ISO 9660 alone does not know.
         strict_charset: false,
     };
-    let tree = InputTree::new(PathSeparator::ForwardSlash, vec![file]);
+    let tree = InputTree::new(PathSeparator::ForwardSlash, files.iter().map(entry).collect());
     IsoImageWriter::create(Cursor::new(Vec::new()), tree, options)
         .map(Cursor::into_inner)
         .map_err(|error| MediaError::Layout { reason: error.to_string() })

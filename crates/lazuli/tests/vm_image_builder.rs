@@ -162,6 +162,14 @@ async fn a_run_that_fails_says_why_and_leaves_nothing() {
     assert!(last["message"].as_str().unwrap().contains("exit code 42"), "{last}");
     assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"]);
     assert!(site.arm.get(&image).await.is_err());
+
+    // Playbooks run in the machine, and this one has no Ansible.
+    let playbook = json!(["- hosts: all", "  tasks: []"]);
+    let customize = json!([{"type": "Ansible", "name": "site", "inline": playbook, "extraVars": {"port": 8080}}]);
+    let distribute = json!([{"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME}]);
+    let template = site.template("ansible", &identity, json!({"customize": customize, "distribute": distribute})).await;
+    let error = site.run(&template).await.unwrap_err().to_string();
+    assert!(error.contains("'site' ended with exit code 127"), "{error}");
 }
 
 /// A build machine in the template's own network has no public address, and reaches what is there (IB-8, IB-25).
@@ -266,4 +274,74 @@ async fn runs_that_are_stopped_at_random_leave_nothing() {
         assert_eq!(site.arm.get(&machines).await.unwrap()["value"], json!([]), "round {round}");
     }
     site.run(&template).await.unwrap();
+}
+
+/// Shell lines that make a Debian guest stand for Windows: the listener of the tests, and what provisions it.
+fn stand_in() -> Vec<String> {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/winrm");
+    let unit = "[Unit]\nAfter=network-online.target cloud-final.service\nWants=network-online.target\n[Service]\n\
+                ExecStart=/opt/winrm/guest.py\nRestart=on-failure\nRestartSec=2\n[Install]\nWantedBy=multi-user.target\n";
+    let put = |path: &str, bytes: &[u8]| {
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+        format!("echo {text} | base64 -d | sudo tee {path} > /dev/null")
+    };
+    let mut lines = vec!["sudo mkdir -p /opt/winrm".to_owned()];
+    for name in ["guest.py", "listener.py", "windows.py"] {
+        lines.push(put(&format!("/opt/winrm/{name}"), &std::fs::read(from.join(name)).unwrap()));
+    }
+    lines.push("sudo chmod 755 /opt/winrm/guest.py /opt/winrm/listener.py".to_owned());
+    lines.push(put("/etc/systemd/system/stand-in.service", unit.as_bytes()));
+    lines.push("sudo systemctl enable stand-in.service".to_owned());
+    lines
+}
+
+/// A whole build of a source whose system is called Windows. It is a Debian guest with the WinRM listener of the tests, which takes the
+/// disc for Windows: everything that is not Windows itself is real. Several boots of Debian: `scripts/test long windows`.
+#[tokio::test]
+#[ignore = "minutes under emulation; scripts/test long windows"]
+async fn a_source_with_windows_is_built_over_winrm() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::debian().unwrap()).await;
+    let vhd = json!([{"type": "VHD", "runOutputName": "vhd"}]);
+    let customize = json!([{"type": "Shell", "name": "stand-in", "inline": stand_in()}]);
+    let profile = json!({"vmSize": "Standard_B1s"});
+    let template = site
+        .template("stand-in", &identity, json!({"customize": customize, "distribute": vhd, "vmProfile": profile}))
+        .await;
+    if let Err(error) = site.run(&template).await {
+        panic!("{error:#}\n{}", server.log());
+    }
+    let output = site.show(&format!("{template}/runOutputs/vhd")).await;
+    let os_disk =
+        json!({"osType": "Windows", "osState": "Generalized", "blobUri": output["properties"]["artifactUri"]});
+    let windows = "Microsoft.Compute/images/windows";
+    let properties = json!({"hyperVGeneration": "V2", "storageProfile": {"osDisk": os_disk}});
+    site.put(windows, json!({"location": HOME, "properties": properties})).await;
+
+    let image = site.path("Microsoft.Compute/images/result");
+    let system = json!(["test \"$RUN_AS\" = SYSTEM; echo built > /var/lib/windows/mark"]);
+    let own = json!(["test \"$RUN_AS\" = packer; exit 3"]);
+    let template = site
+        .template("windows", &identity, json!({
+            "source": {"type": "ManagedImage", "imageId": site.path(windows)},
+            "vmProfile": profile,
+            "customize": [
+                {"type": "PowerShell", "name": "mark", "inline": system, "runElevated": true, "runAsSystem": true},
+                {"type": "PowerShell", "name": "own", "inline": own, "runElevated": true, "validExitCodes": [0, 3]},
+                {"type": "WindowsRestart", "name": "restart", "restartCheckCommand": "test -e /var/lib/windows/mark"},
+                {"type": "WindowsUpdate", "name": "update"},
+            ],
+            "validate": {"inVMValidations": [{"type": "PowerShell", "name": "marked", "inline": ["grep built /var/lib/windows/mark"]}]},
+            "distribute": [{"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME}],
+        }))
+        .await;
+    if let Err(error) = site.run(&template).await {
+        panic!("{error:#}\n{}", server.log());
+    }
+    let shown = site.show(&template).await;
+    assert_eq!(shown["properties"]["lastRunStatus"]["runState"], "Succeeded");
+    assert_eq!(site.arm.get(&image).await.unwrap()["properties"]["storageProfile"]["osDisk"]["osType"], "Windows");
+    assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"], "all else is gone");
 }

@@ -162,6 +162,29 @@ pub struct Provisioning {
     pub custom_data: Option<String>,
     /// `linuxConfiguration.provisionVMAgent`.
     pub provision_vm_agent: bool,
+    /// The guest has Windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<WindowsSettings>,
+}
+
+/// `windowsConfiguration`, as far as it decides something.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowsSettings {
+    /// e.g. `Pacific Standard Time`; UTC where there is none.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// The guest listens for WinRM on 5986, with a certificate that it makes and reports.
+    #[serde(default)]
+    pub winrm_https: bool,
+}
+
+impl AgentStatus {
+    /// DER of the certificate that a guest with [`WindowsSettings::winrm_https`] listens with.
+    pub fn winrm_certificate(&self) -> Option<Vec<u8>> {
+        use base64::Engine as _;
+        let text = self.report.get("winrmCertificate")?.as_str()?;
+        base64::engine::general_purpose::STANDARD.decode(text).ok()
+    }
 }
 
 impl fmt::Debug for Provisioning {
@@ -175,6 +198,7 @@ impl fmt::Debug for Provisioning {
             .field("ssh_keys", &self.ssh_keys.len())
             .field("custom_data", &self.custom_data.as_ref().map(|_| "***"))
             .field("provision_vm_agent", &self.provision_vm_agent)
+            .field("windows", &self.windows)
             .finish()
     }
 }
@@ -333,8 +357,9 @@ impl Provisioning {
         }
         let texts = [Some(&self.host_name), Some(&self.admin_user), self.admin_password.as_ref()];
         let keys = self.ssh_keys.iter().flat_map(|k| [&k.path, &k.key_data]);
+        let zone = self.windows.iter().filter_map(|w| w.time_zone.as_ref());
         let forbidden = |text: &&String| text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
-        if texts.into_iter().flatten().chain(keys).any(|t| forbidden(&t)) {
+        if texts.into_iter().flatten().chain(keys).chain(zone).any(|t| forbidden(&t)) {
             return Err(BadSpec("provisioning data holds control characters".into()));
         }
         Ok(())

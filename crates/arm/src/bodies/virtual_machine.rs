@@ -3,6 +3,7 @@
 mod diagnostics;
 mod run_command;
 mod security;
+mod windows;
 
 use super::shared_gallery::shared_reference;
 use super::{Context, Fields, Head, not_offered, unchanged};
@@ -516,6 +517,9 @@ fn os_profile(profile: &Fields<'_>) -> Result<Option<Value>, ArmError> {
     if profile.is_empty() {
         return Ok(None);
     }
+    if !profile.object("windowsConfiguration")?.is_empty() {
+        return windows::os_profile(profile).map(Some);
+    }
     let linux = profile.object("linuxConfiguration")?;
     let user = profile.required_str("adminUsername")?;
     check_user(&user)?;
@@ -547,13 +551,7 @@ fn os_profile(profile: &Fields<'_>) -> Result<Option<Value>, ArmError> {
     if let Some(password) = password {
         body.insert("adminPassword".into(), password.into());
     }
-    if let Some(data) = profile.str("customData")? {
-        if !is_base64(&data) {
-            return Err(ArmError::invalid_parameter(
-                "customData",
-                "Custom data in OSProfile must be in Base64 encoding and with a maximum length of 87380 characters.",
-            ));
-        }
+    if let Some(data) = custom_data(profile)? {
         body.insert("customData".into(), data.into());
     }
     let agent = linux.bool("provisionVMAgent")?.unwrap_or(true);
@@ -567,6 +565,16 @@ fn os_profile(profile: &Fields<'_>) -> Result<Option<Value>, ArmError> {
     body.insert("allowExtensionOperations".into(), agent.into());
     body.insert("requireGuestProvisionSignal".into(), true.into());
     Ok(Some(body.into()))
+}
+
+fn custom_data(profile: &Fields<'_>) -> Result<Option<String>, ArmError> {
+    match profile.str("customData")? {
+        Some(data) if !is_base64(&data) => Err(ArmError::invalid_parameter(
+            "customData",
+            "Custom data in OSProfile must be in Base64 encoding and with a maximum length of 87380 characters.",
+        )),
+        data => Ok(data),
+    }
 }
 
 fn check_user(user: &str) -> Result<(), ArmError> {

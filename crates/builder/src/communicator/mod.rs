@@ -1,6 +1,7 @@
 //! The connection to a machine: commands, files, nothing else. One implementation a protocol.
 
 pub mod ssh;
+pub mod winrm;
 
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
@@ -28,11 +29,18 @@ pub enum CommunicatorError {
     /// No connection, or none that speaks the protocol (yet).
     #[error("the machine does not answer")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the machine does not accept the key of its user '{user}'")]
+    #[error("the machine does not accept what proves its user '{user}'")]
     Denied { user: String },
     /// Not the machine that it was before.
     #[error("the machine shows another host key than before: {now} instead of {before}")]
     HostKey { before: String, now: String },
+    #[error("the machine shows another certificate than the one that was made for it")]
+    Certificate,
+    /// WinRM says why.
+    #[error("the machine refuses: {0}")]
+    Fault(String),
+    #[error("the machine's answer is not one of WS-Management: {0}")]
+    Protocol(String),
     #[error("the connection to the machine was lost")]
     Lost(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the machine does not run commands")]
@@ -59,14 +67,31 @@ impl Output for () {
     fn take(&mut self, _stream: Stream, _bytes: &[u8]) {}
 }
 
+/// Keeps the beginning of what a command says, for an error.
+#[derive(Default)]
+pub(crate) struct Said(Vec<u8>);
+
+impl Output for Said {
+    fn take(&mut self, _stream: Stream, bytes: &[u8]) {
+        let room = 1024_usize.saturating_sub(self.0.len());
+        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}
+
+impl Said {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).trim().to_owned()
+    }
+}
+
 /// An open connection. Dropping it ends it, and with it usually what it runs.
 #[async_trait]
 pub trait Communicator: Send {
-    /// Runs a line of shell as the build user, without input. Children that keep the outputs open after the command's end are
-    /// not waited for.
-    async fn exec(&mut self, command: &str, output: &mut dyn Output) -> Result<Exit, CommunicatorError>;
+    /// Runs a line of shell as the build user, with this on its standard input. Children that keep the outputs open after the
+    /// command's end are not waited for.
+    async fn exec(&mut self, command: &str, input: &[u8], output: &mut dyn Output) -> Result<Exit, CommunicatorError>;
 
-    /// Writes a file as the build user, replacing what is there, and tells its size. `mode`: its permissions, octal digits.
+    /// Writes a file as the build user, replacing what is there, and tells its size. `mode`: its permissions, octal digits, on Linux.
     async fn upload(
         &mut self,
         path: &str,

@@ -15,7 +15,7 @@ use russh::{Channel, ChannelMsg, ChannelReadHalf, Disconnect};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Communicator, CommunicatorError, Exit, Output, Stream, quoted};
+use super::{Communicator, CommunicatorError, Exit, Output, Said, Stream, quoted};
 
 /// How long greeting, key exchange and authentication may take; an emulated guest that boots is slow.
 const HANDSHAKE: Duration = Duration::from_secs(60);
@@ -219,27 +219,13 @@ async fn listen(heard: &mut Heard, channel: &mut ChannelReadHalf, output: &mut d
     }
 }
 
-/// Keeps the beginning of what a command says, for an error.
-#[derive(Default)]
-struct Said(Vec<u8>);
-
-impl Output for Said {
-    fn take(&mut self, _stream: Stream, bytes: &[u8]) {
-        let room = 1024_usize.saturating_sub(self.0.len());
-        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
-}
-
-impl Said {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0).trim().to_owned()
-    }
-}
-
 #[async_trait]
 impl Communicator for SshCommunicator {
-    async fn exec(&mut self, command: &str, output: &mut dyn Output) -> Result<Exit, CommunicatorError> {
+    async fn exec(&mut self, command: &str, input: &[u8], output: &mut dyn Output) -> Result<Exit, CommunicatorError> {
         let (mut reading, writing) = self.channel(command).await?.split();
+        if !input.is_empty() {
+            writing.data_bytes(input.to_vec()).await.map_err(lost)?;
+        }
         writing.eof().await.map_err(lost)?;
         let mut heard = Heard::default();
         listen(&mut heard, &mut reading, output).await;

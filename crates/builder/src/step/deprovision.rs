@@ -5,13 +5,13 @@
 
 use std::time::Instant;
 
-use super::{Exit, Session, StepError, seconds};
+use super::{Session, StepError};
 use crate::communicator::quoted;
 
 /// Where a template's own script for this is looked for.
 pub const OVERRIDE: &str = "/tmp/DeprovisioningScript.sh";
 
-const STEP: &str = "deprovision";
+pub(super) const STEP: &str = "deprovision";
 
 impl Session {
     /// The connection still stands afterwards, its user is gone.
@@ -21,17 +21,8 @@ impl Session {
     pub async fn deprovision(&mut self, user: &str) -> Result<(), StepError> {
         let begin = Instant::now();
         self.log.say(STEP, "generalizes the machine");
-        match self.run(STEP, &command(user)).await? {
-            Exit::Code(0) => {
-                self.log.say(STEP, &format!("ended after {}", seconds(begin)));
-                Ok(())
-            }
-            Exit::Code(code) => {
-                Err(StepError::ExitCode { step: STEP.to_owned(), code, allowed: "allowed is 0".to_owned() })
-            }
-            Exit::Signal(signal) => Err(StepError::Killed { step: STEP.to_owned(), signal }),
-            Exit::Lost => Err(StepError::Lost { step: STEP.to_owned() }),
-        }
+        let exit = self.run(STEP, &command(user), b"").await?;
+        self.judge(STEP, begin, exit, i64::from, &[0])
     }
 }
 

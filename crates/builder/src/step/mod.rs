@@ -3,9 +3,11 @@
 //! A step fails at once and for good: nothing is tried twice, as nobody knows what a script has done already. Each says in the log
 //! how it begins and ends.
 
+mod ansible;
 pub mod deprovision;
 mod restart;
 mod script;
+pub mod windows;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use tokio::io::AsyncRead;
 use crate::communicator::{Communicator, CommunicatorError, Connect, Exit, Output, Stream};
 use crate::log::Log;
 
+pub use ansible::Playbook;
 pub use script::{Script, inline};
 
 mod sha2_hex;
@@ -24,15 +27,15 @@ mod sha2_hex;
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     #[error("'{step}' ended with exit code {code}; {allowed}. The log has its output")]
-    ExitCode { step: String, code: u32, allowed: String },
+    ExitCode { step: String, code: i64, allowed: String },
     #[error(
         "'{step}' was killed by the signal {signal} (memory may have run out: choose a larger vmSize). The log has its output"
     )]
     Killed { step: String, signal: String },
     /// It restarted the machine, or killed its sshd.
     #[error(
-        "the connection to the machine was lost while '{step}' ran: a script must neither restart the machine nor stop its sshd; a step \
-         that restarts the machine does so and waits for it"
+        "the connection to the machine was lost while '{step}' ran: a script must neither restart the machine nor stop its sshd (on \
+         Windows: WinRM); a step that restarts the machine does so and waits for it"
     )]
     Lost { step: String },
     #[error("'{step}': {} bytes with SHA-256 {now} came instead of {expected}", .size)]
@@ -46,6 +49,11 @@ pub enum StepError {
     },
     #[error("'{step}' could not restart the machine: {said}")]
     NoRestart { step: String, said: String },
+    #[error(
+        "'{step}': Windows still has updates to install after {rounds} rounds (the log names them): choose fewer by searchCriteria, \
+         filters or updateLimit"
+    )]
+    Updates { step: String, rounds: u32 },
     #[error("'{step}': {source}")]
     Communicator {
         step: String,
@@ -105,13 +113,13 @@ impl Session {
     /// What a command says on its standard output, if it ends well; for looking, not for changing.
     pub(crate) async fn ask(&mut self, step: &str, command: &str) -> Result<Option<String>, StepError> {
         let mut answer = Answer::default();
-        let exit = self.connection.exec(command, &mut answer).await.map_err(|e| failed(step, e))?;
+        let exit = self.connection.exec(command, b"", &mut answer).await.map_err(|e| failed(step, e))?;
         Ok((exit == Exit::Code(0)).then(|| String::from_utf8_lossy(&answer.0).into_owned()))
     }
 
-    async fn run(&mut self, step: &str, command: &str) -> Result<Exit, StepError> {
+    async fn run(&mut self, step: &str, command: &str, input: &[u8]) -> Result<Exit, StepError> {
         let mut output = self.log.output(step);
-        let exit = self.connection.exec(command, &mut output).await;
+        let exit = self.connection.exec(command, input, &mut output).await;
         output.finish();
         exit.map_err(|e| failed(step, e))
     }

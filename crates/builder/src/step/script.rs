@@ -41,30 +41,41 @@ impl Session {
         check_hash(step, size, &content.finish(), script.sha256)?;
         self.log.say(step, &format!("runs a script of {size} bytes"));
         let file = quoted(&path);
-        let exit = self.run(step, &format!("{file}; s=$?; rm -f {file}; exit $s")).await?;
-        match exit {
-            Exit::Code(code) if script.exit_codes.contains(&code) => {
-                self.log.say(step, &format!("ended with exit code {code} after {}", seconds(begin)));
-                Ok(())
-            }
+        let exit = self.run(step, &format!("{file}; s=$?; rm -f {file}; exit $s"), b"").await?;
+        let codes: Vec<i64> = script.exit_codes.iter().copied().map(i64::from).collect();
+        self.judge(step, begin, exit, i64::from, &codes)
+    }
+
+    /// Says in the log how a script has ended, and whether that is allowed. `read`: an exit code as its system writes it.
+    pub(super) fn judge(
+        &self,
+        step: &str,
+        begin: Instant,
+        exit: Exit,
+        read: fn(u32) -> i64,
+        codes: &[i64],
+    ) -> Result<(), StepError> {
+        let step_name = step.to_owned();
+        let (said, judged) = match exit {
+            Exit::Code(code) if codes.contains(&read(code)) => (format!("ended with exit code {}", read(code)), Ok(())),
             Exit::Code(code) => {
-                self.log.say(step, &format!("failed with exit code {code} after {}", seconds(begin)));
-                Err(StepError::ExitCode { step: step.to_owned(), code, allowed: allowed(script.exit_codes) })
+                let code = read(code);
+                let error = StepError::ExitCode { step: step_name, code, allowed: allowed(codes) };
+                (format!("failed with exit code {code}"), Err(error))
             }
             Exit::Signal(signal) => {
-                self.log.say(step, &format!("was killed by the signal {signal} after {}", seconds(begin)));
-                Err(StepError::Killed { step: step.to_owned(), signal })
+                let said = format!("was killed by the signal {signal}");
+                (said, Err(StepError::Killed { step: step_name, signal }))
             }
-            Exit::Lost => {
-                self.log.say(step, &format!("the connection was lost after {}", seconds(begin)));
-                Err(StepError::Lost { step: step.to_owned() })
-            }
-        }
+            Exit::Lost => ("the connection was lost".to_owned(), Err(StepError::Lost { step: step_name })),
+        };
+        self.log.say(step, &format!("{said} after {}", seconds(begin)));
+        judged
     }
 }
 
-fn allowed(codes: &[u32]) -> String {
-    let codes: Vec<String> = codes.iter().map(u32::to_string).collect();
+fn allowed(codes: &[i64]) -> String {
+    let codes: Vec<String> = codes.iter().map(i64::to_string).collect();
     match codes.as_slice() {
         [one] => format!("allowed is {one}"),
         _ => format!("allowed are {}", codes.join(", ")),

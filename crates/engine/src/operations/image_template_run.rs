@@ -15,6 +15,7 @@
 
 mod customize;
 mod distribute;
+mod door;
 mod journal;
 mod machine;
 mod names;
@@ -55,7 +56,7 @@ struct Prepared {
     run: Uuid,
     /// Ends the names of what is made.
     suffix: String,
-    /// Seed of the build user's key, sealed for [`key_context`].
+    /// Seed of the build user's key or password, sealed for [`key_context`].
     sealed_key: String,
     source: Resolved,
 }
@@ -77,6 +78,8 @@ struct Resolved {
     generation: String,
     plan: Option<Value>,
     trusted_launch: bool,
+    #[serde(default)]
+    windows: bool,
 }
 
 /// How a run ended that did not succeed.
@@ -175,7 +178,7 @@ impl<'a> Run<'a> {
             })
             .await?;
         let names = Names::new(&staging, &prepared.suffix);
-        let journal = Journal::open(cx, &row, prepared.run).await?;
+        let journal = Journal::open(cx, &row, prepared.run, secrets(cx, &prepared)?).await?;
         Ok(Self { cx, row, id, template, call, prepared, names, journal })
     }
 
@@ -184,7 +187,7 @@ impl<'a> Run<'a> {
         let row = cx.resource().await?;
         let prepared = cx.done_step("prepare").unwrap_or_default();
         let prepared: Prepared = serde_json::from_value(prepared).map_err(ArmError::internal)?;
-        let journal = match Journal::open(cx, &row, prepared.run).await {
+        let journal = match Journal::open(cx, &row, prepared.run, secrets(cx, &prepared)?).await {
             Ok(journal) => journal,
             Err(OpError::Failed(error)) => {
                 tracing::warn!(template = row.key, %error, "a run is taken back without a log");
@@ -295,7 +298,7 @@ impl<'a> Run<'a> {
             Err(OpError::Failed(error)) if handling == Some(OnError::Abort) => error,
             other => return other,
         };
-        let entrance = machine::entrance(self, machine).await?;
+        let entrance = door::entrance(self, machine).await?;
         self.cx.step(KEPT, async { Ok(()) }).await?;
         self.journal.say("run", &entrance);
         Err(OpError::Failed(ArmError { message: format!("{} {entrance}", error.message), ..error }))
@@ -366,12 +369,21 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// The 32 bytes that the build user's key is made of.
+    /// The 32 bytes that the build user's key or password is made of.
     fn seed(&self) -> Result<[u8; 32], ArmError> {
-        let text = self.cx.engine.secrets().unseal(&key_context(self.prepared.run), &self.prepared.sealed_key)?;
-        let bytes = BASE64_STANDARD.decode(text).map_err(ArmError::internal)?;
-        bytes.try_into().map_err(|_| ArmError::internal("a build key has 32 bytes"))
+        seed(self.cx, &self.prepared)
     }
+}
+
+fn seed(cx: &OpContext, prepared: &Prepared) -> Result<[u8; 32], ArmError> {
+    let text = cx.engine.secrets().unseal(&key_context(prepared.run), &prepared.sealed_key)?;
+    let bytes = BASE64_STANDARD.decode(text).map_err(ArmError::internal)?;
+    bytes.try_into().map_err(|_| ArmError::internal("a build key has 32 bytes"))
+}
+
+/// What must not be in the log.
+fn secrets(cx: &OpContext, prepared: &Prepared) -> Result<Vec<String>, ArmError> {
+    Ok(vec![door::password(&seed(cx, prepared)?)])
 }
 
 fn key_context(run: Uuid) -> String {
@@ -388,9 +400,11 @@ async fn resolve(cx: &OpContext, call: &Call, id: &ResourceId, template: &ImageT
         (ImageKind::Shared(kind), _) => reference = json!({kind.member(): image.shown_id}),
         (ImageKind::Version | ImageKind::Managed, _) => reference = json!({"id": image.shown_id}),
     }
+    let facts = rights::SourceFacts::of(&image);
     Ok(Resolved {
         reference,
-        shown_version: rights::SourceFacts::of(&image).exact_version,
+        shown_version: facts.exact_version,
+        windows: facts.windows,
         trusted_launch: image.security_type == "TrustedLaunch",
         manifest: image.os_disk.manifest,
         id: image.shown_id,

@@ -14,7 +14,7 @@ use lazuli_meta::model::Resource;
 use lazuli_vmm::host::{ClientError, HostErrorCode};
 use lazuli_vmm::spec::{
     BaseImage, DiskSpec, Generation, ImageReference, NicSpec, PortRule, Protocol, Provisioning, PublicAddress, SshKey,
-    TrustedLaunch, VmSpec,
+    TrustedLaunch, VmSpec, WindowsSettings,
 };
 use serde_json::Value;
 use std::future::Future;
@@ -99,7 +99,7 @@ fn provisioning_of(properties: &Value, state: &MachineInternal) -> Option<Provis
         return None;
     }
     let profile = &properties["osProfile"];
-    let linux = &profile["linuxConfiguration"];
+    let (linux, windows) = (&profile["linuxConfiguration"], profile.get("windowsConfiguration"));
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let keys = linux["ssh"]["publicKeys"].as_array().into_iter().flatten();
     Some(Provisioning {
@@ -110,6 +110,10 @@ fn provisioning_of(properties: &Value, state: &MachineInternal) -> Option<Provis
         ssh_keys: keys.map(|k| SshKey { path: text(&k["path"]), key_data: text(&k["keyData"]) }).collect(),
         custom_data: state.custom_data.clone(),
         provision_vm_agent: linux["provisionVMAgent"].as_bool().unwrap_or(true),
+        windows: windows.map(|w| WindowsSettings {
+            time_zone: w["timeZone"].as_str().map(str::to_owned),
+            winrm_https: w["winRM"]["listeners"].as_array().is_some_and(|l| !l.is_empty()),
+        }),
     })
 }
 

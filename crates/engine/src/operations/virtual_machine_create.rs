@@ -91,7 +91,10 @@ async fn wait_until_provisioned(
     mut status: VmStatus,
     began_ms: i64,
 ) -> Result<VmStatus, OpError> {
-    let limit = i64::try_from(cx.engine.config().provisioning_time.as_millis()).unwrap_or(i64::MAX);
+    // As Azure does it.
+    let times = if spec.provisioning.as_ref().is_some_and(|p| p.windows.is_some()) { 2 } else { 1 };
+    let limit =
+        i64::try_from(cx.engine.config().provisioning_time.as_millis()).unwrap_or(i64::MAX).saturating_mul(times);
     loop {
         if let Some(error) = failure(spec, &status) {
             return Err(OpError::Failed(error));

@@ -392,6 +392,24 @@ fn check_os_profile(body: &Value, image: Option<&ImageSource>) -> Result<(), Arm
             Err(ArmError::invalid_parameter("osProfile", "Required parameter 'osProfile' is missing (null)."))
         }
         (false, true) => Err(ArmError::invalid_parameter("osProfile", "Parameter 'osProfile' is not allowed.")),
+        (false, false) => Ok(()),
+        (true, true) => check_system(body, image),
+    }
+}
+
+/// The profile is for the image's system.
+fn check_system(body: &Value, image: Option<&ImageSource>) -> Result<(), ArmError> {
+    let windows = image.is_some_and(|i| i.os_type.eq_ignore_ascii_case("Windows"));
+    let for_windows = body["properties"]["osProfile"].get("windowsConfiguration").is_some();
+    match (windows, for_windows) {
+        (true, false) => Err(ArmError::invalid_parameter(
+            "osProfile.windowsConfiguration",
+            "The image has Windows: 'osProfile.windowsConfiguration' must be given, and 'osProfile.linuxConfiguration' must not.",
+        )),
+        (false, true) => Err(ArmError::invalid_parameter(
+            "osProfile.windowsConfiguration",
+            "The image has Linux: 'osProfile.windowsConfiguration' is not allowed.",
+        )),
         _ => Ok(()),
     }
 }

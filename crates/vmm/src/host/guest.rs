@@ -19,7 +19,7 @@ use crate::guest_agent::Ended;
 use crate::hypervisor::{Exit, HypervisorError, Launch, Machine, MachineEvent, Running};
 use crate::net::NetError;
 use crate::overlay;
-use crate::provisioning::{Fabric, Reports, ovf};
+use crate::provisioning::{Fabric, Reports, disc};
 use crate::spec::{DiskSpec, NicSpec, PowerState, ProvisioningState, VmSpec, VmStatus};
 
 /// The power button is pressed again after this long: a guest that is still booting does not see it.
@@ -361,7 +361,7 @@ impl Actor {
         let work = move || -> Result<bool, HostError> {
             match (&record.spec().provisioning, wanted) {
                 (Some(provisioning), true) => {
-                    lazuli_disks::media::provisioning_iso(&ovf::ovf_env(provisioning), &path)?;
+                    lazuli_disks::media::provisioning_iso(&disc::files(provisioning), &path)?;
                     Ok(true)
                 }
                 _ => match std::fs::remove_file(&path) {

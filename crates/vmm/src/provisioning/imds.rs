@@ -119,12 +119,13 @@ fn compute(spec: &VmSpec) -> Value {
     let keys: Vec<_> = keys.map(|k| json!({ "keyData": k.key_data.trim(), "path": k.path })).collect();
     let tags: Vec<_> = spec.tags.iter().map(|(k, v)| format!("{k}:{v}")).collect();
     let tag_list: Vec<_> = spec.tags.iter().map(|(k, v)| json!({ "name": k, "value": v })).collect();
+    let windows = spec.provisioning.as_ref().is_some_and(|p| p.windows.is_some());
     let mut compute = json!({
         "azEnvironment": "AzurePublicCloud",
         "location": spec.location,
         "name": spec.name,
         "offer": spec.image.offer,
-        "osType": "Linux",
+        "osType": if windows { "Windows" } else { "Linux" },
         "placementGroupId": "",
         "plan": { "name": "", "product": "", "publisher": "" },
         "platformFaultDomain": "0",

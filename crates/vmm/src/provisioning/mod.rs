@@ -1,14 +1,17 @@
-//! What a guest meets of Azure while it provisions itself: the contents of the provisioning disc ([`ovf`]), WireServer
+//! What a guest meets of Azure while it provisions itself: the contents of the provisioning disc ([`disc`]: [`ovf`] for Linux,
+//! [`windows`]), WireServer
 //! and the host agent's plugin ([`wire_server`]), the metadata service ([`imds`]), and the conclusion drawn from what
 //! it reports ([`latch`]).
 //!
 //! A guest is hostile until proven otherwise: a request is bounded in size and in time, is answered from this machine's
 //! own [`VmSpec`] only (there is no way to name another machine; only tokens are asked from the server, for this machine), and never makes the host panic.
 
+pub mod disc;
 pub mod imds;
 pub mod latch;
 pub mod ovf;
 pub mod tokens;
+pub mod windows;
 pub mod wire_server;
 
 use std::convert::Infallible;

@@ -124,6 +124,7 @@ mod tests {
             }],
             custom_data: Some("I2Nsb3VkLWNvbmZpZwo=".into()),
             provision_vm_agent: true,
+            windows: None,
         }
     }
 

@@ -114,6 +114,17 @@ const CUSTOMIZER: Shape = Kinds(&[
     ),
     ("WindowsUpdate", &[("type", Any), ("name", Any), ("searchCriteria", Any), ("filters", Any), ("updateLimit", Any)]),
     ("LinuxRestart", &[("type", Any), ("name", Any), ("restartTimeout", Any)]),
+    (
+        "Ansible",
+        &[
+            ("type", Any),
+            ("name", Any),
+            ("playbookUri", Any),
+            ("sha256Checksum", Any),
+            ("inline", Any),
+            ("extraVars", Any),
+        ],
+    ),
 ]);
 
 const DISTRIBUTOR: Shape = Kinds(&[

@@ -6,7 +6,7 @@
 //! | `PowerShell` | yes | Windows |
 //! | `File` | yes | both; on Linux below `/tmp` |
 //! | `WindowsRestart`, `WindowsUpdate` | no | Windows |
-//! | `LinuxRestart` (Lazuli's own) | no | Linux |
+//! | `LinuxRestart`, `Ansible` (Lazuli's own) | no | Linux |
 
 use super::source::insert;
 use super::{MAX_ITEMS, bad_value, missing, text, validation};
@@ -18,6 +18,7 @@ use std::time::Duration;
 /// Commands of one step, in bytes. More belongs into a file.
 const MAX_INLINE_BYTES: usize = 1 << 20;
 const MAX_URI: usize = 8192;
+const MAX_VARIABLES_BYTES: usize = 64 << 10;
 const DEFAULT_RESTART: Duration = Duration::from_secs(300);
 const DEFAULT_UPDATES: u32 = 1000;
 
@@ -66,6 +67,11 @@ pub enum Work {
     LinuxRestart {
         timeout: Option<String>,
     },
+    /// Inline: lines of the playbook.
+    Ansible {
+        playbook: Script,
+        extra_vars: Map<String, Value>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +109,7 @@ impl Reader<'_> {
     fn step(&self) -> Result<Step, ArmError> {
         let kind = self.item.str("type").map_err(validation)?.unwrap_or_default();
         let work = match (kind.as_str(), self.phase) {
-            ("Shell", _) => Work::Shell(self.script()?),
+            ("Shell", _) => Work::Shell(self.script("scriptUri")?),
             ("PowerShell", _) => self.power_shell()?,
             ("File", _) => Work::File {
                 source: self.remote("sourceUri")?.ok_or_else(|| missing(&self.path, "sourceUri"))?,
@@ -116,10 +122,13 @@ impl Reader<'_> {
             },
             ("WindowsUpdate", Phase::Customize) => self.windows_update()?,
             ("LinuxRestart", Phase::Customize) => Work::LinuxRestart { timeout: self.timeout()? },
+            ("Ansible", Phase::Customize) => {
+                Work::Ansible { playbook: self.script("playbookUri")?, extra_vars: self.extra_vars()? }
+            }
             (other, phase) => {
                 let known = match phase {
                     Phase::Customize => {
-                        "It is Shell, PowerShell, File, WindowsRestart, WindowsUpdate or LinuxRestart (spelled exactly so)."
+                        "It is Shell, PowerShell, File, WindowsRestart, WindowsUpdate, LinuxRestart or Ansible (spelled exactly so)."
                     }
                     Phase::Validate => "It is Shell, PowerShell or File (spelled exactly so).",
                 };
@@ -139,30 +148,30 @@ impl Reader<'_> {
         Ok(self.item.bool(name).map_err(validation)?.unwrap_or(false))
     }
 
-    /// `scriptUri` or `inline`, not both and not none.
-    fn script(&self) -> Result<Script, ArmError> {
+    /// A file at `uri` (`scriptUri`) or `inline`, not both and not none.
+    fn script(&self, uri: &str) -> Result<Script, ArmError> {
         let inline = self.item.strings("inline").map_err(validation)?.filter(|lines| !lines.is_empty());
-        match (self.remote("scriptUri")?, inline) {
+        match (self.remote(uri)?, inline) {
             (Some(remote), None) => Ok(Script::Remote(remote)),
             (None, Some(lines)) => {
                 let bytes: usize = lines.iter().map(|l| l.len() + 1).sum();
                 if bytes > MAX_INLINE_BYTES {
                     let why = format!(
                         "Commands of one step may have {MAX_INLINE_BYTES} bytes together: put them into a file and give its \
-                         address as scriptUri."
+                         address as {uri}."
                     );
                     return Err(bad_value(&self.path, "inline", &format!("{bytes} bytes"), &why));
                 }
                 if self.checksum()?.is_some() {
-                    let why = "A checksum is one of the file at scriptUri.";
-                    return Err(bad_value(&self.path, "sha256Checksum", "(given with inline)", why));
+                    let why = format!("A checksum is one of the file at {uri}.");
+                    return Err(bad_value(&self.path, "sha256Checksum", "(given with inline)", &why));
                 }
                 Ok(Script::Inline(lines))
             }
-            (None, None) => Err(missing(&self.path, "scriptUri' or 'inline")),
+            (None, None) => Err(missing(&self.path, &format!("{uri}' or 'inline"))),
             (Some(remote), Some(_)) => {
-                let why = "Only one of 'scriptUri' and 'inline' may be given.";
-                Err(bad_value(&self.path, "scriptUri", &without_query(&remote.uri), why))
+                let why = format!("Only one of '{uri}' and 'inline' may be given.");
+                Err(bad_value(&self.path, uri, &without_query(&remote.uri), &why))
             }
         }
     }
@@ -203,7 +212,22 @@ impl Reader<'_> {
             }
             Some(other) => return Err(wrong(other)),
         };
-        Ok(Work::PowerShell { script: self.script()?, run_elevated, run_as_system, valid_exit_codes })
+        Ok(Work::PowerShell { script: self.script("scriptUri")?, run_elevated, run_as_system, valid_exit_codes })
+    }
+
+    fn extra_vars(&self) -> Result<Map<String, Value>, ArmError> {
+        let wrong = |shown: &str| {
+            let why = format!("An object of variables is expected, at most {MAX_VARIABLES_BYTES} bytes as JSON.");
+            bad_value(&self.path, "extraVars", shown, &why)
+        };
+        match self.item.get("extraVars") {
+            None | Some(Value::Null) => Ok(Map::new()),
+            Some(Value::Object(variables)) => match Value::Object(variables.clone()).to_string().len() {
+                bytes if bytes > MAX_VARIABLES_BYTES => Err(wrong(&format!("{bytes} bytes"))),
+                _ => Ok(variables.clone()),
+            },
+            Some(other) => Err(wrong(&other.to_string())),
+        }
     }
 
     fn windows_update(&self) -> Result<Work, ArmError> {
@@ -250,10 +274,10 @@ fn without_query(uri: &str) -> String {
 }
 
 impl Script {
-    fn put(&self, body: &mut Map<String, Value>) {
+    fn put(&self, uri: &str, body: &mut Map<String, Value>) {
         match self {
             Self::Inline(lines) => drop(body.insert("inline".into(), lines.clone().into())),
-            Self::Remote(remote) => remote.put("scriptUri", body),
+            Self::Remote(remote) => remote.put(uri, body),
         }
     }
 }
@@ -274,6 +298,7 @@ impl Work {
             Self::WindowsRestart { .. } => "WindowsRestart",
             Self::WindowsUpdate { .. } => "WindowsUpdate",
             Self::LinuxRestart { .. } => "LinuxRestart",
+            Self::Ansible { .. } => "Ansible",
         }
     }
 
@@ -305,9 +330,9 @@ impl Step {
     /// The file that the step needs, if any.
     pub fn remote(&self) -> Option<&Remote> {
         match &self.work {
-            Work::Shell(Script::Remote(remote)) | Work::PowerShell { script: Script::Remote(remote), .. } => {
-                Some(remote)
-            }
+            Work::Shell(Script::Remote(remote))
+            | Work::PowerShell { script: Script::Remote(remote), .. }
+            | Work::Ansible { playbook: Script::Remote(remote), .. } => Some(remote),
             Work::File { source, .. } => Some(source),
             _ => None,
         }
@@ -317,9 +342,9 @@ impl Step {
         let mut body = Map::new();
         insert(&mut body, "name", self.name.clone());
         match &self.work {
-            Work::Shell(script) => script.put(&mut body),
+            Work::Shell(script) => script.put("scriptUri", &mut body),
             Work::PowerShell { script, run_elevated, run_as_system, valid_exit_codes } => {
-                script.put(&mut body);
+                script.put("scriptUri", &mut body);
                 body.insert("runElevated".into(), json!(run_elevated));
                 body.insert("runAsSystem".into(), json!(run_as_system));
                 if !valid_exit_codes.is_empty() {
@@ -343,6 +368,12 @@ impl Step {
                 body.insert("updateLimit".into(), json!(limit));
             }
             Work::LinuxRestart { timeout } => insert(&mut body, "restartTimeout", timeout.clone()),
+            Work::Ansible { playbook, extra_vars } => {
+                playbook.put("playbookUri", &mut body);
+                if !extra_vars.is_empty() {
+                    body.insert("extraVars".into(), Value::Object(extra_vars.clone()));
+                }
+            }
         }
         body.insert("type".into(), json!(self.work.kind()));
         Value::Object(body)
@@ -352,7 +383,7 @@ impl Step {
     pub(super) fn check_os(&self, windows: bool, place: &str) -> Result<(), String> {
         let kind = self.work.kind();
         let fits = match &self.work {
-            Work::Shell(_) | Work::LinuxRestart { .. } => !windows,
+            Work::Shell(_) | Work::LinuxRestart { .. } | Work::Ansible { .. } => !windows,
             Work::PowerShell { .. } | Work::WindowsRestart { .. } | Work::WindowsUpdate { .. } => windows,
             Work::File { destination, .. } => {
                 let parts: Vec<&str> = destination.split('/').collect();

@@ -57,6 +57,8 @@ fn everything_that_a_template_can_have_is_kept() {
                     "sha256Checksum": "A".repeat(64)},
                 {"type": "PowerShell", "inline": ["dir"], "runElevated": true, "runAsSystem": true, "validExitCodes": [0, 3010]},
                 {"type": "WindowsRestart", "restartTimeout": "10m", "restartCheckCommand": "whoami"},
+                {"type": "Ansible", "inline": ["- hosts: all"], "extraVars": {"port": 8080}},
+                {"type": "Ansible", "playbookUri": "https://example.com/site.yml"},
                 {"type": "WindowsUpdate", "filters": ["include:$true"], "updateLimit": 20},
                 {"type": "LinuxRestart"}],
             "validate": {"continueDistributeOnFailure": true, "inVMValidations": [{"type": "Shell", "inline": ["true"]}]},
@@ -81,7 +83,7 @@ fn everything_that_a_template_can_have_is_kept() {
     assert_eq!(template.timeout().as_secs(), 30 * 60);
     assert!(template.source.is_latest());
     let remotes: Vec<String> = template.remotes().into_iter().map(|(place, r)| format!("{place} {}", r.uri)).collect();
-    assert_eq!(remotes, ["customize/1 https://example.com/f?sig=x"]);
+    assert_eq!(remotes, ["customize/1 https://example.com/f?sig=x", "customize/5 https://example.com/site.yml"]);
     assert_eq!(template.customize[3].work.restart_timeout().as_secs(), 600);
     assert_eq!(template.check_os(false).unwrap_err().0, "UnsupportedCustomizerType");
     insta::assert_json_snapshot!(body);
@@ -128,6 +130,9 @@ fn what_is_no_template_is_refused() {
         customize(json!({"type": "File", "sourceUri": "https://example.com/a"})),
         customize(json!({"type": "PowerShell", "inline": ["a"], "runAsSystem": true})),
         customize(json!({"type": "WindowsRestart", "restartTimeout": "soon"})),
+        customize(json!({"type": "Ansible"})),
+        customize(json!({"type": "Ansible", "inline": ["- hosts: all"], "extraVars": ["a=b"]})),
+        json!({"validate": {"inVMValidations": [{"type": "Ansible", "inline": ["- hosts: all"]}]}}),
         json!({"validate": {"inVMValidations": [{"type": "WindowsUpdate"}]}}),
         json!({"buildTimeoutInMinutes": 961}),
         json!({"vmProfile": {"osDiskSizeGB": -1}}),

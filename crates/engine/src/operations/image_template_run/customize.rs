@@ -1,7 +1,7 @@
 //! What a template does in its machines: its steps in order, then what makes the build machine an image.
 
 use super::Run;
-use super::machine::{self, Door, USER};
+use super::door::{self, USER};
 use super::names::Machine;
 use crate::image_builder::staging::SCRIPTS;
 use crate::image_builder::{Fetched, TemplateInternal};
@@ -12,7 +12,8 @@ use futures::TryStreamExt as _;
 use lazuli_arm::ArmError;
 use lazuli_arm::bodies::image_template::{Script, Step, Work};
 use lazuli_builder::inventory::Inventory;
-use lazuli_builder::step::{Script as RunnableScript, inline};
+use lazuli_builder::step::windows::{self, RunAs, Updates};
+use lazuli_builder::step::{Playbook, Script as RunnableScript, inline};
 use lazuli_builder::{Session, StepError};
 use std::time::Duration;
 use tokio_util::io::StreamReader;
@@ -32,9 +33,12 @@ pub(super) async fn customize(run: &Run<'_>, machine: &Machine) -> Result<(), Op
         one(run, &mut session, step, &format!("customize/{index}")).await?;
         run.cx.progress(index as u64 + 1, run.template.customize.len() as u64, "Customizing").await;
     }
-    let inventory = run.cx.step(INVENTORY, async { session.inventory().await.map_err(|e| failed(run, e)) }).await?;
+    let windows = run.prepared.source.windows;
+    let asked = async { if windows { session.windows_inventory().await } else { session.inventory().await } };
+    let inventory = run.cx.step(INVENTORY, async { asked.await.map_err(|e| failed(run, e)) }).await?;
     keep(run, &inventory).await?;
-    session.deprovision(USER).await.map_err(|e| failed(run, e))?;
+    let done = if windows { session.windows_deprovision(USER).await } else { session.deprovision(USER).await };
+    done.map_err(|e| failed(run, e))?;
     session.close().await;
     Ok(())
 }
@@ -52,11 +56,12 @@ pub(super) async fn validate(run: &Run<'_>, machine: &Machine) -> Result<(), OpE
 }
 
 async fn open(run: &Run<'_>, machine: &Machine) -> Result<Session, OpError> {
-    let door = machine::connect(Door::of(run, machine).await?);
+    let door = door::open(run, machine).await?;
     run.journal.say("run", "connects to the machine");
     let opened = Session::open(door, run.journal.log().clone(), ANSWERS).await;
     opened.map_err(|error| {
-        let message = format!("The machine cannot be reached by SSH: {error}.");
+        let protocol = if run.prepared.source.windows { "WinRM" } else { "SSH" };
+        let message = format!("The machine cannot be reached by {protocol}: {error}.");
         OpError::Failed(run.failure(&message).caused_by(error))
     })
 }
@@ -72,14 +77,9 @@ async fn one(run: &Run<'_>, session: &mut Session, step: &Step, place: &str) -> 
         None => format!("{} {place}", step.title()),
     };
     let done = match &step.work {
-        Work::Shell(Script::Inline(commands)) => {
-            let content = inline(commands);
-            let script = RunnableScript { content: content.as_bytes(), sha256: None, exit_codes: &SUCCESS };
-            session.script(&title, &script).await
-        }
-        Work::Shell(Script::Remote(_)) => {
-            let (fetched, content) = script(run, place).await?;
-            let script = RunnableScript { content: &content, sha256: Some(&fetched.sha256), exit_codes: &SUCCESS };
+        Work::Shell(source) => {
+            let (sha256, content) = text(run, source, place, inline).await?;
+            let script = RunnableScript { content: &content, sha256: sha256.as_deref(), exit_codes: &SUCCESS };
             session.script(&title, &script).await
         }
         Work::File { destination, .. } => {
@@ -88,11 +88,36 @@ async fn one(run: &Run<'_>, session: &mut Session, step: &Step, place: &str) -> 
             let mut reader = Box::pin(StreamReader::new(stream));
             session.file(&title, destination, &mut reader, Some(&fetched.sha256)).await
         }
+        Work::Ansible { playbook, extra_vars } => {
+            let (sha256, content) = text(run, playbook, place, |lines| lines.join("\n") + "\n").await?;
+            let extra_vars = serde_json::to_string(extra_vars).map_err(ArmError::internal)?;
+            let playbook = Playbook { content: &content, sha256: sha256.as_deref(), extra_vars: &extra_vars };
+            session.ansible(&title, &playbook).await
+        }
         Work::LinuxRestart { .. } => session.restart(&title, step.work.restart_timeout()).await,
-        Work::PowerShell { .. } | Work::WindowsRestart { .. } | Work::WindowsUpdate { .. } => {
-            let message =
-                format!("'{title}': steps of type {} are for Windows, which builds here cannot do.", step.title());
-            return Err(OpError::Failed(run.failure(&message)));
+        Work::PowerShell { script: source, run_elevated, run_as_system, valid_exit_codes } => {
+            let (sha256, content) = text(run, source, place, windows::inline).await?;
+            let exit_codes: Vec<u32> = match valid_exit_codes.as_slice() {
+                [] => SUCCESS.to_vec(),
+                codes => codes.iter().map(|code| code.cast_unsigned()).collect(),
+            };
+            let password = door::password(&run.seed()?);
+            let run_as = match (run_elevated, run_as_system) {
+                (_, true) => RunAs::System,
+                (true, false) => RunAs::Elevated { user: USER, password: &password },
+                (false, false) => RunAs::BuildUser,
+            };
+            let script = RunnableScript { content: &content, sha256: sha256.as_deref(), exit_codes: &exit_codes };
+            session.power_shell(&title, &script, run_as).await
+        }
+        Work::WindowsRestart { command, check_command, .. } => {
+            let time = step.work.restart_timeout();
+            session.windows_restart(&title, command.as_deref(), check_command.as_deref(), time).await
+        }
+        Work::WindowsUpdate { search_criteria, filters, .. } => {
+            let limit = step.work.update_limit();
+            let updates = Updates { criteria: search_criteria.as_deref(), filters, limit };
+            session.windows_update(&title, &updates).await
         }
     };
     done.map_err(|error| failed(run, error))
@@ -117,7 +142,16 @@ async fn file(run: &Run<'_>, place: &str) -> Result<(Fetched, Opened), OpError> 
     Ok((fetched, opened.map_err(|error| gone().caused_by(error))?))
 }
 
-async fn script(run: &Run<'_>, place: &str) -> Result<(Fetched, Vec<u8>), OpError> {
+/// A script's bytes, and their hash where it was told. `inline`: what commands are as one script.
+async fn text(
+    run: &Run<'_>,
+    script: &Script,
+    place: &str,
+    inline: fn(&[String]) -> String,
+) -> Result<(Option<String>, Vec<u8>), OpError> {
+    if let Script::Inline(lines) = script {
+        return Ok((None, inline(lines).into_bytes()));
+    }
     let (fetched, opened) = file(run, place).await?;
     if fetched.size_bytes > MAX_SCRIPT {
         let message = format!("The script of {place} has {} bytes; at most {MAX_SCRIPT} are run.", fetched.size_bytes);
@@ -128,7 +162,7 @@ async fn script(run: &Run<'_>, place: &str) -> Result<(Fetched, Vec<u8>), OpErro
         all.extend_from_slice(&piece);
         Ok(all)
     });
-    Ok((fetched, content.await.map_err(ArmError::internal)?))
+    Ok((Some(fetched.sha256), content.await.map_err(ArmError::internal)?))
 }
 
 /// The list of what is installed lies beside the log.

@@ -67,8 +67,8 @@ impl Journal {
         Self { log, waiting, storage, account, run, shown: String::new(), _writer: writer }
     }
 
-    /// Goes on with the log of the run, or begins it.
-    pub async fn open(cx: &OpContext, row: &Resource, run: Uuid) -> Result<Self, OpError> {
+    /// Goes on with the log of the run, or begins it. `secrets` are never in it.
+    pub async fn open(cx: &OpContext, row: &Resource, run: Uuid, secrets: Vec<String>) -> Result<Self, OpError> {
         let staging = internal::<TemplateInternal>(row)?.staging;
         let account = staging.storage(&row.location)?;
         let storage = cx.engine.storage().clone();
@@ -89,7 +89,7 @@ impl Journal {
         }
         let waiting = Arc::new(Waiting::default());
         let writer = AbortOnDropHandle::new(tokio::spawn(write_on(storage.clone(), at, Arc::clone(&waiting))));
-        let log = Log::new(Arc::clone(&waiting) as Arc<dyn Sink>, Masker::default());
+        let log = Log::new(Arc::clone(&waiting) as Arc<dyn Sink>, Masker::new(secrets));
         let shown =
             format!("{}/blobServices/default/containers/{LOGS}/{}", staging.account_id()?, log_blob(&run.to_string()));
         Ok(Self { log, waiting, storage, account, run, shown, _writer: writer })

@@ -1,34 +1,22 @@
-//! The machines of a run with their networks: made, reached, generalized, removed.
+//! The machines of a run with their networks: made, generalized, removed. How they are reached is in [`door`](super::door).
 
 use super::Run;
+use super::door::{self, USER};
 use super::names::Machine;
 use crate::db_error;
 use crate::on_behalf;
 use crate::operation::OpError;
-use crate::providers::public_ip_address::PublicIpInternal;
-use crate::providers::virtual_machine::MachineInternal;
-use crate::stored::internal;
-use async_trait::async_trait;
 use lazuli_arm::bodies::image_template::VmProfile;
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_builder::communicator::ssh::{HostKey, SshCommunicator, UserKey};
-use lazuli_builder::{Communicator, CommunicatorError, Connect};
-use lazuli_meta::model::ResourceQuery;
-use lazuli_vmm::HostClient;
+use lazuli_builder::communicator::ssh::UserKey;
+use lazuli_meta::model::{Resource, ResourceQuery};
 use serde_json::{Map, Value, json};
-use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpStream;
-use uuid::Uuid;
 
-/// The user that scripts are run as (Packer's name for it; `sudo` asks it no password).
-pub(super) const USER: &str = "packer";
-const SSH: u16 = 22;
-const CONNECT: Duration = Duration::from_secs(10);
 const SUBNET: &str = "build";
+/// Characters that the name of a computer with Windows may have.
+const WINDOWS_NAME: usize = 15;
 
-/// What the machines are attached to: the template's subnet, or a network of the run's own with a port for SSH.
+/// What the machines are attached to: the template's subnet, or a network of the run's own with a port for the connection.
 pub(super) async fn network(run: &Run<'_>, machine: &Machine) -> Result<(), OpError> {
     if run.template.vm_profile.network.is_none() {
         run.put(&run.names.security_group(), &security_group(run)).await?;
@@ -71,9 +59,10 @@ fn framed(run: &Run<'_>, properties: Value, further: &[(&str, Value)]) -> Value 
 }
 
 fn security_group(run: &Run<'_>) -> Value {
-    let rule = json!({"name": "ssh", "properties": {
+    let port = door::port(run.prepared.source.windows);
+    let rule = json!({"name": "build", "properties": {
         "protocol": "Tcp", "access": "Allow", "direction": "Inbound", "priority": 100,
-        "sourceAddressPrefix": "*", "sourcePortRange": "*", "destinationAddressPrefix": "*", "destinationPortRange": SSH.to_string(),
+        "sourceAddressPrefix": "*", "sourcePortRange": "*", "destinationAddressPrefix": "*", "destinationPortRange": port.to_string(),
     }});
     framed(run, json!({"securityRules": [rule]}), &[])
 }
@@ -85,13 +74,39 @@ fn virtual_network(run: &Run<'_>) -> Value {
 
 /// A machine of `image`; there when its guest has reported that it is provisioned.
 pub(super) async fn create(run: &Run<'_>, machine: &Machine, image: &Value, build: bool) -> Result<(), OpError> {
-    let key = UserKey::from_seed(&run.seed()?);
     run.journal.say("run", &format!("creates the machine {}", machine.machine));
-    let body = machine_body(run, machine, image, &key.public_line(), build);
-    run.put(&machine.machine, &body).await
+    let seed = run.seed()?;
+    let user = if run.prepared.source.windows {
+        windows_user(&machine.host_name, &door::password(&seed))
+    } else {
+        linux_user(&machine.host_name, &UserKey::from_seed(&seed).public_line())
+    };
+    run.put(&machine.machine, &machine_body(run, machine, image, user, build)).await
 }
 
-fn machine_body(run: &Run<'_>, machine: &Machine, image: &Value, key: &str, build: bool) -> Value {
+/// A build user with a key.
+fn linux_user(host_name: &str, key: &str) -> Value {
+    let keys = json!([{"path": format!("/home/{USER}/.ssh/authorized_keys"), "keyData": key}]);
+    json!({
+        "computerName": host_name, "adminUsername": USER,
+        "linuxConfiguration": {"disablePasswordAuthentication": true, "ssh": {"publicKeys": keys}},
+    })
+}
+
+/// One with a password, who comes by WinRM. Updates are the template's to ask for.
+fn windows_user(host_name: &str, password: &str) -> Value {
+    // Windows' names are shorter; what they end with tells them apart.
+    let name = &host_name[host_name.len().saturating_sub(WINDOWS_NAME)..];
+    json!({
+        "computerName": name, "adminUsername": USER, "adminPassword": password,
+        "windowsConfiguration": {
+            "provisionVMAgent": false, "enableAutomaticUpdates": false, "patchSettings": {"patchMode": "Manual"},
+            "winRM": {"listeners": [{"protocol": "Https"}]},
+        },
+    })
+}
+
+fn machine_body(run: &Run<'_>, machine: &Machine, image: &Value, user: Value, build: bool) -> Value {
     let source = &run.prepared.source;
     let profile: &VmProfile = &run.template.vm_profile;
     let mut os_disk = json!({"name": machine.os_disk, "createOption": "FromImage", "deleteOption": "Delete"});
@@ -105,15 +120,10 @@ fn machine_body(run: &Run<'_>, machine: &Machine, image: &Value, key: &str, buil
             |(lun, size)| json!({"lun": lun, "createOption": "Empty", "diskSizeGB": size, "deleteOption": "Delete"});
         storage["dataDisks"] = disks.map(disk).collect();
     }
-    let keys = json!([{"path": format!("/home/{USER}/.ssh/authorized_keys"), "keyData": key}]);
     let mut properties = json!({
         "hardwareProfile": {"vmSize": profile.size(&source.generation)},
         "storageProfile": storage,
-        "osProfile": {
-            "computerName": machine.host_name,
-            "adminUsername": USER,
-            "linuxConfiguration": {"disablePasswordAuthentication": true, "ssh": {"publicKeys": keys}},
-        },
+        "osProfile": user,
         "networkProfile": {
             "networkInterfaces": [{"id": machine.interface.to_string(), "properties": {"deleteOption": "Delete"}}],
         },
@@ -134,70 +144,9 @@ fn machine_body(run: &Run<'_>, machine: &Machine, image: &Value, key: &str, buil
     framed(run, properties, &further)
 }
 
-/// Ways into a machine: through its public address, or by a private link where it has none.
-pub(super) struct Door {
-    host: HostClient,
-    vm: Uuid,
-    pub public: Option<Ipv4Addr>,
-    key: UserKey,
-    host_key: HostKey,
-}
-
-impl Door {
-    pub async fn of(run: &Run<'_>, machine: &Machine) -> Result<Self, OpError> {
-        let state: MachineInternal = internal(&require(run, &machine.machine).await?)?;
-        let public = match run.template.vm_profile.network {
-            Some(_) => None,
-            None => Some(internal::<PublicIpInternal>(&require(run, &machine.address).await?)?.address),
-        };
-        Ok(Self {
-            host: run.cx.engine.host().clone(),
-            vm: state.vm_id,
-            public,
-            key: UserKey::from_seed(&run.seed()?),
-            host_key: HostKey::default(),
-        })
-    }
-}
-
-#[async_trait]
-impl Connect for Door {
-    async fn connect(&self) -> Result<Box<dyn Communicator>, CommunicatorError> {
-        let unreachable = |e: Box<dyn std::error::Error + Send + Sync>| CommunicatorError::Unreachable(e);
-        let connection = match self.public {
-            Some(address) => {
-                let stream = tokio::time::timeout(CONNECT, TcpStream::connect((address, SSH))).await;
-                let stream = stream.map_err(|e| unreachable(e.into()))?.map_err(|e| unreachable(e.into()))?;
-                SshCommunicator::connect(stream, USER, &self.key, &self.host_key).await?
-            }
-            None => {
-                let stream = self.host.connect(self.vm, SSH).await.map_err(|e| unreachable(e.into()))?;
-                SshCommunicator::connect(stream, USER, &self.key, &self.host_key).await?
-            }
-        };
-        Ok(Box::new(connection))
-    }
-}
-
-async fn require(run: &Run<'_>, id: &ResourceId) -> Result<lazuli_meta::model::Resource, OpError> {
+pub(super) async fn require(run: &Run<'_>, id: &ResourceId) -> Result<Resource, OpError> {
     let row = run.cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
     row.ok_or_else(|| OpError::Failed(run.failure(&format!("'{}' was deleted while the template was run.", id.name()))))
-}
-
-/// How somebody gets into a machine that is kept: the key lies beside the log.
-pub(super) async fn entrance(run: &Run<'_>, machine: &Machine) -> Result<String, OpError> {
-    let key = UserKey::from_seed(&run.seed()?);
-    let place = run.journal.put("id_ed25519", key.private_pem().into_bytes()).await?;
-    let door = Door::of(run, machine).await?;
-    let way = match door.public {
-        Some(address) => format!("ssh -i id_ed25519 {USER}@{address}"),
-        None => format!("ssh -i id_ed25519 {USER}@(its private address), from within its virtual network"),
-    };
-    Ok(format!(
-        "The machine {} was kept, as errorHandling asks for: enter it by `{way}` with the key that lies at {place}. It is removed with \
-         the next run or with the template.",
-        machine.machine
-    ))
 }
 
 /// The guest is off and was generalized: images are made of it from now on.
@@ -242,7 +191,22 @@ async fn remove(run: &Run<'_>, which: impl Fn(&str) -> bool) -> Result<(), OpErr
     }
 }
 
-/// The connection that steps are run over.
-pub(super) fn connect(door: Door) -> Arc<dyn Connect> {
-    Arc::new(door)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of a validating machine are the longest.
+    #[test]
+    fn a_build_users_profile_is_one_that_a_machine_may_have() {
+        for name in ["pkrvm0123456789", "pkrvmv0123456789"] {
+            let user = windows_user(name, &door::password(&[7; 32]));
+            let computer = user["computerName"].as_str().unwrap();
+            assert!(computer.len() <= WINDOWS_NAME && name.ends_with(computer), "{computer}");
+        }
+        assert_ne!(
+            windows_user("pkrvm0123456789", "")["computerName"],
+            windows_user("pkrvmv0123456789", "")["computerName"]
+        );
+        assert_eq!(linux_user("pkrvmv0123456789", "ssh-ed25519 A")["computerName"], "pkrvmv0123456789");
+    }
 }
