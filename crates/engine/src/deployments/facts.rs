@@ -1,6 +1,7 @@
 //! Reads what a template's expressions ask for, under the rights of whoever deploys.
 
 use super::Who;
+use super::hanging::Hanging;
 use crate::Engine;
 use crate::call::ActionReply;
 use lazuli_arm::{ArmError, ResourceId};
@@ -32,6 +33,9 @@ pub(super) async fn settled(
 }
 
 async fn ask(engine: &Engine, who: &Who, request: &Request) -> Result<Value, ArmError> {
+    if let (Some(hanging), Request::Resource { api_version, .. }) = (Hanging::parse(request.id()), request) {
+        return hanging.get(engine, &who.call(api_version)?).await;
+    }
     let id: ResourceId = request.id().parse().map_err(|e| {
         let message = format!("The template reference '{}' is not a resource that can be read here.", request.id());
         ArmError::bad_request("InvalidTemplate", message).caused_by(e)

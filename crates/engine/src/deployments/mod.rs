@@ -9,6 +9,7 @@
 //! parameter in a row, a step, a log line or an answer.
 
 mod facts;
+mod hanging;
 mod preflight;
 pub(crate) mod records;
 mod run;

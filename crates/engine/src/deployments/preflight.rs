@@ -1,6 +1,7 @@
 //! What can be known to fail before anything is deployed.
 
 use super::Input;
+use super::hanging::Hanging;
 use crate::call::Call;
 use crate::db_error;
 use crate::provider::Context;
@@ -50,6 +51,12 @@ pub(crate) async fn preflight(cx: Context<'_>, input: &Input, plan: &Plan) -> Re
 
 async fn check(cx: Context<'_>, plan: &Plan, index: usize, call: &Call) -> Result<(), ArmError> {
     let resource = &plan.resources[index];
+    if let Some(hanging) = Hanging::parse(&resource.id) {
+        // What it hangs on, and who is given a role, may be deployed before it.
+        let (right, scope) = hanging.right();
+        let checked = cx.engine.authorize(&call.caller, scope, &right).await;
+        return checked.map_err(|error| authorization(error, resource, call, &right));
+    }
     let id: ResourceId = resource.id.parse().map_err(|e| {
         let message =
             format!("The resource '{}' is in no subscription: such resources are not offered here.", resource.id);

@@ -10,6 +10,7 @@
 //! again, which is what a PUT is for.
 
 use super::facts::settled;
+use super::hanging::Hanging;
 use super::records::{Ended, OUTPUTS, Refused, Started, end_step, start_step};
 use super::{Input, KIND, view};
 use crate::call::{Call, Deleted};
@@ -193,8 +194,11 @@ async fn start(cx: &OpContext, input: &Input, plan: &Plan, index: usize) -> Resu
 async fn write(cx: &OpContext, input: &Input, plan: &Plan, index: usize) -> Result<(bool, Option<String>), OpError> {
     let resource = &plan.resources[index];
     let body = settled(&cx.engine, &input.who, |facts| plan.body(index, facts)).await?;
-    let id: ResourceId = resource.id.parse().map_err(ArmError::internal)?;
     let call = input.who.call(&resource.api_version)?;
+    if let Some(hanging) = Hanging::parse(&resource.id) {
+        return Ok((hanging.put(&cx.engine, &call, body).await?, None));
+    }
+    let id: ResourceId = resource.id.parse().map_err(ArmError::internal)?;
     loop {
         cx.check()?;
         match cx.engine.put(&call, &id, body.clone()).await {

@@ -1,6 +1,7 @@
 //! What a deployment would change, told without changing anything.
 
 use super::facts::settled;
+use super::hanging::Hanging;
 use super::run::{is_removable, top_level};
 use super::{Input, Who};
 use crate::call::Call;
@@ -45,8 +46,14 @@ async fn one(cx: Context<'_>, who: &Who, plan: &Plan, index: usize, resource: &P
 }
 
 async fn existing(cx: Context<'_>, call: &Call, id: &str) -> Result<Option<Value>, ArmError> {
-    let id: ResourceId = id.parse().map_err(ArmError::internal)?;
-    match cx.engine.get(call, &id).await {
+    let found = match Hanging::parse(id) {
+        Some(hanging) => hanging.get(cx.engine, call).await,
+        None => {
+            let id: ResourceId = id.parse().map_err(ArmError::internal)?;
+            cx.engine.get(call, &id).await
+        }
+    };
+    match found {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.status == 404 => Ok(None),
         Err(error) => Err(error),

@@ -459,3 +459,44 @@ async fn a_subscription_is_deployed_to_with_groups_and_what_is_in_them() {
     };
     server.end(&operation).await.unwrap();
 }
+
+/// Role assignments and locks, of the group and of a resource of the same template, as templates for Image Builder bring them along.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_on_a_scope_is_deployed_and_referred_to() {
+    let server = Server::start().await;
+    let identity = "Microsoft.ManagedIdentity/userAssignedIdentities";
+    let principal = format!("[reference(resourceId('{identity}', 'id1'), '2023-01-31').principalId]");
+    let role = format!("[subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '{READER}')]");
+    let assignment = "[guid(resourceGroup().id, 'reader')]";
+    let sections = json!({
+        "resources": [
+            resource("Microsoft.Authorization/roleAssignments", assignment, json!({"location": null,
+                "properties": {"roleDefinitionId": role, "principalId": principal, "principalType": "ServicePrincipal"}})),
+            resource("Microsoft.Authorization/locks", "keep", json!({"location": null, "scope": "Microsoft.Compute/galleries/g",
+                "dependsOn": ["g"], "properties": {"level": "CanNotDelete"}})),
+            resource(identity, "id1", json!({})),
+            gallery("g", json!({})),
+        ],
+        "outputs": {"scope": {"type": "string", "value":
+            "[reference(resourceId('Microsoft.Authorization/roleAssignments', guid(resourceGroup().id, 'reader')), '2022-04-01').scope]"}},
+    });
+    let shown = deploy(&server, "first", request(sections.clone())).await.unwrap();
+    assert_eq!(shown["properties"]["outputs"]["scope"]["value"], json!(server.group.to_string()));
+    let refused = server.engine.delete(&server.call, &server.id("galleries/g")).await.unwrap_err();
+    assert_eq!(refused.code, "ScopeLocked");
+    deploy(&server, "again", request(sections.clone())).await.unwrap();
+    let preview = ask(&server, "whatIf", request(sections.clone())).await.unwrap();
+    let changes = preview["properties"]["changes"].as_array().unwrap();
+    let of = |kind: &str| {
+        changes.iter().find(|c| c["resourceId"].as_str().unwrap().contains(kind)).unwrap()["changeType"].clone()
+    };
+    assert_eq!(of("roleAssignments"), "NoChange", "{preview}");
+
+    // Who may write everything else may not give out rights.
+    let caller = super::authorization::stranger(&server, &server.call.caller.tenant).await;
+    super::authorization::assign(&server, &server.group.to_string(), CONTRIBUTOR, &caller.principal).await.unwrap();
+    let call = super::authorization::as_caller(&server, &caller);
+    let error = server.engine.put(&call, &id(&server, "theirs"), request(sections)).await.unwrap_err();
+    let text = error.to_value().to_string();
+    assert!(text.contains("permission to perform action 'Microsoft.Authorization/roleAssignments/write'"), "{text}");
+}
