@@ -19,7 +19,7 @@ script=https://lzbuildscripts.blob.core.windows.net/scripts/setup.sh
 group=/subscriptions/$subscription/resourceGroups/builder
 
 template=(-g builder -n t1)
-create=(az image builder create "${template[@]}" --image-source Lazuli:build:gen2:latest --identity builder-id
+create=(az image builder create "${template[@]}" --image-source Lazuli:build:gen2:latest --identity builder-id --vm-size Standard_B1ls
   --shared-image-destinations buildgal/result=eastus --managed-image-destinations img1=eastus --scripts "$script")
 refuses 'an identity without rights' 'Not authorized to access the resource: .*Please check the user assigned identity' "${create[@]}"
 gives 'the template says why' 'Failed Other' \
@@ -67,7 +67,7 @@ gives 'as it was put together' 'c1 f1 o2 o3 Enabled abort True' \
 cat > "$work/template.json" <<JSON
 {"location": "eastus", "identity": {"type": "UserAssigned", "userAssignedIdentities": {"$group/providers/Microsoft.ManagedIdentity/userAssignedIdentities/builder-id": {}}},
  "properties": {"source": {"type": "PlatformImage", "publisher": "Lazuli", "offer": "build", "sku": "gen2", "version": "latest"},
-  "customize": [{"type": "Shell", "scriptUri": "$script"}],
+  "customize": [{"type": "Shell", "scriptUri": "$script"}], "vmProfile": {"vmSize": "Standard_B1ls"},
   "distribute": [{"type": "SharedImage", "runOutputName": "g", "replicationRegions": ["eastus"], "galleryImageId": "$group/providers/Microsoft.Compute/galleries/buildgal/images/result"}]}}
 JSON
 build=("$lazuli" build check --data-dir "$data" -g builder -n t3)
@@ -78,6 +78,15 @@ sed -i 's/setup.sh/none.sh/; s/"latest"/"9.9.9"/' "$work/template.json"
 if try "${build[@]}" "$work/template.json"; then no 'a dry run of a bad template fails'; else ok 'a dry run of a bad template fails'; fi
 holds 'and tells all that is wrong' test "$(grep -c WRONG <<< "$out")" -eq 2
 works 'a dry run of one that is there' "$lazuli" build check --data-dir "$data" -g builder -n t1
+
+# Templates are not moved, as in Azure.
+works 'another group' az group create -n builder2 -l eastus
+template_id=$group/providers/Microsoft.VirtualMachineImages/imageTemplates/t1
+refuses 'az resource move' "Resource move is not supported for resource types 'Microsoft.VirtualMachineImages/imageTemplates'" \
+  az resource move --destination-group builder2 --ids "$template_id"
+refuses 'its validation' ResourceMoveValidationFailed az rest --method post --url "$group/validateMoveResources?api-version=2021-04-01" \
+  --body "{\"resources\": [\"$template_id\"], \"targetResourceGroup\": \"${group}2\"}"
+works 'delete it' az group delete -n builder2 --yes
 
 for name in t1 t2; do works "az image builder delete ($name)" az image builder delete -g builder -n "$name"; done
 refuses 'the staging group went with it' 'ResourceGroupNotFound' az group show -n "${staging##*/}"

@@ -42,6 +42,9 @@ pub(crate) async fn handle(app: &App, context: &Context, caller: Caller, body: &
     if let Some((parent, collection)) = generic_list(context) {
         return arm.list(&parent, &collection).await;
     }
+    if let Some((group, action)) = group_action(context) {
+        return arm.action(&group, &action).await;
+    }
     match parse_target(&with_provider(&context.path)).map_err(|e| no_route(context).caused_by(e))? {
         Target::Resource(id) => arm.resource(&id).await,
         Target::Collection { parent, collection } => arm.collection(&parent, &collection).await,
@@ -97,6 +100,21 @@ fn generic_list(context: &Context) -> Option<(ResourceId, ResourceType)> {
     };
     let collection = ResourceType { namespace: "Microsoft.Resources".into(), types: vec!["resources".into()] };
     Some((parent, collection))
+}
+
+/// `POST {group}/{action}`: an action of the group itself, which has no namespace in its path.
+fn group_action(context: &Context) -> Option<(ResourceId, ResourceType)> {
+    match context.segments().as_slice() {
+        [subscriptions, id, groups, group, action]
+            if context.method == Method::POST
+                && subscriptions.eq_ignore_ascii_case("subscriptions")
+                && groups.eq_ignore_ascii_case("resourceGroups") =>
+        {
+            let action = ResourceType { namespace: String::new(), types: vec![(*action).to_owned()] };
+            Some((ResourceId::group(id, group), action))
+        }
+        _ => None,
+    }
 }
 
 impl Arm<'_> {

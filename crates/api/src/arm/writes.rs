@@ -82,7 +82,7 @@ impl Arm<'_> {
     /// `POST {resource}/{action}`. On a provider, the action keeps its namespace.
     pub(super) async fn action(&self, parent: &ResourceId, collection: &ResourceType) -> Result<Reply, ArmError> {
         let word = collection.types.last().map_or("", String::as_str);
-        let on_provider = parent.segments.is_empty();
+        let on_provider = parent.segments.is_empty() && !collection.namespace.is_empty();
         let action = if on_provider { format!("{}/{word}", collection.namespace) } else { word.to_owned() };
         let body = lenient_json::parse(self.body)?.unwrap_or(Value::Null);
         let kind = parent.resource_type().key();

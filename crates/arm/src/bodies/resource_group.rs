@@ -79,6 +79,60 @@ pub fn patch(id: &ResourceId, patch: &Value, old: &Value, ctx: &Context<'_>) -> 
     put(id, &merge_patch(old, patch), Some(old), ctx)
 }
 
+/// What a request to move resources out of `group` names: the resources, and the group that they are to be in.
+///
+/// # Errors
+/// 400 `InvalidParameter`: none, no ids, resources of another group, the same group as the target.
+pub fn move_request(group: &ResourceId, body: &Value) -> Result<(Vec<ResourceId>, ResourceId), ArmError> {
+    let request = Fields::root("ResourcesMoveInfo", body)?;
+    let bad = |name: &str, why: String| Err(ArmError::invalid_parameter(&format!("ResourcesMoveInfo.{name}"), why));
+    let ids = request.strings("resources")?.unwrap_or_default();
+    if ids.is_empty() {
+        return bad("resources", "The ids of the resources to move are expected in 'resources'.".into());
+    }
+    let mut resources = Vec::with_capacity(ids.len());
+    for id in ids {
+        match id.parse::<ResourceId>() {
+            Ok(parsed) if !parsed.segments.is_empty() && is_below(&parsed, group) => resources.push(parsed),
+            _ => {
+                return bad(
+                    "resources",
+                    format!("'{id}' is not the id of a resource in the group '{}'.", group.name()),
+                );
+            }
+        }
+    }
+    let given = request.str("targetResourceGroup")?.unwrap_or_default();
+    match given.parse::<ResourceId>() {
+        Ok(target) if target.is_group() && target.key() != group.key() => Ok((resources, target)),
+        _ => bad("targetResourceGroup", format!("'{given}' is not the id of another resource group.")),
+    }
+}
+
+fn is_below(id: &ResourceId, group: &ResourceId) -> bool {
+    id.resource_group.as_deref().is_some_and(|name| ResourceId::group(&id.subscription, name).key() == group.key())
+}
+
+/// The answer to every move, in Azure's words for resources that it does not move itself (image templates, galleries, identities).
+/// `resources`: each with its type as Azure spells it.
+pub fn move_refused(resources: &[(ResourceId, &str)], correlation_id: &str) -> ArmError {
+    let mut error = ArmError::conflict(
+        "ResourceMoveValidationFailed",
+        format!(
+            "The resource batch move request has '{}' validation errors. This server moves no resources between groups: create them \
+             again in the other group from their configuration (an image template under a new name), then delete the old ones. \
+             Diagnostic information: request correlation Id '{correlation_id}'.",
+            resources.len()
+        ),
+    );
+    let refused = |(id, kind): &(ResourceId, &str)| {
+        let message = format!("Resource move is not supported for resource types '{kind}'.");
+        ArmError::conflict("ResourceMoveNotSupported", message).target(id.to_string())
+    };
+    error.details = resources.iter().map(refused).collect();
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{context, version};
@@ -112,5 +166,47 @@ mod tests {
             let error = put(&ResourceId::group("s", name), &body, None, &ctx).unwrap_err();
             assert_eq!(error.code, code, "{name}");
         }
+    }
+
+    #[test]
+    fn a_move_names_resources_of_the_group_and_another_group() {
+        let group = ResourceId::group("s", "rg");
+        let disk = group.resource("Microsoft.Compute", "disks", "d").to_string();
+        let other = ResourceId::group("s", "other").to_string();
+        let request = |resources: Value, target: &str| {
+            move_request(&group, &json!({"resources": resources, "targetResourceGroup": target}))
+        };
+        let (resources, target) = request(json!([disk.to_uppercase()]), &other).unwrap();
+        assert_eq!((resources[0].key(), target.name()), (disk.to_ascii_lowercase(), "other"));
+        let elsewhere = disk.replace("/rg/", "/rg2/");
+        for (resources, target, at) in [
+            (json!([]), other.as_str(), "resources"),
+            (Value::Null, &other, "resources"),
+            (json!(["d"]), &other, "resources"),
+            (json!([group.to_string()]), &other, "resources"),
+            (json!([elsewhere]), &other, "resources"),
+            (json!([disk]), &group.to_string(), "targetResourceGroup"),
+            (json!([disk]), "other", "targetResourceGroup"),
+            (json!([disk]), "", "targetResourceGroup"),
+        ] {
+            let error = request(resources.clone(), target).unwrap_err();
+            assert_eq!(
+                (error.status, error.target),
+                (400, Some(format!("ResourcesMoveInfo.{at}"))),
+                "{resources} {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_move_names_each_resource() {
+        let group = ResourceId::group("s", "rg");
+        let kind = "Microsoft.VirtualMachineImages/imageTemplates";
+        let template = group.resource("Microsoft.VirtualMachineImages", "imageTemplates", "t");
+        let error = move_refused(&[(template.clone(), kind)], "c");
+        assert_eq!((error.status, error.code.as_str()), (409, "ResourceMoveValidationFailed"));
+        let details = json!([{"code": "ResourceMoveNotSupported", "target": template.to_string(),
+            "message": "Resource move is not supported for resource types 'Microsoft.VirtualMachineImages/imageTemplates'."}]);
+        assert_eq!(error.to_value()["details"], details);
     }
 }

@@ -1,6 +1,6 @@
 //! Image templates as resources: checked, fetched for, staged, refused, changed, deleted. Runs have tests of their own.
 
-use super::authorization::{ask, assign};
+use super::authorization::{as_caller, ask, assign, stranger};
 use super::{Server, definition, disk_bytes};
 use crate::call::{Caller, Deleted, Method};
 use crate::storage::{Access, Place};
@@ -445,6 +445,36 @@ async fn an_operator_may_allow_editing() {
     assert_eq!(second["properties"]["customize"], json!([{"inline": ["false"], "type": "Shell"}]));
     let group = |shown: &Value| shown["properties"]["exactStagingResourceGroup"].clone();
     assert_eq!(group(&first), group(&second));
+}
+
+/// IB-27, and what else is asked of a move. Whoever may not write in the other group does not learn whether it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_is_not_moved_to_another_group() {
+    let world = World::with_rights().await;
+    world.create("t1", json!({"customize": null})).await.unwrap();
+    let (server, target) = (&world.server, ResourceId::group(&world.server.group.subscription, "rg2"));
+    let ask = async |call: &crate::call::Call, action: &str, id: &ResourceId| {
+        let body = json!({"resources": [id.to_string().to_lowercase()], "targetResourceGroup": target.to_string()});
+        server.engine.action(call, &server.group, action, body).await.unwrap_err()
+    };
+    let template = world.template("t1");
+    assert_eq!(ask(&server.call, "moveResources", &template).await.code, "ResourceGroupNotFound");
+    server.engine.put(&server.call, &target, json!({"location": "eastus"})).await.unwrap();
+    for action in ["moveResources", "validateMoveResources"] {
+        let error = ask(&server.call, action, &template).await;
+        assert_eq!((error.status, error.code.as_str()), (409, "ResourceMoveValidationFailed"));
+        let [detail] = error.details.as_slice() else { panic!("{error:?}") };
+        assert_eq!(
+            detail.message,
+            "Resource move is not supported for resource types 'Microsoft.VirtualMachineImages/imageTemplates'."
+        );
+        assert_eq!(ask(&server.call, action, &world.template("t2")).await.code, "ResourceNotFound");
+    }
+    let caller = stranger(server, &server.call.caller.tenant).await;
+    assign(server, &server.group.to_string(), CONTRIBUTOR, &caller.principal).await.unwrap();
+    let error = ask(&as_caller(server, &caller), "moveResources", &template).await;
+    assert_eq!(error.code, "LinkedAuthorizationFailed");
+    assert!(world.show("t1").await.is_ok());
 }
 
 #[test]
