@@ -164,6 +164,7 @@ pub fn machine(dir: &Path, image: &Path, number: u8) -> VmSpec {
             ssh_keys: Vec::new(),
             custom_data: None,
             provision_vm_agent: true,
+            windows: None,
         }),
         user_data: None,
         name,
