@@ -1,4 +1,5 @@
-//! What a machine reads of its image when it starts, in order: recorded at the first start, fetched ahead at later ones.
+//! What a machine reads of its image when it starts, in order: recorded at the first start, fetched ahead at later ones. A start
+//! that follows an old trace is recorded again, in its place: machines of other sizes start otherwise.
 //!
 //! ```text
 //! DIR/<manifest, 64 hexadecimal digits>
@@ -34,6 +35,8 @@ const START: Duration = Duration::from_secs(120);
 const LEAST: usize = 64;
 /// Who begins elsewhere than a start does is not starting.
 const BEGINNING: usize = 1024;
+/// A trace of this age is replaced by the next start that follows it.
+const OLD: Duration = Duration::from_hours(7 * 24);
 /// Traces that are kept, the newest.
 const KEPT: usize = 256;
 /// So many places are fetched at a time, and so many such batches at once.
@@ -52,17 +55,19 @@ impl Traces {
         Ok(Self(dir.to_owned()))
     }
 
-    /// The reader, which fetches ahead as the image's trace says, or records it if there is none.
+    /// The reader, which fetches ahead as the image's trace says, and records it if there is none or an old one.
     pub fn follow(&self, reader: DiskReader) -> TracedReader {
         let file = self.0.join(reader.manifest().to_string());
-        let places = fs::read(&file).ok().and_then(|bytes| parse(&bytes));
-        let role = match places {
-            Some(places) => Role::Plays(Player::new(places)),
-            None => {
-                Role::Records(Recorder { traces: self.clone(), manifest: reader.manifest(), seen: Mutex::default() })
-            }
-        };
-        TracedReader(Arc::new(Shared { reader, role }))
+        let plays = fs::read(&file).ok().and_then(|bytes| parse(&bytes)).map(Player::new);
+        let is_old =
+            || fs::metadata(&file).and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > OLD));
+        let records = (plays.is_none() || is_old()).then(|| Recorder {
+            traces: self.clone(),
+            manifest: reader.manifest(),
+            follows: plays.as_ref().map(|player| Arc::clone(&player.started)),
+            seen: Mutex::default(),
+        });
+        TracedReader(Arc::new(Shared { reader, plays, records }))
     }
 
     fn write(&self, manifest: ManifestId, places: &[u32]) -> io::Result<()> {
@@ -83,19 +88,14 @@ pub struct TracedReader(Arc<Shared>);
 
 struct Shared {
     reader: DiskReader,
-    role: Role,
-}
-
-enum Role {
-    Plain,
-    Records(Recorder),
-    Plays(Player),
+    plays: Option<Player>,
+    records: Option<Recorder>,
 }
 
 /// A reader without a trace.
 impl From<DiskReader> for TracedReader {
     fn from(reader: DiskReader) -> Self {
-        Self(Arc::new(Shared { reader, role: Role::Plain }))
+        Self(Arc::new(Shared { reader, plays: None, records: None }))
     }
 }
 
@@ -110,10 +110,12 @@ impl TracedReader {
     /// # Errors
     /// As there.
     pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        match &self.0.role {
-            Role::Plain => {}
-            Role::Records(recorder) => recorder.note(&places_of(offset, buf.len() as u64)),
-            Role::Plays(player) => player.advance(&places_of(offset, buf.len() as u64), &self.0.reader),
+        let places = places_of(offset, buf.len() as u64);
+        if let Some(player) = &self.0.plays {
+            player.advance(&places, &self.0.reader);
+        }
+        if let Some(recorder) = &self.0.records {
+            recorder.note(&places);
         }
         self.0.reader.read_at(offset, buf).await
     }
@@ -128,7 +130,7 @@ impl TracedReader {
 
     /// Whether everything that the trace names has been asked for, and the store has answered.
     pub fn fetched_ahead(&self) -> bool {
-        matches!(&self.0.role, Role::Plays(player) if player.fetched.load(Ordering::Acquire))
+        self.0.plays.as_ref().is_some_and(|player| player.fetched.load(Ordering::Acquire))
     }
 }
 
@@ -141,6 +143,8 @@ fn places_of(offset: u64, len: u64) -> Range<u32> {
 struct Recorder {
     traces: Traces,
     manifest: ManifestId,
+    /// Whether the machine follows the trace that is there, if one is: nothing but such a start may replace it.
+    follows: Option<Arc<AtomicBool>>,
     seen: Mutex<Seen>,
 }
 
@@ -173,7 +177,8 @@ impl Recorder {
         seen.written = true;
         seen.known = Default::default();
         let places = std::mem::take(&mut seen.order);
-        if places.len() < LEAST {
+        let follows = self.follows.as_ref().is_none_or(|started| started.load(Ordering::Relaxed));
+        if places.len() < LEAST || !follows {
             return;
         }
         // Some KiB; the reader that happens to be here waits for no disk.
@@ -199,7 +204,7 @@ struct Player {
     order: HashMap<u32, usize>,
     /// How far the machine is; closed when nobody reads any more.
     at: watch::Sender<usize>,
-    started: AtomicBool,
+    started: Arc<AtomicBool>,
     fetched: Arc<AtomicBool>,
 }
 
@@ -210,7 +215,7 @@ impl Player {
             places: Arc::new(places),
             order,
             at: watch::Sender::new(0),
-            started: false.into(),
+            started: Arc::default(),
             fetched: Arc::default(),
         }
     }

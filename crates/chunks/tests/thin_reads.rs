@@ -134,6 +134,37 @@ async fn a_second_start_asks_for_little_and_a_restarted_host_for_nothing() {
     assert!(damaged.cost().1 * 100 > read_first * 90, "all of it is fetched again");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_trace_is_replaced_by_a_start_and_by_nothing_else() {
+    let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bytes = noise(302, 32 * MIB);
+    let manifest = ingest(&open(dir.path()).await, &bytes).await.manifest;
+    let traces = Traces::open(kept.path()).unwrap();
+    let file = kept.path().join(manifest.to_string());
+    let age = |days: u64| {
+        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3600);
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(then).unwrap();
+    };
+    // The beginning is the same, what follows is not.
+    let reads = |from: usize| -> Vec<(usize, usize)> {
+        let places = (0..200).map(|n| if n < 40 { n } else { n + from });
+        places.map(|place| (place << 16, 16 << 10)).collect()
+    };
+    let start = async |reads: &[(usize, usize)]| {
+        let far = far(dir.path(), None).await;
+        read(&traces.follow(far.region.reader(manifest).await.unwrap()), reads, &bytes).await;
+        std::fs::read(&file).unwrap()
+    };
+    let first = start(&reads(0)).await;
+    age(6);
+    assert!(start(&reads(200)).await == first, "it is young");
+    age(8);
+    assert!(start(&reads(200)[40..]).await == first, "a machine that runs is no start");
+    let second = start(&reads(200)).await;
+    assert!(second != first && second.len() == first.len());
+    assert!(start(&reads(0)).await == second, "it is young again");
+}
+
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
     let folders = std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path());
     folders.flat_map(|f| std::fs::read_dir(f).unwrap()).map(|f| f.unwrap().path()).collect()
