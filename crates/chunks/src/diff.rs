@@ -1,4 +1,4 @@
-//! What differs between two disks of one region, told from their manifests alone: no chunk is read.
+//! What differs between two disks, told from their manifests alone: no chunk is read.
 //!
 //! Segments with the same id are the same bytes and are not even loaded; of the others, extents are compared. So the
 //! answer is exact to a chunk: it never misses a byte that differs, and names no more than the chunks around it.
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::id::ManifestId;
 use crate::manifest::{Root, Segment, SegmentExtent, SegmentRef};
 use crate::params::SEGMENT;
-use crate::reader::{load_root, load_segment};
+use crate::reader::{DiskReader, load_segment};
 use crate::region::Region;
 
 /// What the second disk has where the two differ.
@@ -37,10 +37,17 @@ impl Region {
 
     /// As [`diff`](Self::diff), but only of the disks' part `within`.
     pub async fn diff_in(&self, a: ManifestId, b: ManifestId, within: Range<u64>) -> Result<Vec<Diff>> {
-        let (a, b) = (load_root(&self.0, a).await?, load_root(&self.0, b).await?);
+        self.reader(b).await?.diff_from(&self.reader(a).await?, within).await
+    }
+}
+
+impl DiskReader {
+    /// As [`Region::diff_in`], where this disk differs from `older`, which may be in another region.
+    pub async fn diff_from(&self, older: &Self, within: Range<u64>) -> Result<Vec<Diff>> {
+        let (a, b) = (older.root(), self.root());
         let within = within.start..within.end.min(b.size);
         let mut out = Vec::new();
-        for (number, old, new) in differing(&a, &b) {
+        for (number, old, new) in differing(a, b) {
             let start = u64::from(number) * SEGMENT;
             if start >= within.end {
                 break;
@@ -49,9 +56,9 @@ impl Region {
                 continue;
             }
             let mut segments = [None, None];
-            for (segment, id) in segments.iter_mut().zip([old, new]) {
+            for ((segment, id), reader) in segments.iter_mut().zip([old, new]).zip([older, self]) {
                 if let Some(id) = id {
-                    *segment = Some(load_segment(&self.0, id.id).await?);
+                    *segment = Some(load_segment(reader.inner(), id.id).await?);
                 }
             }
             let extents = |i: usize| segments[i].as_deref().map_or(&[][..], |s: &Segment| &s.extents);

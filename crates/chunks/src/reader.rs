@@ -119,6 +119,11 @@ impl DiskReader {
         self.0.manifest
     }
 
+    /// Whether the region still has the disk. One that was collected cannot be read any more.
+    pub fn is_held(&self) -> bool {
+        self.0.inner.index.lookup(self.0.manifest.as_blob()).is_some()
+    }
+
     pub(crate) fn root(&self) -> &Root {
         &self.0.root
     }

@@ -1,10 +1,12 @@
 //! A region: its stores, its index, its running writers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures::TryStreamExt;
+use futures::future::join_all;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use uuid::Uuid;
@@ -18,6 +20,7 @@ use crate::id::{BlobKind, ManifestId};
 use crate::index::{Index, LogState, UsedPacks};
 use crate::log::Key;
 use crate::manifest::Root;
+use crate::pack;
 use crate::params::{HEAD, StoreParams};
 use crate::rate::RateLimit;
 use crate::reader::{self, DiskReader};
@@ -31,7 +34,8 @@ const IN_FLIGHT: Duration = Duration::from_hours(1);
 /// How to reach a region.
 #[derive(Clone)]
 pub struct RegionConfig {
-    /// The region's name, for errors and logs.
+    /// The region's name, for errors and logs. A region that has several stores, of which each holds what the others do not
+    /// count on, names them `REGION/STORE`.
     pub name: String,
     /// One object store a zone: every zone holds everything, any one may be lost. At least one.
     pub stores: Vec<Arc<dyn ObjectStore>>,
@@ -56,6 +60,47 @@ impl RegionConfig {
             keys: None,
             frames: None,
         })
+    }
+
+    /// The names of what lies right below `prefix`, as folders do, in any of the stores. One that does not answer is left out, as
+    /// long as another does.
+    ///
+    /// # Errors
+    /// [`ChunkError::Store`] if none answers.
+    pub async fn folders(&self, prefix: &str) -> Result<BTreeSet<String>> {
+        let prefix = Path::from(prefix);
+        let listed = self.stores.iter().map(|store| store.list_with_delimiter(Some(&prefix)));
+        let listed = self.answers(join_all(listed).await, "list the folders")?;
+        let folders = listed.iter().flat_map(|l| &l.common_prefixes);
+        Ok(folders.filter_map(|folder| folder.filename().map(str::to_owned)).collect())
+    }
+
+    /// Whether any of the stores has a pack. One that does not answer is left out, as long as another does.
+    ///
+    /// # Errors
+    /// [`ChunkError::Store`] if none answers.
+    pub async fn has_packs(&self) -> Result<bool> {
+        let prefix = &Path::from(pack::PREFIX);
+        let first = self.stores.iter().map(|store| async move { store.list(Some(prefix)).try_next().await });
+        let found = self.answers(join_all(first).await, "list the packs")?;
+        Ok(found.iter().any(Option::is_some))
+    }
+
+    fn answers<T>(&self, all: Vec<object_store::Result<T>>, action: &str) -> Result<Vec<T>> {
+        let (mut answers, mut failed) = (Vec::new(), None);
+        for (zone, answer) in all.into_iter().enumerate() {
+            match answer {
+                Ok(answer) => answers.push(answer),
+                Err(error) => {
+                    tracing::warn!(region = self.name, zone, %error, "the zone's store does not answer");
+                    failed = Some(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) if answers.is_empty() => Err(ChunkError::store(action, &self.name, error)),
+            _ => Ok(answers),
+        }
     }
 }
 
@@ -148,7 +193,7 @@ impl Region {
         &self.0.name
     }
 
-    /// From now on replications from that region bring no more than `limit`, all together.
+    /// From now on replications from that region, whichever of its stores, bring no more than `limit`, all together.
     pub fn limit_replication_from(&self, source: &str, limit: RateLimit) {
         self.0.writers().limits.insert(source.to_owned(), limit);
     }
@@ -156,6 +201,16 @@ impl Region {
     /// A reader of one disk.
     pub async fn reader(&self, manifest: ManifestId) -> Result<DiskReader> {
         DiskReader::open(Arc::clone(&self.0), manifest).await
+    }
+
+    /// Whether the manifest is in the index as it is now. That all it needs is here too was so when it came in.
+    pub fn holds(&self, manifest: ManifestId) -> bool {
+        self.0.index.lookup(manifest.as_blob()).is_some_and(|at| at.kind == BlobKind::Root)
+    }
+
+    /// Sees what the writer committed meanwhile; of a region that is open for writing, there is nothing else to see.
+    pub async fn refresh(&self) -> Result<()> {
+        self.0.refresh().await.map(|_| ())
     }
 
     /// Whether the manifest and every chunk it needs are here.
@@ -326,6 +381,12 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
+    /// How fast a replication from this store may be.
+    pub(crate) fn limit_from(&self, store: &str) -> Option<RateLimit> {
+        let region = store.split_once('/').map_or(store, |(region, _)| region);
+        self.limits.get(region).cloned()
+    }
+
     pub(crate) fn protected(&self) -> HashSet<Uuid> {
         let sets = self.used.values();
         sets.flat_map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()

@@ -67,7 +67,7 @@ impl Region {
             used: Arc::clone(&writer.registration.used),
         });
         let mut arrival = Arrival {
-            limit: self.0.writers().limits.get(&source.0.name).cloned(),
+            limit: self.0.writers().limit_from(&source.0.name),
             progress,
             cancel,
             done: Replicated { total_bytes: 0, moved_bytes: 0, stored_bytes: 0, moved_chunks: 0 },

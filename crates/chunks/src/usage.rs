@@ -43,6 +43,18 @@ pub struct Share {
     pub own_stored_bytes: u64,
 }
 
+/// Of disks in another store, which shares nothing with this one.
+impl std::ops::AddAssign for Share {
+    fn add_assign(&mut self, other: Self) {
+        self.logical_bytes += other.logical_bytes;
+        self.data_bytes += other.data_bytes;
+        self.unique_bytes += other.unique_bytes;
+        self.stored_bytes += other.stored_bytes;
+        self.own_unique_bytes += other.own_unique_bytes;
+        self.own_stored_bytes += other.own_stored_bytes;
+    }
+}
+
 impl Region {
     /// What the region holds; manifests that no collection has removed yet count.
     pub async fn usage(&self) -> Result<Usage> {

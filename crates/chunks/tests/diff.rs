@@ -49,6 +49,17 @@ async fn a_disk_does_not_differ_from_itself() {
     let region = open(dir.path()).await;
     let one = ingest(&region, &disk(1, 3 * MIB)).await.manifest;
     assert_eq!(region.diff(one, one).await.unwrap(), []);
+    // Nor from the same disk elsewhere; what does differ is told the same.
+    let other = tempfile::tempdir().unwrap();
+    let elsewhere = open(other.path()).await;
+    let bytes = noise(2, 3 * MIB);
+    let (same, changed) =
+        (ingest(&elsewhere, &disk(1, 3 * MIB)).await.manifest, ingest(&elsewhere, &bytes).await.manifest);
+    assert_eq!(same, one);
+    let old = region.reader(one).await.unwrap();
+    let far = async |manifest| elsewhere.reader(manifest).await.unwrap().diff_from(&old, 0..u64::MAX).await.unwrap();
+    assert_eq!(far(same).await, []);
+    assert_eq!(far(changed).await, elsewhere.diff(one, changed).await.unwrap());
     let unknown: ManifestId = "11".repeat(32).parse().unwrap();
     assert!(matches!(region.diff(one, unknown).await, Err(ChunkError::NotFound { .. })));
 }

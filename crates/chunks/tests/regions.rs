@@ -19,7 +19,7 @@ async fn replication_moves_only_what_is_lacking() {
     let (east, west) = (open(a.path()).await, open(b.path()).await);
     let mut bytes = disk(31, 70 * MIB);
     let first = ingest(&east, &bytes).await;
-    assert!(!west.has(first.manifest).await.unwrap());
+    assert!(!west.has(first.manifest).await.unwrap() && !west.holds(first.manifest) && east.holds(first.manifest));
     let progress = Progress::new();
     let moved = west.replicate_from(&east, first.manifest, &progress, &CancellationToken::new()).await.unwrap();
     assert_eq!((moved.total_bytes, moved.moved_bytes), (first.data_bytes, first.new_bytes));
@@ -117,7 +117,11 @@ async fn what_no_live_image_needs_is_freed_and_nothing_else() {
     let on_disk = |dir: &std::path::Path| pack_files(dir).iter().map(|p| p.metadata().unwrap().len()).sum::<u64>();
     assert_eq!(before.stored_bytes, on_disk(dir.path()));
 
+    let readers = [region.reader(keep.manifest).await.unwrap(), region.reader(dead.manifest).await.unwrap()];
+    assert_eq!(readers.each_ref().map(lazuli_chunks::DiskReader::is_held), [true, true]);
     let freed = region.collect_garbage(&[keep.manifest]).await.unwrap();
+    assert_eq!(readers.each_ref().map(lazuli_chunks::DiskReader::is_held), [true, false]);
+    drop(readers);
     assert_eq!(freed.freed_bytes, dead.stored_bytes);
     let after = region.usage().await.unwrap();
     assert_eq!(after.stored_bytes, before.stored_bytes - freed.freed_bytes);

@@ -28,6 +28,25 @@ async fn scrub(region: &Region, repair: bool) -> lazuli_chunks::ScrubReport {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_lies_in_the_zones_is_told_before_anything_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let cfg = zoned(dir.path(), &["a", "b"]);
+    assert!(cfg.folders("stores").await.unwrap().is_empty() && !cfg.has_packs().await.unwrap());
+    for (zone, store) in [("a", "one"), ("a", "two"), ("b", "two"), ("b", "three")] {
+        let region = open(&dir.path().join(zone).join("stores").join(store)).await;
+        ingest(&region, &noise(8, MIB)).await;
+    }
+    let found: Vec<String> = cfg.folders("stores").await.unwrap().into_iter().collect();
+    assert_eq!(found, ["one", "three", "two"]);
+    assert!(!cfg.has_packs().await.unwrap(), "those of others, further below, are not its own");
+    let part = RegionConfig { name: "eastus/two".into(), ..config(&dir.path().join("a/stores/two")) };
+    assert!(part.has_packs().await.unwrap());
+    // That of the region itself is no store of a part.
+    let error = Region::check(&part).await.unwrap_err().to_string();
+    assert!(error.contains("zone 0 of region eastus ("), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_zone_that_is_gone_is_read_around_and_refilled() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = noise(1, 5 * MIB);
@@ -129,7 +148,9 @@ async fn stores_that_are_mixed_up_are_refused_before_anything_is_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn replication_keeps_to_the_limit_of_its_pair() {
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (east, west) = (open(a.path()).await, open(b.path()).await);
+    // One store of several that the region has.
+    let east = Region::open(RegionConfig { name: "eastus/one".into(), ..config(a.path()) }).await.unwrap();
+    let west = open(b.path()).await;
     let done = ingest(&east, &noise(5, 6 * MIB)).await;
     let rate = std::num::NonZeroU64::new(8 << 20).unwrap();
     west.limit_replication_from("eastus", RateLimit::new(rate));

@@ -16,16 +16,19 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use servers::{Fault, Kind, Line, Server};
 use tokio_util::sync::CancellationToken;
 
-async fn region(name: &str, store: Arc<dyn ObjectStore>, index: &Path) -> Region {
-    let config = RegionConfig {
+fn configured(name: &str, store: Arc<dyn ObjectStore>, index: &Path) -> RegionConfig {
+    RegionConfig {
         name: name.into(),
         stores: vec![store],
         index_dir: index.to_owned(),
         cache: Cache::new(0),
         keys: None,
         frames: None,
-    };
-    Region::open(config).await.unwrap()
+    }
+}
+
+async fn region(name: &str, store: Arc<dyn ObjectStore>, index: &Path) -> Region {
+    Region::open(configured(name, store, index)).await.unwrap()
 }
 
 async fn scrub(region: &Region, options: ScrubOptions) -> ScrubReport {
@@ -95,6 +98,79 @@ async fn keeps_what_it_was_given(kind: Kind) {
     let mended = scrub(&east, repair).await;
     assert!(mended.is_sound(), "{mended:#?}");
     assert!(read_all(&east, one.manifest).await == disks[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_s3_holds_of_sealed_stores_tells_nothing() {
+    sealed_stores_tell_nothing(Kind::S3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_azure_blob_holds_of_sealed_stores_tells_nothing() {
+    sealed_stores_tell_nothing(Kind::Azure).await;
+}
+
+/// Two stores of one region side by side, as those of tenants, with keys; by a line that breaks.
+async fn sealed_stores_tell_nothing(kind: Kind) {
+    let server = Server::start(kind).await;
+    let line = Line::to(&server).await;
+    let dir = tempfile::tempdir().unwrap();
+    let whole = configured("eastus", server.store(&line, "some/where"), dir.path());
+    assert!(whole.folders("tenants").await.unwrap().is_empty() && !whole.has_packs().await.unwrap());
+    let part = |tenant: &str, keys: &[u8]| RegionConfig {
+        keys: sealing_keys(keys),
+        ..configured(
+            &format!("eastus/{tenant}"),
+            server.store(&line, &format!("some/where/tenants/{tenant}")),
+            &dir.path().join(tenant),
+        )
+    };
+    // Bytes that do not compress: plain, they would be stored as they are.
+    let mut bytes = vec![0; 6 * MIB];
+    blake3::Hasher::new().update(b"seed").finalize_xof().fill(&mut bytes);
+    let plain = region("westus", server.store(&line, "plain"), &dir.path().join("plain")).await;
+    let made = ingest(&plain, &bytes).await;
+    let one = Region::open(part("one", &[1])).await.unwrap();
+    line.break_next("PUT", &[Fault::Busy, Fault::Torn, Fault::AnswerCut]);
+    assert_eq!(ingest(&one, &bytes).await.manifest, made.manifest);
+    let two = Region::open(part("two", &[1])).await.unwrap();
+    assert_eq!(ingest(&two, &bytes).await.new_bytes, made.new_bytes, "nothing is shared between them");
+    let found: Vec<String> = whole.folders("tenants").await.unwrap().into_iter().collect();
+    assert_eq!(found, ["one", "two"]);
+    assert!(part("two", &[1]).has_packs().await.unwrap() && !whole.has_packs().await.unwrap());
+
+    let holds = async |prefix: &str, wanted: &[u8]| {
+        let store = server.store(&line, prefix);
+        let all: Vec<_> = store.list(None).try_collect().await.unwrap();
+        assert!(!all.is_empty());
+        for object in all {
+            let stored = store.get(&object.location).await.unwrap().bytes().await.unwrap();
+            if stored.windows(wanted.len()).any(|w| w == wanted) {
+                return true;
+            }
+        }
+        false
+    };
+    for mark in [&bytes[MIB..MIB + 64], b"LZPACK", &made.manifest.0] {
+        assert!(holds("plain", mark).await && !holds("some/where", mark).await, "{mark:?}");
+    }
+    line.break_next("GET", &[Fault::Busy, Fault::AnswerCut]);
+    assert!(read_all(&one, made.manifest).await == bytes);
+
+    // Another key follows; then the first one is needed no more, also to build a lost index again.
+    drop(one);
+    assert!(Region::open(part("one", &[2])).await.is_err(), "its key is not given");
+    let one = Region::open(part("one", &[2, 1])).await.unwrap();
+    let resealed = one.reseal(&Progress::new(), &CancellationToken::new()).await.unwrap();
+    assert!(resealed.packs > 0 && resealed.left == 0, "{resealed:?}");
+    drop(one);
+    std::fs::remove_dir_all(dir.path().join("one")).unwrap();
+    let one = Region::open(part("one", &[2])).await.unwrap();
+    assert!(read_all(&one, made.manifest).await == bytes);
+    for region in [&one, &two] {
+        let seen = scrub(region, ScrubOptions { deep: true, ..ScrubOptions::default() }).await;
+        assert!(seen.is_sound() && seen.unreadable.is_empty(), "{seen:#?}");
+    }
 }
 
 async fn region_with(dir: &Path, bytes: &[u8], manifest: ManifestId) -> Region {
