@@ -35,6 +35,10 @@ pub trait ArmBackend: Send + Sync + 'static {
     }
 
     fn providers(&self) -> Vec<ProviderInfo>;
+    /// Whether a path is in the table of operations.
+    fn has_route(&self, _method: &str, _path: &str) -> bool {
+        true
+    }
     async fn tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, ArmError>;
     async fn subscriptions(&self, caller: &Caller) -> Result<Vec<Subscription>, ArmError>;
 
@@ -94,6 +98,10 @@ impl ArmBackend for Engine {
 
     fn providers(&self) -> Vec<ProviderInfo> {
         Self::providers(self)
+    }
+
+    fn has_route(&self, method: &str, path: &str) -> bool {
+        Self::has_route(self, method, path)
     }
 
     async fn tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, ArmError> {

@@ -1,9 +1,10 @@
-//! Microsoft Graph v1.0, as far as it is the directory: what az calls (`az ad …`).
+//! Microsoft Graph (v1.0; beta is answered the same), as far as it is the directory: what az (`az ad …`) and Terraform's azuread call.
 //!
 //! ```text
+//! [/{tenant}]/…                                          Terraform names the tenant, which must be the token's
 //! /users /groups /applications /servicePrincipals        GET list, POST
 //!   /{id}, (appId='…')                                   GET, PATCH, DELETE
-//!   /{id}/members|owners/$ref  /{id}/members|owners/{id}/$ref      POST, DELETE
+//!   /{id}/members|owners/$ref  /{id}/members|owners/{id}/$ref      POST; GET, DELETE
 //!   /{id}/members|transitiveMembers|owners|memberOf|transitiveMemberOf|ownedObjects   GET
 //!   /{id}/addPassword|removePassword|getMemberGroups|checkMemberGroups|…              POST
 //! /applications/{id}/federatedIdentityCredentials[/{id or name}]     GET, POST, PATCH, DELETE
@@ -15,6 +16,7 @@
 mod filter;
 mod query;
 mod reply;
+mod routes;
 mod search;
 
 use crate::app::App;
@@ -27,6 +29,7 @@ use http::Method;
 use lazuli_engine::directory::{Directory, Key, Kind, Relation};
 use query::Query;
 use reply::{Refusal, json_reply, no_content};
+pub use routes::{GraphRoute, graph_routes};
 use serde_json::{Value, json};
 
 /// Objects that one `getByIds` may ask for, and groups that one check may.
@@ -37,8 +40,34 @@ pub(crate) fn path_of(context: &Context) -> Option<Vec<String>> {
     let segments = context.segments();
     let below = if context.is_azure_host() { &segments[..] } else { segments.strip_prefix(&["graph"])? };
     let (version, path) = below.split_first()?;
-    let known = if context.is_azure_host() { matches!(*version, "v1.0" | "beta") } else { *version == "v1.0" };
+    let known = match *version {
+        "v1.0" => true,
+        // Below the server's own name it might be a container of an account named `graph`.
+        "beta" => context.is_azure_host() || path.first().is_some_and(|first| is_tenant(first) || is_set(first)),
+        _ => false,
+    };
     known.then(|| path.iter().map(|s| (*s).to_owned()).collect())
+}
+
+fn is_tenant(segment: &str) -> bool {
+    uuid::Uuid::parse_str(segment).is_ok()
+}
+
+fn is_set(segment: &str) -> bool {
+    Target::parse(&[segment.to_owned()]).is_ok()
+}
+
+/// Without the tenant that clients may name first.
+fn below_tenant<'a>(path: &'a [String], tenant: &str) -> Result<&'a [String], Refusal> {
+    match path.split_first() {
+        Some((first, below)) if first.eq_ignore_ascii_case(tenant) || first == "myorganization" => Ok(below),
+        Some((first, _)) if is_tenant(first) => Err(Refusal {
+            status: 403,
+            code: "Authorization_RequestDenied".to_owned(),
+            message: format!("The access token is not of the tenant '{first}'."),
+        }),
+        _ => Ok(path),
+    }
 }
 
 /// Answers a request for `path`, which lies below the version.
@@ -67,9 +96,18 @@ async fn answer(app: &App, context: &Context, path: &[String], body: Body) -> Re
             ));
         }
     };
+    let path = below_tenant(path, &caller.tenant)?;
     let target = Target::parse(path)?;
     let request = Request { context, directory, query: Query::of(context)?, body: &body };
-    request.answer(&target, &caller.principal).await
+    let reply = request.answer(&target, &caller.principal).await?;
+    // Who gets an answer is asked of every route of the table (tests/hostile).
+    debug_assert!(
+        routes::has(context.method.as_str(), path),
+        "{} {} is in no table of routes (graph/routes.rs)",
+        context.method,
+        path.join("/")
+    );
+    Ok(reply)
 }
 
 /// What a path names first.
@@ -130,15 +168,7 @@ fn parenthesised(inner: &str) -> Option<Key> {
 }
 
 fn relation(word: &str) -> Option<Relation> {
-    Some(match word.to_ascii_lowercase().as_str() {
-        "members" => Relation::Members,
-        "transitivemembers" => Relation::TransitiveMembers,
-        "owners" => Relation::Owners,
-        "memberof" => Relation::MemberOf,
-        "transitivememberof" => Relation::TransitiveMemberOf,
-        "ownedobjects" => Relation::OwnedObjects,
-        _ => return None,
-    })
+    Relation::ALL.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map(|(_, relation)| relation)
 }
 
 /// Whether objects of a kind stand in a relation at all.
@@ -149,6 +179,25 @@ fn has_relation(kind: Kind, relation: Relation) -> bool {
         Relation::MemberOf | Relation::TransitiveMemberOf => kind != Kind::Application,
         Relation::OwnedObjects => matches!(kind, Kind::User | Kind::ServicePrincipal),
     }
+}
+
+fn not_found(what: &str) -> Refusal {
+    lazuli_engine::directory::DirectoryError::NotFound(what.to_owned()).into()
+}
+
+fn is_writable(relation: Relation) -> bool {
+    matches!(relation, Relation::Members | Relation::Owners)
+}
+
+const ON_CREDENTIALS: [&str; 2] = ["addPassword", "removePassword"];
+const ON_GROUPS: [&str; 4] = ["getMemberGroups", "getMemberObjects", "checkMemberGroups", "checkMemberObjects"];
+
+/// The actions on an object of a kind.
+fn actions(kind: Kind) -> impl Iterator<Item = &'static str> {
+    let has_credentials = matches!(kind, Kind::Application | Kind::ServicePrincipal);
+    let in_groups = kind != Kind::Application;
+    let of = |all: &'static [&'static str], has| all.iter().copied().filter(move |_| has);
+    of(&ON_CREDENTIALS, has_credentials).chain(of(&ON_GROUPS, in_groups))
 }
 
 struct Request<'a> {
@@ -258,6 +307,11 @@ impl Request<'_> {
             {
                 self.federated(key, further).await
             }
+            // Nobody is anybody's manager here; Terraform asks.
+            (&Method::GET, [word]) if kind == Kind::User && word.eq_ignore_ascii_case("manager") => {
+                self.directory.get(kind, key).await?;
+                Err(not_found("manager"))
+            }
             (_, [word, further @ ..]) => match relation(word).filter(|r| has_relation(kind, *r)) {
                 Some(relation) => self.relation(kind, key, relation, further).await,
                 None if further.is_empty() => self.act(kind, key, word).await,
@@ -267,7 +321,7 @@ impl Request<'_> {
     }
 
     async fn relation(&self, kind: Kind, key: &Key, relation: Relation, rest: &[&str]) -> Result<Reply, Refusal> {
-        let writable = matches!(relation, Relation::Members | Relation::Owners);
+        let writable = is_writable(relation);
         match (&self.context.method, rest) {
             (&Method::GET, []) => self.page("directoryObjects", self.directory.related(kind, key, relation).await?),
             (&Method::GET, ["$count"]) => {
@@ -276,14 +330,18 @@ impl Request<'_> {
             }
             (&Method::GET, ["$ref"]) => {
                 let all = self.directory.related(kind, key, relation).await?;
-                let root = query::root(self.context);
-                let reference = |o: Value| json!({"id": o["id"], "@odata.id": format!("{root}/directoryObjects/{}", o["id"].as_str().unwrap_or_default())});
-                self.page("Collection($ref)", all.into_iter().map(reference).collect())
+                self.page("Collection($ref)", all.iter().map(|o| self.reference(o)).collect())
             }
             (&Method::GET, [cast]) if cast.to_ascii_lowercase().starts_with("microsoft.graph.") => {
                 let mut all = self.directory.related(kind, key, relation).await?;
                 all.retain(|o| o["@odata.type"].as_str().is_some_and(|t| t[1..].eq_ignore_ascii_case(cast)));
                 self.page("directoryObjects", all)
+            }
+            (&Method::GET, [id, "$ref"]) if writable => {
+                let all = self.directory.related(kind, key, relation).await?;
+                let is = |o: &Value| o["id"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(id));
+                let found = all.into_iter().find(is).ok_or_else(|| not_found(id))?;
+                Ok(json_reply(self.context, 200, &self.reference(&found)))
             }
             (&Method::POST, ["$ref"]) if writable => {
                 self.directory.link(kind, key, relation, self.body).await?;
@@ -296,6 +354,11 @@ impl Request<'_> {
             (_, [] | ["$ref"]) => Err(Refusal::method(&self.context.method)),
             (_, [segment, ..]) => Err(Refusal::segment(segment)),
         }
+    }
+
+    fn reference(&self, object: &Value) -> Value {
+        let id = object["id"].as_str().unwrap_or_default();
+        json!({"id": id, "@odata.id": format!("{}/directoryObjects/{id}", query::root(self.context))})
     }
 
     async fn federated(&self, key: &Key, rest: &[&str]) -> Result<Reply, Refusal> {
@@ -311,9 +374,7 @@ impl Request<'_> {
                 let same = |c: &Value| {
                     c["name"] == *which || c["id"].as_str().is_some_and(|id| id.eq_ignore_ascii_case(which))
                 };
-                let found = all.into_iter().find(same).ok_or_else(|| {
-                    Refusal::from(lazuli_engine::directory::DirectoryError::NotFound((*which).to_owned()))
-                })?;
+                let found = all.into_iter().find(same).ok_or_else(|| not_found(which))?;
                 Ok(json_reply(self.context, 200, &self.query.entity(self.context, COLLECTION, found)))
             }
             (&Method::PATCH, [which]) => {
@@ -330,13 +391,8 @@ impl Request<'_> {
     }
 
     async fn act(&self, kind: Kind, key: &Key, word: &str) -> Result<Reply, Refusal> {
-        let has_credentials = matches!(kind, Kind::Application | Kind::ServicePrincipal);
         let name = word.to_ascii_lowercase();
-        let known = ["addpassword", "removepassword"].contains(&name.as_str()) && has_credentials
-            || ["getmembergroups", "getmemberobjects", "checkmembergroups", "checkmemberobjects"]
-                .contains(&name.as_str())
-                && kind != Kind::Application;
-        if !known {
+        if !actions(kind).any(|action| action.eq_ignore_ascii_case(word)) {
             return Err(Refusal::segment(word));
         }
         self.require(&Method::POST)?;
@@ -419,6 +475,21 @@ impl Request<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tenant_of_an_address_is_the_tokens() {
+        const OWN: &str = "11111111-0000-4000-8000-000000000001";
+        let below = |path: &str| {
+            let path: Vec<String> = path.split('/').map(str::to_owned).collect();
+            below_tenant(&path, OWN).map(|below| below.join("/")).map_err(|r| r.status)
+        };
+        for path in [format!("{OWN}/users"), format!("{}/users", OWN.to_uppercase()), "myorganization/users".into()] {
+            assert_eq!(below(&path), Ok("users".to_owned()), "{path}");
+        }
+        assert_eq!(below("users"), Ok("users".to_owned()));
+        assert_eq!(below("11111111-0000-4000-8000-000000000002/users"), Err(403));
+        assert!(is_set("users") && is_set("Applications(appId='x')") && !is_set("photos"));
+    }
 
     fn parse(path: &str) -> Result<Target, u16> {
         let path: Vec<String> = path.split('/').map(str::to_owned).collect();

@@ -1,13 +1,15 @@
 //! The activity log: `{subscription}/providers/Microsoft.Insights/eventtypes/management/values`, made of the audit records that
-//! every write commits together with what it writes.
+//! every write commits together with what it writes. An operation that goes on after its request has a second line, committed with its
+//! end.
 
 use crate::authorization::access::{Access, subscription_of};
 use crate::authorization::scope::Scope;
 use crate::call::Call;
-use crate::{Engine, db_error};
+use crate::{Engine, db_error, now_ms};
 use lazuli_arm::ArmError;
 use lazuli_authz::rbac::Plane;
-use lazuli_meta::model::{Audit, AuditQuery};
+use lazuli_meta::model::{Audit, AuditQuery, Operation, OperationState};
+use lazuli_meta::{ChainAnchor, ChainReport, Db, MetaError};
 use serde_json::{Value, json};
 
 const READ: &str = "Microsoft.Insights/eventtypes/values/Read";
@@ -80,6 +82,42 @@ fn provider_of(action: &str) -> &str {
     action.split('/').next().unwrap_or_default()
 }
 
+/// In the detail of a line: the operation that goes on with it.
+const OPERATION: &str = "operation";
+/// A line is written just before its operation is started.
+const BEFORE_START_MS: i64 = 60_000;
+
+pub(crate) fn accepted(operation: &str) -> Value {
+    json!({OPERATION: operation})
+}
+
+/// The line of an operation's end: as the one it was accepted with. `None`: no caller asked for it.
+pub(crate) async fn end_of(
+    db: &Db,
+    operation: &Operation,
+    state: OperationState,
+    error: Option<&Value>,
+) -> Result<Option<Audit>, MetaError> {
+    let query = AuditQuery {
+        resource_key: Some(operation.resource_key.clone()),
+        since_ms: Some(operation.started_ms - BEFORE_START_MS),
+        ..AuditQuery::default()
+    };
+    let lines = db.audit(&query).await?;
+    let accepted = lines.into_iter().find(|line| line.detail[OPERATION] == operation.id.as_str());
+    Ok(accepted.map(|line| ended(line, state, error)))
+}
+
+fn ended(accepted: Audit, state: OperationState, error: Option<&Value>) -> Audit {
+    let mut detail = accepted.detail;
+    if let Some(error) = error {
+        // As Azure has it: JSON in text.
+        detail["statusMessage"] = json!(json!({"error": error}).to_string());
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    Audit { id, time_ms: now_ms(), status: state.as_str().to_owned(), detail, ..accepted }
+}
+
 fn localized(value: &str) -> Value {
     json!({"value": value, "localizedValue": value})
 }
@@ -91,6 +129,8 @@ fn shown(access: &Access, line: &Audit) -> Value {
     let id = &line.resource_key;
     let kind = line.action.rsplit_once('/').map_or(line.action.as_str(), |(kind, _)| kind);
     let kind = if line.action.ends_with("/action") { kind.rsplit_once('/').map_or(kind, |(k, _)| k) } else { kind };
+    let mut properties = line.detail.clone();
+    let operation = properties.as_object_mut().and_then(|p| p.shift_remove(OPERATION));
     json!({
         "authorization": {"action": line.action, "scope": id},
         "caller": who.unwrap_or(&line.principal),
@@ -104,17 +144,17 @@ fn shown(access: &Access, line: &Audit) -> Value {
         "correlationId": line.correlation_id,
         "description": "",
         "eventDataId": line.id,
-        "eventName": localized("EndRequest"),
+        "eventName": localized(if line.status == "Accepted" { "BeginRequest" } else { "EndRequest" }),
         "category": localized("Administrative"),
         "id": format!("{id}/events/{}/ticks/{}", line.id, line.time_ms),
-        "level": "Informational",
+        "level": if line.status == "Failed" { "Error" } else { "Informational" },
         "resourceGroupName": group_of(id),
         "resourceProviderName": localized(provider_of(&line.action)),
         "resourceId": id,
         "resourceType": localized(kind),
-        "operationId": line.correlation_id,
+        "operationId": operation.unwrap_or_else(|| json!(line.correlation_id)),
         "operationName": localized(&line.action),
-        "properties": line.detail,
+        "properties": properties,
         "status": localized(&line.status),
         "subStatus": localized(""),
         "eventTimestamp": time,
@@ -125,6 +165,14 @@ fn shown(access: &Access, line: &Audit) -> Value {
 }
 
 impl Engine {
+    /// What is found of each chain of linked lines; `earlier`: ends that were written down.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn verify_activity_log(&self, earlier: &[ChainAnchor]) -> Result<Vec<ChainReport>, MetaError> {
+        self.db().verify_audit(earlier).await
+    }
+
     /// One page, newest first: what the caller may read of it.
     pub(crate) async fn activity_log(&self, call: &Call, scope: &Scope) -> Result<Value, ArmError> {
         let key = scope.key();

@@ -3,8 +3,9 @@
 
 use crate::Engine;
 use crate::call::{Call, Listing};
+use crate::platform_images::{below_location, publisher_id};
 use lazuli_arm::bodies::virtual_machine_extension::CUSTOM_SCRIPT;
-use lazuli_arm::{ArmError, ResourceId, ResourceType, locations};
+use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use serde_json::{Value, json};
 
 /// What a path below `artifacttypes/vmextension` names.
@@ -19,14 +20,11 @@ struct Place {
 impl Place {
     /// `None` where the path leads elsewhere.
     fn of(id: &ResourceId) -> Option<Self> {
-        if id.resource_group.is_some() || !id.namespace.eq_ignore_ascii_case("Microsoft.Compute") {
-            return None;
-        }
-        let mut place = Self::default();
+        let (location, below) = below_location(id)?;
+        let mut place = Self { location: location.to_owned(), ..Self::default() };
         let mut found = false;
-        for (word, name) in &id.segments {
+        for (word, name) in below {
             match word.to_ascii_lowercase().as_str() {
-                "locations" => locations::normalize(name)?.name.clone_into(&mut place.location),
                 "publishers" => place.publisher.clone_from(name),
                 "artifacttypes" if name.eq_ignore_ascii_case("vmextension") => found = true,
                 "types" => place.kind = Some(name.clone()),
@@ -34,7 +32,7 @@ impl Place {
                 _ => return None,
             }
         }
-        (found && !place.location.is_empty()).then_some(place)
+        found.then_some(place)
     }
 
     fn check(&self) -> Result<(), ArmError> {
@@ -47,8 +45,8 @@ impl Place {
 
     /// An entry of a list; `depth`: 2 a type, 3 a version.
     fn item(&self, subscription: &str, depth: usize) -> Value {
-        let (_, kind, version) = CUSTOM_SCRIPT;
-        let above = publisher_item(&self.location, subscription)["id"].as_str().unwrap_or_default().to_owned();
+        let (publisher, kind, version) = CUSTOM_SCRIPT;
+        let above = publisher_id(&self.location, subscription, publisher);
         let mut id = format!("{above}/ArtifactTypes/VMExtension/Types/{kind}");
         let mut name = kind;
         if depth == 3 {
@@ -62,10 +60,7 @@ impl Place {
 /// The publisher among those of images.
 pub(crate) fn publisher_item(location: &str, subscription: &str) -> Value {
     let (publisher, _, _) = CUSTOM_SCRIPT;
-    let id = format!(
-        "/Subscriptions/{subscription}/Providers/Microsoft.Compute/Locations/{location}/Publishers/{publisher}"
-    );
-    json!({"location": location, "name": publisher, "id": id})
+    json!({"location": location, "name": publisher, "id": publisher_id(location, subscription, publisher)})
 }
 
 /// Whether an id is of a place in this catalogue, where there are no rows.

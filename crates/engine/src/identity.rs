@@ -25,13 +25,13 @@ pub use machine::MachineIdentityError;
 pub use operator::{NewClient, NewUser, OperatorError};
 pub use sessions::{CodeRequest, GrantError, Resumed, Session};
 pub use signing_keys::{KeyRotation, KeyView, PUBLISHED_BEFORE};
-pub use users::SignedIn;
+pub use users::{Home, SignedIn};
 
 pub(crate) use client::{CERTIFICATE, SECRET, certificate_credential, secret_credential};
 pub(crate) use federated::{FEDERATED, MAX_FEDERATED, Trust};
 pub(crate) use issuers::Issuers;
 pub(crate) use signing_keys::SigningKeys;
-pub(crate) use users::{USER, hash_password, is_login, normal};
+pub(crate) use users::{USER, hash_password, is_guest, is_login, normal};
 
 use crate::authorization::access::Rights;
 use crate::call::Caller;
@@ -200,17 +200,21 @@ impl Engine {
     pub async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError> {
         let access = self.access().await?;
         let principal = access.principal(object_id).filter(|p| p.tenant.eq_ignore_ascii_case(tenant));
-        let caller = principal.filter(|p| p.body["accountEnabled"] != false).map(caller_of);
+        let caller = principal.filter(|p| users::is_enabled(&access, p)).map(caller_of);
         Ok(caller.map(|caller| Caller { rights: Rights::of(&access), ..caller }))
     }
 
-    /// The tenants that the caller's tokens are of.
+    /// The tenants that the caller may ask tokens for: its own, and those in which it is a guest.
     ///
     /// # Errors
     /// What the database says.
     pub async fn tenants(&self, caller: &Caller) -> Result<Vec<Tenant>, ArmError> {
         let access = self.access_of(caller).await?;
-        Ok(access.tenants.iter().filter(|t| t.id == caller.tenant).cloned().collect())
+        let mut ids = vec![caller.tenant.as_str()];
+        if let Some(person) = access.principal(&caller.principal) {
+            ids.extend(users::tenants_of(&access, person));
+        }
+        Ok(access.tenants.iter().filter(|t| ids.contains(&t.id.as_str())).cloned().collect())
     }
 
     /// Every tenant of this server: what the sign-in pages may name.

@@ -48,7 +48,7 @@ mod write;
 
 pub use identity::{
     Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, ExternalAnswer,
-    ExternalError, ExternalSignIn, FederationError, GrantError, IdentityProvider, InteractiveClient, IssuerError,
+    ExternalError, ExternalSignIn, FederationError, GrantError, Home, IdentityProvider, InteractiveClient, IssuerError,
     KeyRotation, KeyView, MachineIdentityError, NewClient, NewUser, OfferedProvider, OperatorError,
     POLL_INTERVAL_SECONDS, PUBLISHED_BEFORE, ProviderError, Resumed, Session, SignInError, SignedIn, generate_secret,
 };
@@ -56,6 +56,7 @@ pub use image_builder::ImageBuilderConfig;
 pub use lazuli_authz::assertion::AssertionError;
 pub use lazuli_authz::federated::FederatedError;
 pub use lazuli_meta::model::{Principal, Subscription, Tenant};
+pub use lazuli_meta::{ChainAnchor, ChainReport};
 pub use lazuli_vmm::host::{GuestStream, listen};
 pub use lazuli_vmm::provisioning::tokens::TokenAsk;
 pub use region_stores::{RegionSettings, RegionStores, region_name};
@@ -99,6 +100,8 @@ pub struct EngineConfig {
     pub token_lifetime: Duration,
     /// How long lines of the activity log are kept. `None`: for ever.
     pub activity_log_age: Option<Duration>,
+    /// Whether lines of the activity log are linked, so that later changes show. `None`: if they are already.
+    pub activity_log_chain: Option<bool>,
     /// How long a key signs tokens until another one follows it by itself. `None`: until the operator says so.
     pub signing_key_age: Option<Duration>,
     /// The stores of regions (canonical short names) that are not one folder below `data_dir`.
@@ -122,6 +125,7 @@ impl EngineConfig {
             token_lifetime: Duration::from_secs(24 * 3600 - 1),
             // As long as Azure keeps them.
             activity_log_age: Some(Duration::from_secs(90 * 24 * 3600)),
+            activity_log_chain: None,
             signing_key_age: Some(Duration::from_secs(90 * 24 * 3600)),
             regions: BTreeMap::new(),
             image_builder: ImageBuilderConfig::default(),
@@ -158,6 +162,11 @@ impl Engine {
     pub async fn open(config: EngineConfig) -> Result<Self, OpenError> {
         let db = Db::open(&config.database).await?;
         let secrets = secrets::Secrets::open(&config.data_dir, &db).await?;
+        let links = match config.activity_log_chain {
+            Some(links) => links,
+            None => db.has_audit_chains().await?,
+        };
+        let db = db.with_audit_chain(secrets.audit_chain(), links);
         secrets.seal_old(&db).await?;
         let stores = RegionStores::new(config.data_dir.join("regions"), config.regions.clone());
         let regions = Arc::new(Regions::new(stores));
@@ -203,6 +212,7 @@ impl Engine {
             reconcilers::grants::run(self.clone(), shutdown.clone()),
             reconcilers::image_triggers::run(self.clone(), shutdown.clone()),
             reconcilers::network::run(self.clone(), shutdown.clone()),
+            reconcilers::operations::run(self.clone(), shutdown.clone()),
             reconcilers::signing_keys::run(self.clone(), shutdown.clone()),
             reconcilers::soft_deleted::run(self.clone(), shutdown.clone()),
             storage::run(self.clone(), shutdown),

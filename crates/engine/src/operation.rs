@@ -371,9 +371,12 @@ async fn commit_end(
     outcome: Outcome,
     error: Option<Value>,
 ) -> Result<(), OpError> {
+    let line = crate::activity_log::end_of(cx.engine.db(), &cx.op, state, error.as_ref()).await;
+    let line = line.map_err(ArmError::internal)?;
     loop {
         let row = cx.engine.db().resource(&cx.op.resource_key).await.map_err(ArmError::internal)?;
         let mut changes = outcome.changes.clone();
+        changes.extend(line.clone().map(Change::Audit));
         match row {
             Some(row) if outcome.delete => {
                 changes.push(Change::DeleteContentRefs { resource_key: row.key.clone() });

@@ -172,6 +172,21 @@ fn served(row: Resource, location: &str) -> Option<Published> {
     Some(Published { urn: row.name.parse().ok()?, os_disk: state.os_disk?, row })
 }
 
+/// Where publishers have things: the region of `{subscription}/providers/Microsoft.Compute/locations/{l}/…`, and what follows it.
+pub(crate) fn below_location(id: &ResourceId) -> Option<(&'static str, &[(String, String)])> {
+    if id.resource_group.is_some() || !id.namespace.eq_ignore_ascii_case("Microsoft.Compute") {
+        return None;
+    }
+    let ((word, name), below) = id.segments.split_first()?;
+    let location = locations::normalize(name).filter(|_| word.eq_ignore_ascii_case("locations"))?;
+    Some((location.name, below))
+}
+
+/// Id of a publisher, as Azure spells it.
+pub(crate) fn publisher_id(location: &str, subscription: &str, publisher: &str) -> String {
+    format!("/Subscriptions/{subscription}/Providers/Microsoft.Compute/Locations/{location}/Publishers/{publisher}")
+}
+
 /// What of the catalogue a path names.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Place {
@@ -186,14 +201,11 @@ struct Place {
 impl Place {
     /// `None` where the path leads elsewhere.
     fn of(id: &ResourceId) -> Option<Self> {
-        if id.resource_group.is_some() || !id.namespace.eq_ignore_ascii_case("Microsoft.Compute") {
-            return None;
-        }
-        let mut place = Self::default();
-        for (kind, name) in &id.segments {
+        let (location, below) = below_location(id)?;
+        let mut place = Self { location: location.to_owned(), ..Self::default() };
+        for (kind, name) in below {
             let name = Some(name.clone());
             match kind.to_ascii_lowercase().as_str() {
-                "locations" => place.location = locations::normalize(name.as_deref()?)?.name.to_owned(),
                 "edgezones" => place.edge_zone = true,
                 "publishers" => place.publisher = name,
                 "artifacttypes" if name.as_deref()?.eq_ignore_ascii_case("vmimage") => {}
@@ -203,7 +215,7 @@ impl Place {
                 _ => return None,
             }
         }
-        (!place.location.is_empty()).then_some(place)
+        Some(place)
     }
 
     /// Whether an image is below this place.
@@ -267,10 +279,7 @@ fn expanded(p: &Published, call: &Call, mut item: Value) -> Value {
 
 /// An entry of a list, by its depth: publisher, offer, SKU, version.
 fn item(location: &str, subscription: &str, urn: &Urn, depth: usize) -> Value {
-    let mut id = format!(
-        "/Subscriptions/{subscription}/Providers/Microsoft.Compute/Locations/{location}/Publishers/{}",
-        urn.publisher
-    );
+    let mut id = publisher_id(location, subscription, &urn.publisher);
     let below = [("ArtifactTypes/VMImage/Offers", &urn.offer), ("Skus", &urn.sku), ("Versions", &urn.version)];
     for (word, name) in below.iter().take(depth - 1) {
         id = format!("{id}/{word}/{name}");

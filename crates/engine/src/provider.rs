@@ -154,6 +154,11 @@ pub trait Provider: Send + Sync {
         Ok(items)
     }
 
+    /// The words that [`Provider::view`] knows: `GET {resource}/{word}`.
+    fn views(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The POST actions that [`Provider::action`] knows, as Azure spells them. Whoever asks for one needs the right
     /// `{type}/{action}/action`; one that is not here cannot be asked for.
     fn actions(&self) -> &'static [&'static str] {

@@ -1,8 +1,11 @@
 //! Every operation of the management endpoint, as paths: made of the providers and of the places that have no rows, so that what
 //! is asked of every route (does it authorize?) is asked of a new one too.
+//!
+//! The endpoint of a debug build refuses to answer on a path that is not here ([`Engine::has_route`]).
 
 use crate::Engine;
 use lazuli_arm::bodies::shared_gallery::SharedGalleryKind;
+use std::sync::OnceLock;
 
 /// An operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +32,67 @@ const EXTENSIONS: [(&str, &[&str]); 10] = [
     ("Microsoft.Insights/eventtypes/management/values", &["GET"]),
     ("Microsoft.Storage/checkNameAvailability", &["POST"]),
 ];
-/// Lists of a location that are no type of any provider.
-const OF_LOCATION: [&str; 4] = ["vmSizes", "publishers", "virtualMachines", "vmImages"];
+/// What a location has that is no type of any provider.
+const OF_LOCATION: [&str; 16] = [
+    "vmSizes",
+    "virtualMachines",
+    "vmImages",
+    "edgeZones/{zone}/vmImages",
+    "edgeZones/{zone}/publishers",
+    "edgeZones/{zone}/publishers/{publisher}/artifacttypes/vmimage/offers",
+    "edgeZones/{zone}/publishers/{publisher}/artifacttypes/vmimage/offers/{offer}/skus",
+    "edgeZones/{zone}/publishers/{publisher}/artifacttypes/vmimage/offers/{offer}/skus/{sku}/versions",
+    "publishers",
+    "publishers/{publisher}/artifacttypes/vmimage/offers",
+    "publishers/{publisher}/artifacttypes/vmimage/offers/{offer}/skus",
+    "publishers/{publisher}/artifacttypes/vmimage/offers/{offer}/skus/{sku}/versions",
+    "publishers/{publisher}/artifacttypes/vmimage/offers/{offer}/skus/{sku}/versions/{version}",
+    "publishers/{extensionPublisher}/artifacttypes/vmextension/types",
+    "publishers/{extensionPublisher}/artifacttypes/vmextension/types/{extensionType}/versions",
+    "publishers/{extensionPublisher}/artifacttypes/vmextension/types/{extensionType}/versions/{extensionVersion}",
+];
+/// Where operations are polled, in a location.
+const POLLS: [(&str, &str); 7] = [
+    ("Microsoft.Compute", "capsOperations"),
+    ("Microsoft.Compute", "DiskOperations"),
+    ("Microsoft.Compute", "operations"),
+    ("Microsoft.Network", "operations"),
+    ("Microsoft.Network", "operationResults"),
+    ("Microsoft.Storage", "asyncoperations"),
+    ("Microsoft.VirtualMachineImages", "operations"),
+];
+/// What whoever signed in may ask, wherever; the answers hold only what the caller may see.
+const OPEN: [(&str, &str); 5] = [
+    ("GET", "/tenants"),
+    ("GET", "/subscriptions"),
+    ("GET", "/providers"),
+    ("GET", "/providers/{namespace}"),
+    ("POST", "/providers/Microsoft.ResourceGraph/resources"),
+];
+
+/// Whether a request asks for a route. `HEAD` asks for what `GET` does.
+fn is(route: (&str, &str), (method, path): (&str, &str)) -> bool {
+    let segments = |path| str::split(path, '/').filter(|s| !s.is_empty()).collect::<Vec<_>>();
+    let (own, asked) = (segments(route.1), segments(path));
+    let same = |(own, asked): (&&str, &&str)| own.starts_with('{') || own.eq_ignore_ascii_case(asked);
+    let method = if method == "HEAD" { "GET" } else { method };
+    route.0 == method && own.len() == asked.len() && own.iter().zip(&asked).all(same)
+}
 
 impl Engine {
-    /// All of them.
+    /// Whether a request is one of [`Engine::routes`], or one that is open to everybody.
+    pub fn has_route(&self, method: &str, path: &str) -> bool {
+        static ALL: OnceLock<Vec<Route>> = OnceLock::new();
+        let all = ALL.get_or_init(|| self.routes());
+        let extension =
+            path.to_ascii_lowercase().rfind("/providers/").map_or("", |at| &path[at + "/providers/".len()..]);
+        let mut extensions = EXTENSIONS.iter().flat_map(|(path, methods)| methods.iter().map(move |m| (*m, *path)));
+        extensions.any(|route| is(route, (method, extension)))
+            || OPEN.iter().any(|route| is(*route, (method, path)))
+            || all.iter().any(|route| is((route.method, &route.path), (method, path)))
+    }
+
+    /// All that are asked at a subscription.
     pub fn routes(&self) -> Vec<Route> {
         let mut routes = Vec::new();
         let mut add = |method: &'static str, path: String| routes.push(Route { method, path });
@@ -46,21 +105,20 @@ impl Engine {
                         add(method, path.clone());
                     }
                 }
-                add("GET", format!("{path}/usage"));
-                if matches!(
-                    kind,
-                    crate::providers::virtual_machine::KIND | crate::providers::virtual_machine_scale_set::INSTANCE
-                ) {
-                    add("GET", format!("{path}/instanceView"));
+                let in_no_group = [crate::deployments::KIND, crate::platform_images::KIND].contains(&kind);
+                for path in at_subscription.iter().filter(|_| in_no_group).chain([&path]) {
+                    for view in provider.views().iter().chain(&["usage"]) {
+                        add("GET", format!("{path}/{view}"));
+                    }
+                    for action in provider.actions() {
+                        add("POST", format!("{path}/{action}"));
+                    }
+                    if kind == crate::deployments::KIND {
+                        add("GET", format!("{path}/operationStatuses/{{operation}}"));
+                    }
                 }
                 if kind == crate::providers::virtual_machine::KIND {
                     add("POST", format!("{path}/providers/Microsoft.SerialConsole/serialPorts/0/connect"));
-                }
-                if kind == crate::image_builder::KIND {
-                    add("GET", format!("{path}/log"));
-                }
-                for action in provider.actions() {
-                    add("POST", format!("{path}/{action}"));
                 }
                 for collection in collections {
                     add("GET", collection);
@@ -78,13 +136,13 @@ impl Engine {
         add("GET", SUBSCRIPTION.to_owned());
         add("GET", format!("{SUBSCRIPTION}/locations"));
         add("GET", format!("{SUBSCRIPTION}/providers"));
-        add("GET", format!("{SUBSCRIPTION}/providers/Microsoft.Compute"));
-        add("POST", format!("{SUBSCRIPTION}/providers/Microsoft.Compute/register"));
+        add("GET", format!("{SUBSCRIPTION}/providers/{{namespace}}"));
+        add("POST", format!("{SUBSCRIPTION}/providers/{{namespace}}/register"));
         add("GET", format!("{SUBSCRIPTION}/operationresults/{{operation}}"));
         add("GET", format!("{SUBSCRIPTION}/providers/Microsoft.Compute/skus"));
         let location = format!("{SUBSCRIPTION}/providers/Microsoft.Compute/locations/{{location}}");
-        for operations in ["capsOperations", "DiskOperations", "operations"] {
-            add("GET", format!("{location}/{operations}/{{operation}}"));
+        for (namespace, polls) in POLLS {
+            add("GET", format!("{SUBSCRIPTION}/providers/{namespace}/locations/{{location}}/{polls}/{{operation}}"));
         }
         for list in OF_LOCATION {
             add("GET", format!("{location}/{list}"));
@@ -134,6 +192,17 @@ fn paths(kind: &str) -> Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_one_of_a_route() {
+        let route = format!("{SUBSCRIPTION}/resources");
+        let is = |method, path| is(("GET", &route), (method, path));
+        assert!(is("GET", "/Subscriptions/s/RESOURCES") && is("HEAD", "/subscriptions//s/resources/"));
+        assert!(!is("PUT", "/subscriptions/s/resources"));
+        for path in ["/subscriptions/s/resources/x", "/subscriptions/s", "/subscriptions/s/resourceGroups"] {
+            assert!(!is("GET", path), "{path}");
+        }
+    }
 
     #[test]
     fn a_type_is_a_path_and_its_lists() {

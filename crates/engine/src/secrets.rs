@@ -4,6 +4,7 @@
 //! ```text
 //! DIR/secrets.key (32 random bytes, mode 0600, made once)          settings: secretsKey = first half of SHA-256(key)
 //!        │
+//!        ├─> HMAC ─> the key that links the activity log (meta/src/audit.rs)
 //!        └─> AES-256-GCM ─> sealed:v1:base64(nonce 12 │ ciphertext │ tag 16)
 //!                           bound to its row and field: a sealed text is worth nothing elsewhere
 //! ```
@@ -13,11 +14,12 @@
 use crate::stored::StorageAccountInternal;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use lazuli_arm::ArmError;
 use lazuli_meta::model::{Change, Expect, Resource, ResourceQuery, Write};
-use lazuli_meta::{Db, MetaError, WriteError};
+use lazuli_meta::{ChainKey, Db, MetaError, WriteError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -53,6 +55,15 @@ pub enum OpenError {
 /// What seals and opens secrets.
 pub(crate) struct Secrets {
     key: RandomizedNonceKey,
+    chain: ChainKey,
+}
+
+/// A key for one purpose.
+fn derived(key: &[u8], purpose: &str) -> [u8; KEY_LEN] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), purpose.as_bytes());
+    let mut derived = [0; KEY_LEN];
+    derived.copy_from_slice(tag.as_ref());
+    derived
 }
 
 impl Secrets {
@@ -75,7 +86,13 @@ impl Secrets {
             return Err(OpenError::OtherKey { path });
         }
         let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes);
-        Ok(Self { key: key.map_err(|_| failed(io::Error::other("it is not a key of AES-256")))? })
+        let key = key.map_err(|_| failed(io::Error::other("it is not a key of AES-256")))?;
+        Ok(Self { key, chain: ChainKey::new(derived(&bytes, "chain of the activity log")) })
+    }
+
+    /// What links the lines of the activity log.
+    pub fn audit_chain(&self) -> ChainKey {
+        self.chain.clone()
     }
 
     /// `context` names the row and the field; the secret is opened with the same one only.
@@ -277,7 +294,7 @@ mod tests {
         #[test]
         fn what_is_sealed_is_opened(secret in ".*", context in ".*") {
             let key = RandomizedNonceKey::new(&AES_256_GCM, &[1; KEY_LEN]).unwrap();
-            let secrets = Secrets { key };
+            let secrets = Secrets { key, chain: ChainKey::new([2; KEY_LEN]) };
             let sealed = secrets.seal(&context, &secret).unwrap();
             prop_assert_eq!(secrets.open_text(&context, &sealed).unwrap(), secret);
         }

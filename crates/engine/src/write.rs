@@ -92,13 +92,15 @@ impl Engine {
         let row = row_of(id, provider.as_ref(), &plan, old.as_ref(), parent.as_deref(), cx.now_ms);
         let operation = operation_of(plan.start.clone(), &row, "write");
         let operation_id = operation.id.clone();
+        let action = format!("{}/write", provider.right_type());
+        let line = audit_of(call, &row.key, &id.subscription, &action, Some(&operation));
         let mut changes = Vec::new();
         let is_parent = |key: &str| parent.as_deref() == Some(key);
         changes.extend(parent.clone().map(|key| Change::RequireResource { key }));
         let expect = old.map_or(Expect::Absent, |o| Expect::Etag(o.etag));
         changes.push(Change::PutResource { resource: row.clone(), expect });
         changes.push(Change::StartOperation(operation));
-        changes.push(audit(call, &row.key, &id.subscription, &format!("{}/write", provider.right_type())));
+        changes.push(line);
         changes.extend(plan.changes);
         match self.db().write(Write { fence: None, changes: each_once(changes) }).await {
             Ok(()) => {}
@@ -268,6 +270,8 @@ impl Engine {
         }
         let operation = operation_of(start.clone(), &old, "delete");
         let operation_id = operation.id.clone();
+        let action = format!("{}/delete", provider.right_type());
+        let line = audit_of(call, &old.key, &old.subscription, &action, Some(&operation));
         let expect = Expect::Etag(old.etag.clone());
         if start.is_some() {
             // Whatever still runs on it is told to stop; the delete waits for it.
@@ -284,7 +288,7 @@ impl Engine {
             changes.push(Change::DeleteResource { key: old.key.clone(), expect });
         }
         changes.push(Change::StartOperation(operation));
-        changes.push(audit(call, &old.key, &old.subscription, &format!("{}/delete", provider.right_type())));
+        changes.push(line);
         match self.db().write(Write { fence: None, changes }).await {
             Ok(()) => {}
             Err(WriteError::Conflict(Conflict::HasChildren { children, .. })) => return Err(has_children(&children)),
@@ -406,8 +410,8 @@ impl Engine {
         changes.push(Change::PutResource { resource: row.clone(), expect: Expect::Etag(old.etag.clone()) });
         let operation = start.map(|s| operation_of(Some(s), &row, "action"));
         let operation_id = operation.as_ref().map(|o| o.id.clone());
+        changes.push(audit_of(call, &row.key, &row.subscription, right, operation.as_ref()));
         changes.extend(operation.map(Change::StartOperation));
-        changes.push(audit(call, &row.key, &row.subscription, right));
         changes.extend(more);
         match self.db().write(Write { fence: None, changes: each_once(changes) }).await {
             Ok(()) => {}
@@ -561,7 +565,15 @@ pub(crate) fn operation_of(start: Option<Start>, row: &Resource, verb: &str) -> 
     }
 }
 
+/// The line of the activity log for what is done with the write itself.
 pub(crate) fn audit(call: &Call, key: &str, subscription: &str, action: &str) -> Change {
+    audit_of(call, key, subscription, action, None)
+}
+
+/// As [`audit`]; while an operation goes on with it, it is only accepted, and the operation's end is another line
+/// ([`crate::activity_log::end_of`]).
+fn audit_of(call: &Call, key: &str, subscription: &str, action: &str, operation: Option<&NewOperation>) -> Change {
+    let running = operation.filter(|o| o.state == OperationState::Running);
     Change::Audit(Audit {
         id: Uuid::new_v4().to_string(),
         time_ms: now_ms(),
@@ -571,8 +583,8 @@ pub(crate) fn audit(call: &Call, key: &str, subscription: &str, action: &str) ->
         subscription: subscription.to_ascii_lowercase(),
         resource_key: key.to_owned(),
         action: action.to_owned(),
-        status: "Accepted".into(),
-        detail: json!({}),
+        status: if running.is_some() { "Accepted" } else { "Succeeded" }.to_owned(),
+        detail: running.map_or_else(|| json!({}), |o| crate::activity_log::accepted(&o.id)),
     })
 }
 

@@ -4,6 +4,7 @@
 //! Answers are JSON on stdout; a secret is in the answer that made it and nowhere else. Secrets are never taken as arguments, which
 //! other users of the machine could read.
 
+use crate::activity_log::{self, ActivityLog};
 use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
 use crate::site;
@@ -64,6 +65,9 @@ enum What {
     },
     /// The keys that tokens are signed with, and when.
     SigningKeys,
+    /// The log of every write.
+    #[command(subcommand)]
+    ActivityLog(ActivityLog),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -171,6 +175,16 @@ enum User {
         /// The provider's own id of the person (`sub`).
         #[arg(long, requires = "issuer")]
         subject: Option<String>,
+    },
+    /// Makes a user of another tenant a guest in this one: one person, one password, rights of its own here.
+    Invite {
+        #[arg(long)]
+        tenant: String,
+        #[arg(long)]
+        user: String,
+        /// The user's own tenant, where several have this login.
+        #[arg(long, value_name = "TENANT")]
+        home: Option<String>,
     },
     List,
     /// Lets another OpenID provider sign this user in.
@@ -282,6 +296,7 @@ async fn act(engine: &Engine, dir: &DataDir, what: What) -> anyhow::Result<Value
             shown_key(&engine.rotate_signing_key(rotation).await?)
         }
         What::SigningKeys => engine.signing_key_views().await?.iter().map(shown_key).collect(),
+        What::ActivityLog(what) => activity_log::run(engine, what).await?,
     })
 }
 
@@ -323,6 +338,9 @@ async fn act_on_users(engine: &Engine, what: User) -> anyhow::Result<Value> {
         User::Create { tenant, login, name, issuer: Some(issuer), subject: Some(subject), .. } => {
             let name = name.as_deref().unwrap_or(&login);
             shown_user(&engine.create_external_user(&tenant, &login, name, &issuer, &subject).await?, None)
+        }
+        User::Invite { tenant, user, home } => {
+            shown_user(&engine.invite_user(&tenant, &user, home.as_deref()).await?, None)
         }
         User::Link(who) => link(engine, &who, true).await?,
         User::Unlink(who) => link(engine, &who, false).await?,

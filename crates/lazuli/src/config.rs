@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 /// lenient = false                        # accept what Azure refuses but its printed samples need
 /// token_lifetime_seconds = 86399
 /// activity_log_days = 90                 # how long its lines are kept; 0: for ever
+/// activity_log_chain = false             # whether its lines are linked, so that later changes show: docs/identity.md
 /// signing_key_days = 90                  # how long a key signs tokens until another follows it; 0: `lazuli admin` does it
 /// http_issuers = ["http://idp.internal/realms/a"]   # of federated tokens; all others must be https
 ///
@@ -67,6 +68,7 @@ pub struct Config {
     pub lenient: bool,
     pub token_lifetime_seconds: Option<u64>,
     pub activity_log_days: Option<u64>,
+    pub activity_log_chain: Option<bool>,
     pub signing_key_days: Option<u64>,
     pub http_issuers: Vec<String>,
     pub identity_providers: Vec<IdentityProvider>,

@@ -2,6 +2,7 @@
 //!
 //! One file a subcommand. What a user sees on stdout is part of the product (scripts read it); logs go to stderr.
 
+mod activity_log;
 mod admin;
 mod bench;
 mod build;

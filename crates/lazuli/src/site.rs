@@ -72,6 +72,7 @@ pub fn engine_config(dir: &DataDir, config: &Config) -> EngineConfig {
     }
     let age = |days: u64| (days > 0).then(|| Duration::from_secs(days.saturating_mul(24 * 3600)));
     engine.activity_log_age = config.activity_log_days.map_or(engine.activity_log_age, age);
+    engine.activity_log_chain = config.activity_log_chain;
     engine.signing_key_age = config.signing_key_days.map_or(engine.signing_key_age, age);
     engine.image_builder.clone_from(&config.image_builder);
     engine

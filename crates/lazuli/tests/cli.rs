@@ -279,6 +279,47 @@ async fn secrets_are_neither_logged_nor_listed() {
     }
 }
 
+/// Whoever changes the activity log past the server is found out, beside the running server.
+#[tokio::test]
+async fn changes_of_the_activity_log_are_named() {
+    use sqlx::{ConnectOptions as _, Executor as _};
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "activity_log_chain = true\n").unwrap();
+    let server = TestServer::start_with(&["--no-host", "--config", config.path().to_str().unwrap()]).await.unwrap();
+    let dir = server.dir();
+    let admin = |words: &[&str]| lazuli(&[&["admin", "--data-dir", dir.to_str().unwrap()], words].concat());
+    let arm = server.arm().await.unwrap();
+    for group in ["one", "two"] {
+        let body = json!({"location": "eastus"});
+        let made = arm.send(Method::PUT, &arm.group_path(group, ""), Some(&body)).await.unwrap();
+        assert_eq!(made.status, 201, "{}", made.body);
+    }
+    let intact = admin(&["activity-log", "verify"]);
+    assert!(intact.status.success(), "{}", text(&intact.stderr));
+    let kept = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(kept.path(), &intact.stdout).unwrap();
+    let since = ["activity-log", "verify", "--since", kept.path().to_str().unwrap()];
+    assert!(admin(&since).status.success());
+
+    let database = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.join("lazuli.db"));
+    let mut database = database.connect().await.unwrap();
+    database.execute("UPDATE audit SET principal = 'somebody-else' WHERE resource_key LIKE '%/one'").await.unwrap();
+    let changed = admin(&["activity-log", "verify"]);
+    assert_eq!(changed.status.code(), Some(1));
+    let said = text(&changed.stderr);
+    assert!(said.lines().count() == 1 && said.contains("was changed or put in"), "{said}");
+    let shown: Value = serde_json::from_slice(&changed.stdout).unwrap();
+    assert!(shown.as_array().unwrap().iter().any(|c| c["broken"].is_string()), "{shown}");
+
+    // All of it is gone, and begun anew: only what was kept shows that.
+    database.execute("DELETE FROM audit").await.unwrap();
+    database.execute("DELETE FROM audit_chains").await.unwrap();
+    let gone = admin(&since);
+    assert!(text(&gone.stderr).contains("written down earlier is gone"), "{}", text(&gone.stderr));
+    let odd = admin(&["activity-log", "verify", "--since", config.path().to_str().unwrap()]);
+    assert!(text(&odd.stderr).contains("no answer of an earlier run"), "{}", text(&odd.stderr));
+}
+
 /// The key of tokens is followed by another one beside a running server, and after a restart.
 #[tokio::test]
 async fn the_operator_rotates_the_key_of_tokens() {

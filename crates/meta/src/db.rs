@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use sqlx::postgres::PgListener;
 
+use crate::audit::{ChainKey, Chaining};
 use crate::clock::Clock;
 use crate::dialect::{Pools, Tx};
 use crate::error::{MetaError, WriteError, is_contention};
@@ -88,6 +89,7 @@ fn without_password(url: &str) -> String {
 pub struct Db {
     pub(crate) shared: Arc<Shared>,
     clock: Clock,
+    pub(crate) chaining: Option<Chaining>,
 }
 
 #[derive(Debug)]
@@ -125,13 +127,20 @@ impl Db {
             }
         };
         tracing::debug!(%url, "metadata opened");
-        Ok(Self { shared: Arc::new(Shared { pools, signals, listener }), clock: Clock::system() })
+        Ok(Self { shared: Arc::new(Shared { pools, signals, listener }), clock: Clock::system(), chaining: None })
     }
 
     /// The same database, seen with another clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// The same database, whose activity log is verified and forgotten with this key, and with `links` also linked with it.
+    #[must_use]
+    pub fn with_audit_chain(mut self, key: ChainKey, links: bool) -> Self {
+        self.chaining = Some(Chaining { key, links });
         self
     }
 
@@ -166,9 +175,10 @@ impl Db {
         let signals = write::signals(&write);
         let now_ms = self.clock.now_ms();
         let write = Arc::new(write);
+        let chain = self.chaining.as_ref().filter(|c| c.links).map(|c| c.key.clone());
         self.transaction(signals, move |tx| {
-            let write = Arc::clone(&write);
-            Box::pin(async move { write::apply(tx, &write, now_ms).await })
+            let (write, chain) = (Arc::clone(&write), chain.clone());
+            Box::pin(async move { write::apply(tx, &write, now_ms, chain.as_ref()).await })
         })
         .await
     }

@@ -264,6 +264,7 @@ const SQLITE_MIGRATIONS: Migrations = &[
     (5, "sign_in", include_str!("../migrations/sqlite/0005_sign_in.sql")),
     (6, "directory", include_str!("../migrations/sqlite/0006_directory.sql")),
     (7, "signing_keys", include_str!("../migrations/sqlite/0007_signing_keys.sql")),
+    (8, "audit_chain", include_str!("../migrations/sqlite/0008_audit_chain.sql")),
 ];
 const POSTGRES_MIGRATIONS: Migrations = &[
     (1, "initial", include_str!("../migrations/postgres/0001_initial.sql")),
@@ -273,6 +274,7 @@ const POSTGRES_MIGRATIONS: Migrations = &[
     (5, "sign_in", include_str!("../migrations/postgres/0005_sign_in.sql")),
     (6, "directory", include_str!("../migrations/postgres/0006_directory.sql")),
     (7, "signing_keys", include_str!("../migrations/postgres/0007_signing_keys.sql")),
+    (8, "audit_chain", include_str!("../migrations/postgres/0008_audit_chain.sql")),
 ];
 
 fn migrator(migrations: Migrations) -> Migrator {

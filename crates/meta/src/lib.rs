@@ -6,6 +6,7 @@
 //! What this crate must never do: interpret a body, hold a transaction open across something that is not the database,
 //! or acknowledge a write that a crash of the process or of the machine could still lose.
 
+mod audit;
 mod clock;
 mod db;
 mod dialect;
@@ -21,6 +22,7 @@ mod storage;
 mod watch;
 mod write;
 
+pub use audit::{BrokenChain, ChainAnchor, ChainKey, ChainReport};
 pub use clock::{Clock, ManualClock};
 pub use db::{Db, DbUrl};
 pub use error::{MetaError, WriteError};

@@ -216,16 +216,24 @@ impl Db {
         }
     }
 
-    /// Deletes operations (with their steps) that ended before `ended_before_ms`, at most `limit` of them. Returns how
-    /// many.
+    /// Deletes operations (with their steps) that ended before `ended_before_ms`, at most `limit` of them. Returns how many. The
+    /// last of each of the `shown` kinds stays as long as its resource.
     ///
     /// # Errors
     /// [`MetaError`] of the database.
-    pub async fn purge_operations(&self, ended_before_ms: i64, limit: i64) -> Result<u64, MetaError> {
-        let purge = sql("DELETE FROM operations WHERE id IN (SELECT id FROM operations \
-                         WHERE ended_ms IS NOT NULL AND ended_ms < $1 ORDER BY ended_ms LIMIT $2)")
-        .int(ended_before_ms)
-        .int(limit);
+    pub async fn purge_operations(&self, ended_before_ms: i64, limit: i64, shown: &[&str]) -> Result<u64, MetaError> {
+        let mut purge = Select::new("DELETE FROM operations WHERE id IN (SELECT id FROM operations o");
+        purge.and("ended_ms IS NOT NULL AND ended_ms < ?", [Arg::Int(ended_before_ms)]);
+        for kind in shown {
+            purge.and(
+                "(kind <> ? OR NOT EXISTS (SELECT 1 FROM resources r WHERE r.key = o.resource_key) \
+                 OR EXISTS (SELECT 1 FROM operations later WHERE later.resource_key = o.resource_key \
+                 AND later.kind = o.kind AND later.started_ms > o.started_ms))",
+                [Arg::Text((*kind).to_owned())],
+            );
+        }
+        let mut purge = purge.end("ended_ms", limit);
+        purge.text.to_mut().push(')');
         self.change_rows(vec![], purge).await
     }
 

@@ -1,9 +1,9 @@
-//! Reading resources, content references, grants and the activity log. Every list is ordered and bounded.
+//! Reading resources, content references and grants. Every list is ordered and bounded.
 
 use crate::db::Db;
 use crate::error::MetaError;
-use crate::model::{Audit, AuditQuery, ContentRef, Grant, Resource, ResourceQuery};
-use crate::sql::{Arg, Row, Select, Sql, sql};
+use crate::model::{ContentRef, Grant, Resource, ResourceQuery};
+use crate::sql::{Row, Select, Sql, sql};
 
 const MAX_ROWS: i64 = 1000;
 /// Arguments of one statement.
@@ -143,38 +143,6 @@ impl Db {
             sql(format!("SELECT {GRANT} FROM grants WHERE expires_ms <= $1 ORDER BY expires_ms, id LIMIT {MAX_ROWS}"));
         self.rows(select.int(now_ms)).await?.iter().map(grant).collect()
     }
-
-    /// Newest first.
-    ///
-    /// # Errors
-    /// [`MetaError`] of the database.
-    pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<Audit>, MetaError> {
-        let mut select = Select::new(
-            "SELECT id, time_ms, correlation_id, tenant, principal, subscription, resource_key, action, status, \
-             detail FROM audit",
-        );
-        select.and_text("subscription = ?", query.subscription.as_ref());
-        select.and_text("resource_key = ?", query.resource_key.as_ref());
-        select.and_below("resource_key > ? AND resource_key < ?", query.under.as_ref());
-        if let Some(since_ms) = query.since_ms {
-            select.and("time_ms >= ?", [Arg::Int(since_ms)]);
-        }
-        if let Some((time_ms, id)) = &query.before {
-            let args = [Arg::Int(*time_ms), Arg::Int(*time_ms), Arg::Text(id.clone())];
-            select.and("(time_ms < ? OR (time_ms = ? AND id < ?))", args);
-        }
-        self.rows(select.end("time_ms DESC, id DESC", limit(query.limit))).await?.iter().map(audit).collect()
-    }
-
-    /// Deletes lines of the activity log older than `before_ms`, at most `limit` of them. Returns how many.
-    ///
-    /// # Errors
-    /// [`MetaError`] of the database.
-    pub async fn purge_audit(&self, before_ms: i64, limit: i64) -> Result<u64, MetaError> {
-        let purge = sql("DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time_ms < $1 \
-                         ORDER BY time_ms, id LIMIT $2)");
-        self.change_rows(vec![], purge.int(before_ms).int(limit)).await
-    }
 }
 
 fn select_resources(query: &ResourceQuery) -> Sql {
@@ -229,20 +197,5 @@ fn grant(row: &Row) -> Result<Grant, MetaError> {
         secret: row.text(5)?,
         expires_ms: row.int(6)?,
         detail: row.json("grants", 7)?,
-    })
-}
-
-fn audit(row: &Row) -> Result<Audit, MetaError> {
-    Ok(Audit {
-        id: row.text(0)?,
-        time_ms: row.int(1)?,
-        correlation_id: row.text(2)?,
-        tenant: row.text(3)?,
-        principal: row.text(4)?,
-        subscription: row.text(5)?,
-        resource_key: row.text(6)?,
-        action: row.text(7)?,
-        status: row.text(8)?,
-        detail: row.json("audit", 9)?,
     })
 }

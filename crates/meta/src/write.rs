@@ -3,10 +3,11 @@
 //! Every decision rests on a row that is held until the transaction ends, or on one statement that checks and changes
 //! at once; so two writes made at the same time end as if one had been made after the other.
 
+use crate::audit::{self, ChainKey};
 use crate::dialect::{Lock, Tx};
 use crate::error::{MetaError, WriteError};
 use crate::identity;
-use crate::model::{Audit, Change, Conflict, ContentRef, Expect, Grant, NewOperation, OperationState, Resource, Write};
+use crate::model::{Change, Conflict, ContentRef, Expect, Grant, NewOperation, OperationState, Resource, Write};
 use crate::sql::sql;
 use crate::storage;
 use crate::watch::Signal;
@@ -76,7 +77,8 @@ pub(crate) fn signals(write: &Write) -> Vec<Signal> {
     signals
 }
 
-pub(crate) async fn apply(tx: &mut Tx, write: &Write, now_ms: i64) -> Result<(), WriteError> {
+/// `chain`: lines of the activity log are linked with it.
+pub(crate) async fn apply(tx: &mut Tx, write: &Write, now_ms: i64, chain: Option<&ChainKey>) -> Result<(), WriteError> {
     if let Some((operation, fence)) = &write.fence {
         require_fence(tx, operation, *fence).await?;
     }
@@ -109,7 +111,7 @@ pub(crate) async fn apply(tx: &mut Tx, write: &Write, now_ms: i64) -> Result<(),
                                ON CONFLICT (operation, step) DO UPDATE SET output = excluded.output");
                 tx.execute(put.text(operation).text(step).json(output)).await?;
             }
-            Change::Audit(audit) => put_audit(tx, audit).await?,
+            Change::Audit(line) => audit::put(tx, line, chain).await?,
             Change::PutContentRef(content) => {
                 let put = "INSERT INTO content_refs (resource_key, region, manifest) VALUES ($1, $2, $3) \
                            ON CONFLICT DO NOTHING";
@@ -285,24 +287,7 @@ async fn start_operation(tx: &mut Tx, new: &NewOperation, now_ms: i64) -> Result
     inserted(tx.execute(insert).await?, &new.id)
 }
 
-async fn put_audit(tx: &mut Tx, audit: &Audit) -> Result<(), WriteError> {
-    let insert = sql("INSERT INTO audit (id, time_ms, correlation_id, tenant, principal, subscription, resource_key, \
-                      action, status, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
-                      ON CONFLICT (id) DO NOTHING")
-    .text(&audit.id)
-    .int(audit.time_ms)
-    .text(&audit.correlation_id)
-    .text(&audit.tenant)
-    .text(&audit.principal)
-    .text(&audit.subscription)
-    .text(&audit.resource_key)
-    .text(&audit.action)
-    .text(&audit.status)
-    .json(&audit.detail);
-    inserted(tx.execute(insert).await?, &audit.id)
-}
-
-fn inserted(rows: u64, key: &str) -> Result<(), WriteError> {
+pub(crate) fn inserted(rows: u64, key: &str) -> Result<(), WriteError> {
     match rows {
         0 => Err(Conflict::Exists { key: key.to_owned() }.into()),
         _ => Ok(()),

@@ -128,7 +128,7 @@ async fn sign_in(ask: &Ask<'_>, directory: &Engine, request: &Request<'_>) -> Re
 async fn admit(ask: &Ask<'_>, directory: &Engine, request: &Request<'_>, person: &SignedIn) -> Result<Reply, Failure> {
     let refuse = |e| Failure::of(e, Subject { tenant: ask.tenant, client: &request.client.id });
     let scope = request.query("scope").unwrap_or_default();
-    let mut session = Session::begin(&person.caller.tenant, &person.caller.principal, &request.client.id, scope);
+    let mut session = Session::begin(&person.home.tenant, &person.home.principal, &request.client.id, scope);
     session.nonce = request.query("nonce").map(str::to_owned);
     let asked = CodeRequest { redirect_uri: &request.redirect_uri, challenge: request.query("code_challenge") };
     let code = directory.issue_code(&session, &asked).await.map_err(refuse)?;

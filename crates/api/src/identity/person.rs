@@ -72,7 +72,7 @@ async fn resume(ask: &Ask<'_>, directory: &Engine, grant: &str, client: &str) ->
             let (login, password) = (ask.form.require("username")?, ask.form.require("password")?);
             let person = directory.sign_in_user(tenant, login, password).await?;
             let scope = ask.form.get("scope").unwrap_or_default();
-            let session = Session::begin(&person.caller.tenant, &person.caller.principal, client, scope);
+            let session = Session::begin(&person.home.tenant, &person.home.principal, client, scope);
             Resumed { session, caller: person.caller, login: person.login }
         }
         // MSAL sends both names.
@@ -129,7 +129,8 @@ async fn answer(
         let id = key.sign_id(&id).map_err(|e| Failure::Internal(ArmError::internal(e)))?;
         body["id_token"] = json!(id);
     }
-    let info = json!({"uid": caller.principal, "utid": caller.tenant});
+    // Clients know people by this: one account, in whichever tenants it is a guest.
+    let info = json!({"uid": session.principal, "utid": session.tenant});
     body["client_info"] = json!(BASE64_URL_SAFE_NO_PAD.encode(info.to_string()));
     Ok(body)
 }

@@ -2,9 +2,14 @@
 
 use lazuli_api::{Running, ServeConfig, StoragePlane, serve};
 use lazuli_authz::sas::{Target, sign_service};
-use lazuli_engine::{Bootstrap, Engine, EngineConfig};
+use lazuli_engine::base_images::StoredImages;
+use lazuli_engine::{Bootstrap, Engine, EngineConfig, RegionStores};
+use lazuli_meta::Db;
+use lazuli_vmm::host::{Host, HostConfig};
+use lazuli_vmm::hypervisor::Fake;
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -14,7 +19,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub const SECRET: &str = "for-the-owner-alone";
 const API: &str = "api-version=2024-03-03";
 const ARM: &str = "https://management.azure.com//.default";
+const GRAPH: &str = "https://graph.microsoft.com/.default";
 const STORAGE: &str = "https://storage.azure.com/.default";
+
+struct Tokens {
+    arm: String,
+    storage: String,
+    graph: String,
+}
 
 pub struct World {
     pub engine: Engine,
@@ -25,22 +37,30 @@ pub struct World {
     pub owner_object: String,
     pub owner_role: String,
     pub owner_storage: String,
+    pub owner_graph: String,
     /// Owner of a subscription in another tenant.
     pub foreign: String,
     pub foreign_storage: String,
+    pub foreign_graph: String,
     /// A client of the same tenant without any role.
     pub nobody: String,
     pub nobody_storage: String,
+    pub nobody_graph: String,
     pub nobody_object: String,
     /// Of the right form, signed by somebody else.
     pub forged: String,
+    pub forged_graph: String,
     pub operation: String,
+    /// What is in the owner's directory: object ids by their sets (`users`, …), `federated`.
+    pub directory: BTreeMap<&'static str, String>,
     pub running: Running,
+    pub db: Db,
     _dir: TempDir,
     _guard: DropGuard,
 }
 
-/// The path of a route with the names of what is there.
+/// The path of a route with the names of what is there. A place whose name is not known here is a defect: nobody would be kept from
+/// anything there.
 pub fn names(path: &str, w: &World) -> String {
     let mut path = path
         .replace("{subscription}", &w.subscription)
@@ -48,18 +68,20 @@ pub fn names(path: &str, w: &World) -> String {
         .replace("{operation}", &w.operation)
         .replace("{location}", "eastus")
         .replace("{id}", "11111111-0000-4000-8000-000000000001")
-        .replace("{shared}", &format!("{}-GALLERY", w.subscription));
+        .replace("{shared}", &format!("{}-GALLERY", w.subscription))
+        // Machines of scale sets are numbered.
+        .replace("{virtualMachineScaleSets}/virtualMachines/{virtualMachines}", "set/virtualMachines/0");
+    for (word, name) in EXTENSION {
+        path = path.replace(word, name);
+    }
     for (word, name) in NAMES {
         path = path.replace(&format!("{{{word}}}"), name);
     }
-    while let Some((before, rest)) = path.split_once('{') {
-        let (_, after) = rest.split_once('}').expect("a closing brace");
-        path = format!("{before}x{after}");
-    }
+    assert!(!path.contains('{'), "{path}: put one into the world (populate.rs), and its name into NAMES");
     path
 }
 
-const NAMES: [(&str, &str); 20] = [
+const NAMES: [(&str, &str); 35] = [
     ("disks", "disk"),
     ("snapshots", "snapshot"),
     ("diskAccesses", "access"),
@@ -80,15 +102,36 @@ const NAMES: [(&str, &str); 20] = [
     ("platformImages", "p:o:s:1.0.0"),
     ("virtualMachines", "machine"),
     ("userAssignedIdentities", "identity"),
+    ("federatedIdentityCredentials", "federated"),
+    ("virtualMachineScaleSets", "set"),
+    ("extensions", "script"),
+    ("imageTemplates", "template"),
+    ("triggers", "trigger"),
+    ("runOutputs", "output"),
+    // There are no private endpoints that could have made one.
+    ("privateEndpointConnections", "none"),
+    ("softDeletedArtifactTypes", "Images"),
+    ("artifacts", "gone"),
+    ("namespace", "Microsoft.Compute"),
+    ("zone", "zone"),
+    ("publisher", "p"),
+    ("offer", "o"),
+    ("sku", "s"),
+    ("version", "1.0.0"),
+];
+/// Of extensions there is one kind, which the server brings along.
+const EXTENSION: [(&str, &str); 3] = [
+    ("{extensionPublisher}", "Microsoft.Azure.Extensions"),
+    ("{extensionType}", "CustomScript"),
+    ("{extensionVersion}", "2.1.10"),
 ];
 
 impl World {
     pub async fn start() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = TempDir::new().unwrap();
-        let mut settings = EngineConfig::local(dir.path());
-        // There is no host process: operations on machines give up soon.
-        settings.host_time = Duration::from_secs(1);
+        let settings = EngineConfig::local(dir.path());
+        let db = Db::open(&settings.database).await.unwrap();
         let engine = Engine::open(settings).await.unwrap();
         let owner = Bootstrap::generate().unwrap();
         engine.bootstrap(&owner).await.unwrap();
@@ -102,42 +145,50 @@ impl World {
         let stop = CancellationToken::new();
         let (worker, stopped) = (engine.clone(), stop.clone());
         tokio::spawn(async move { worker.run(stopped).await });
+        let images = StoredImages::new(RegionStores::new(dir.path().join("regions"), BTreeMap::new()), 1 << 20);
+        let host = HostConfig::new(dir.path().join("host"), Arc::new(images), Arc::new(Fake::default()));
+        tokio::spawn(Host::run(host, stop.clone()));
         let mut config = ServeConfig::new(dir.path(), Arc::new(engine.clone()));
         config.blobs = Some(Arc::new(StoragePlane::new(engine.clone())));
+        config.directory = Some(engine.clone());
         let running = serve(config, stop.clone()).await.unwrap();
         let ca = reqwest::Certificate::from_pem(&std::fs::read(&running.ca_file).unwrap()).unwrap();
         let client = Client::builder().tls_certs_only([ca]).no_proxy().build().unwrap();
 
         let tokens = async |tenant: &str, id: &str, secret: &str| {
             let of = async |scope: &str| token(&client, &running.base_url, tenant, id, secret, scope).await;
-            (of(ARM).await, of(STORAGE).await)
+            Tokens { arm: of(ARM).await, storage: of(STORAGE).await, graph: of(GRAPH).await }
         };
         let secret = |secret: &Option<String>| secret.clone().unwrap();
-        let (owners, owner_storage) = tokens(&owner.tenant_id, &owner.client_id, &owner.client_secret).await;
-        let (foreigns, foreign_storage) = tokens(&other, &foreign.client_id, &secret(&foreign.client_secret)).await;
-        let (nobodys, nobody_storage) =
-            tokens(&owner.tenant_id, &nobody.client_id, &secret(&nobody.client_secret)).await;
-        let (signed, _) = owners.rsplit_once('.').unwrap();
-        let forged = format!("{signed}.{}", "A".repeat(342));
+        let owners = tokens(&owner.tenant_id, &owner.client_id, &owner.client_secret).await;
+        let foreigns = tokens(&other, &foreign.client_id, &secret(&foreign.client_secret)).await;
+        let nobodys = tokens(&owner.tenant_id, &nobody.client_id, &secret(&nobody.client_secret)).await;
+        let forged = |token: &str| format!("{}.{}", token.rsplit_once('.').unwrap().0, "A".repeat(342));
         let mut world = Self {
             engine,
             client: client.clone(),
             subscription: owner.subscription_id.clone(),
-            owner: owners,
+            forged: forged(&owners.arm),
+            forged_graph: forged(&owners.graph),
+            owner: owners.arm,
+            owner_graph: owners.graph,
             owner_object: owner.object_id,
             owner_role: format!(
                 "/subscriptions/{}/providers/Microsoft.Authorization/roleDefinitions/{}",
                 owner.subscription_id,
                 lazuli_authz::rbac::OWNER
             ),
-            owner_storage,
-            foreign: foreigns,
-            foreign_storage,
-            nobody: nobodys,
-            nobody_storage,
+            owner_storage: owners.storage,
+            foreign: foreigns.arm,
+            foreign_storage: foreigns.storage,
+            foreign_graph: foreigns.graph,
+            nobody: nobodys.arm,
+            nobody_storage: nobodys.storage,
+            nobody_graph: nobodys.graph,
             nobody_object: nobody.object_id.clone(),
-            forged,
             operation: String::new(),
+            directory: BTreeMap::new(),
+            db,
             running,
             _dir: dir,
             _guard: stop.drop_guard(),
@@ -154,6 +205,16 @@ impl World {
         if !token.is_empty() {
             request = request.bearer_auth(token);
         }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        request.send().await.unwrap()
+    }
+
+    /// A request to the directory, below its version.
+    pub async fn graph(&self, method: &str, path: &str, token: &str, body: Option<Value>) -> Response {
+        let url = format!("{}/graph/v1.0/{path}", self.running.base_url);
+        let mut request = self.client.request(method.parse().unwrap(), url).bearer_auth(token);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
@@ -200,20 +261,39 @@ impl World {
         json!(all)
     }
 
-    fn compute(&self, below: &str) -> String {
+    /// The path of an operation of the directory with the names of what is there.
+    pub fn object(&self, path: &str) -> String {
+        let named =
+            self.directory.iter().fold(path.to_owned(), |path, (word, id)| path.replace(&format!("{{{word}}}"), id));
+        assert!(!named.contains('{'), "{path}: put one into the directory (populate.rs)");
+        named
+    }
+
+    /// The directory as its administrator sees it.
+    pub async fn whole_directory(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let group = &self.directory["groups"];
+        for path in ["users", "groups", "applications", "servicePrincipals", &format!("groups/{group}/members")] {
+            all.push(self.graph("GET", path, &self.owner_graph, None).await.text().await.unwrap());
+        }
+        all
+    }
+
+    pub fn compute(&self, below: &str) -> String {
         self.path("Compute", below)
     }
 
-    fn path(&self, namespace: &str, below: &str) -> String {
+    pub fn path(&self, namespace: &str, below: &str) -> String {
         format!("/subscriptions/{}/resourceGroups/rg1/providers/Microsoft.{namespace}/{below}", self.subscription)
     }
 
-    async fn poll(&self, url: &str) -> Value {
+    pub async fn poll(&self, url: &str) -> Value {
         let begin = Instant::now();
         loop {
             let answer = self.client.get(url).bearer_auth(&self.owner).send().await.unwrap();
+            let accepted = answer.status() == 202;
             let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default();
-            if body["status"] != "InProgress" && body["status"] != "Running" {
+            if !accepted && body["status"] != "InProgress" && body["status"] != "Running" {
                 return body;
             }
             assert!(begin.elapsed() < Duration::from_secs(60), "{url} does not end");
@@ -222,15 +302,20 @@ impl World {
     }
 
     /// Puts and waits; the id of its operation, if it has one.
-    async fn put(&self, path: &str, mut body: Value) -> Option<String> {
+    pub async fn put(&self, path: &str, mut body: Value) -> Option<String> {
         body["location"] = json!("eastus");
         body["tags"] = json!({"secret": SECRET});
         self.put_plain(path, body).await
     }
 
-    async fn put_plain(&self, path: &str, body: Value) -> Option<String> {
+    pub async fn put_plain(&self, path: &str, body: Value) -> Option<String> {
         let answer = self.arm("PUT", path, &self.owner, Some(body)).await;
-        let status = answer.status();
+        self.done(answer).await
+    }
+
+    /// Waits for what was accepted; the id of its operation, if it has one.
+    pub async fn done(&self, answer: Response) -> Option<String> {
+        let (status, path) = (answer.status(), answer.url().path().to_owned());
         let poll = answer.headers().get("azure-asyncoperation").or(answer.headers().get("location"));
         let poll = poll.map(|url| url.to_str().unwrap().to_owned());
         assert!(status.is_success(), "{path}: {status} {}", answer.text().await.unwrap());
@@ -239,95 +324,6 @@ impl World {
         assert!(done["error"].is_null(), "{path}: {done}");
         let (address, _) = poll.split_once('?').unwrap_or((&poll, ""));
         address.rsplit('/').next().map(str::to_owned)
-    }
-
-    async fn populate(&mut self) {
-        let w = &*self;
-        let link = |namespace: &str, below: &str| json!({"id": w.path(namespace, below)});
-        w.put(&format!("/subscriptions/{}/resourceGroups/rg1", w.subscription), json!({})).await;
-        let disk = json!({"sku": {"name": "Standard_LRS"}, "properties": {"osType": "Linux", "hyperVGeneration": "V2",
-            "creationData": {"createOption": "Empty"}, "diskSizeGB": 1}});
-        let operation = w.put(&w.compute("disks/disk"), disk).await.unwrap();
-        w.put(
-            &w.compute("snapshots/snapshot"),
-            json!({"properties": {"creationData": {"createOption": "Copy", "sourceResourceId": w.compute("disks/disk")}}}),
-        )
-        .await;
-        w.put(&w.compute("diskAccesses/access"), json!({})).await;
-        w.put(
-            &w.compute("images/image"),
-            json!({"properties": {"hyperVGeneration": "V2", "storageProfile": {"osDisk": {"osType": "Linux",
-                "osState": "Generalized", "managedDisk": link("Compute", "disks/disk")}}}}),
-        )
-        .await;
-        w.put(
-            &w.compute("galleries/gallery"),
-            json!({"properties": {"description": SECRET, "sharingProfile": {"permissions": "Groups"}}}),
-        )
-        .await;
-        let definition = json!({"properties": {"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2",
-            "identifier": {"publisher": "p", "offer": "o", "sku": "s"}}});
-        w.put(&w.compute("galleries/gallery/images/image"), definition).await;
-        let version =
-            json!({"properties": {"storageProfile": {"osDiskImage": {"source": link("Compute", "disks/disk")}}}});
-        w.put(&w.compute("galleries/gallery/images/image/versions/1.0.0"), version).await;
-        let application = json!({"properties": {"supportedOSType": "Linux", "description": SECRET}});
-        w.put(&w.compute("galleries/gallery/applications/app"), application).await;
-        // With the owner's own subscription: no other sees it either.
-        let groups = json!([{"type": "Subscriptions", "ids": [w.subscription]}]);
-        let share = json!({"operationType": "Add", "groups": groups});
-        let shared = w.arm("POST", &w.compute("galleries/gallery/share"), &w.owner, Some(share)).await;
-        assert_eq!(shared.status(), 202);
-        w.networks(&link).await;
-        w.accounts().await;
-        w.others(&link).await;
-        self.operation = operation;
-    }
-
-    async fn networks(&self, link: &impl Fn(&str, &str) -> Value) {
-        let at = |below: &str| self.path("Network", below);
-        self.put(&at("networkSecurityGroups/nsg"), json!({})).await;
-        let rule = json!({"properties": {"priority": 100, "access": "Allow", "protocol": "Tcp", "direction": "Inbound",
-            "description": SECRET, "sourceAddressPrefix": "*", "sourcePortRange": "*", "destinationAddressPrefix": "*",
-            "destinationPortRange": "22"}});
-        self.put_plain(&at("networkSecurityGroups/nsg/securityRules/rule"), rule).await;
-        let network = json!({"properties": {"addressSpace": {"addressPrefixes": ["10.0.0.0/16"]},
-            "subnets": [{"name": "subnet", "properties": {"addressPrefix": "10.0.0.0/24"}}]}});
-        self.put(&at("virtualNetworks/net"), network).await;
-        self.put(
-            &at("publicIPAddresses/ip"),
-            json!({"sku": {"name": "Standard"}, "properties": {
-            "publicIPAllocationMethod": "Static"}}),
-        )
-        .await;
-        let nic = json!({"properties": {"ipConfigurations": [{"name": "ip", "properties": {
-            "subnet": link("Network", "virtualNetworks/net/subnets/subnet")}}]}});
-        self.put(&at("networkInterfaces/nic"), nic).await;
-    }
-
-    async fn accounts(&self) {
-        let account = self.path("Storage", "storageAccounts/ownersaccount");
-        self.put(&account, json!({"kind": "StorageV2", "sku": {"name": "Standard_LRS"}})).await;
-        let container = format!("{account}/blobServices/default/containers/data");
-        self.put_plain(&container, json!({"properties": {"metadata": {"secret": SECRET}}})).await;
-        let url = format!("{}/ownersaccount/data/blob", self.running.base_url);
-        let put = self.client.put(url).bearer_auth(&self.owner_storage).header("x-ms-version", "2021-12-02");
-        let put = put.header("x-ms-blob-type", "BlockBlob").header("x-ms-meta-secret", SECRET).body(SECRET);
-        let answer = put.send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
-    }
-
-    async fn others(&self, link: &impl Fn(&str, &str) -> Value) {
-        let template = json!({"$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
-            "contentVersion": "1.0.0.0", "resources": [], "outputs": {"o": {"type": "string", "value": SECRET}}});
-        let deployment = json!({"properties": {"mode": "Incremental", "template": template}});
-        self.put_plain(&self.path("Resources", "deployments/deployment"), deployment).await;
-        self.put(&self.path("ManagedIdentity", "userAssignedIdentities/identity"), json!({})).await;
-        let image = json!({"location": "eastus", "properties": {"osType": "Linux", "description": SECRET,
-            "storageProfile": {"osDiskImage": {"source": link("Compute", "disks/disk")}},
-            "publishingProfile": {"targetRegions": [{"name": "eastus"}]}}});
-        let path = format!("/subscriptions/{}/providers/Lazuli.Images/platformImages/p:o:s:1.0.0", self.subscription);
-        self.put_plain(&path, image).await;
     }
 }
 

@@ -119,3 +119,21 @@ async fn a_person_that_is_signed_in_cannot_guess_codes() {
     change(&world, &started.device_code, |t| t.body["polledMs"] = json!(0)).await;
     assert_eq!(refused(&poll(&world, &started.device_code).await).0, "authorization_pending");
 }
+
+/// Nobody has signed in yet when a code is asked for: all clients together get so many a minute.
+#[tokio::test]
+async fn so_many_codes_are_given_and_no_more() {
+    let world = World::start().await;
+    world.count_guesses("device codes", 299).await;
+    start(&world, "organizations").await;
+    for _ in 0..2 {
+        let answer = world.post("/organizations/oauth2/v2.0/devicecode", &[("client_id", AZ), ("scope", ARM)]).await;
+        assert_eq!(answer.status(), 429);
+        let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert_eq!(refused(&body), ("temporarily_unavailable", 90055));
+        assert!(body["device_code"].is_null(), "{body}");
+    }
+    // The minute is over.
+    world.db.clear_guesses("device codes").await.unwrap();
+    start(&world, "organizations").await;
+}

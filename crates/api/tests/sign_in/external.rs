@@ -365,3 +365,15 @@ async fn a_device_code_is_entered_by_somebody_from_outside() {
     assert_eq!(enter(user_code, &browser.cookie).await.0, 400, "once");
     assert!(!provider.pem.is_empty());
 }
+
+#[tokio::test]
+async fn so_many_sign_ins_are_begun_and_no_more() {
+    let provider = Provider::start().await;
+    let world = provider.world(false).await;
+    world.count_guesses("external sign-ins", 299).await;
+    begin(&world, &page_of(&world)).await;
+    let answer = world.client.get(world.url(&page_of(&world))).send().await.unwrap();
+    assert!(answer.headers().get("location").is_none(), "nobody is sent anywhere");
+    let html = answer.text().await.unwrap();
+    assert!(html.contains("AADSTS90055"), "{html}");
+}

@@ -5,6 +5,7 @@ mod device;
 mod external;
 mod federated;
 mod graph;
+mod guests;
 mod page;
 mod refresh;
 mod rotation;

@@ -65,6 +65,15 @@ impl World {
         Self { engine, db, owner, other_tenant, running, client, _dir: dir, _guard: stop.drop_guard() }
     }
 
+    /// As if so many had been counted already, in a time that does not end before the test.
+    pub async fn count_guesses(&self, subject: &str, n: usize) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = i64::try_from(now.as_millis()).unwrap();
+        for _ in 0..n {
+            self.db.count_guess(subject, now, now + 3_600_000).await.unwrap();
+        }
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.running.base_url)
     }

@@ -18,6 +18,18 @@ pub enum Relation {
     OwnedObjects,
 }
 
+impl Relation {
+    /// With their names in addresses.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("members", Self::Members),
+        ("transitiveMembers", Self::TransitiveMembers),
+        ("owners", Self::Owners),
+        ("memberOf", Self::MemberOf),
+        ("transitiveMemberOf", Self::TransitiveMemberOf),
+        ("ownedObjects", Self::OwnedObjects),
+    ];
+}
+
 fn owners(body: &Value) -> Vec<&str> {
     body["owners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }

@@ -48,7 +48,8 @@ fn user(user: &Principal) -> Value {
         "creationType": null, "department": null, "employeeId": null, "faxNumber": null,
         "mailNickname": user.login.split('@').next(),
         "onPremisesImmutableId": null, "otherMails": [], "postalCode": null, "proxyAddresses": [],
-        "securityIdentifier": null, "state": null, "streetAddress": null, "usageLocation": null, "userType": "Member",
+        "securityIdentifier": null, "state": null, "streetAddress": null, "usageLocation": null,
+        "userType": if crate::identity::is_guest(user) { "Guest" } else { "Member" },
     });
     let mut shown = over(defaults, kept);
     shown["displayName"] = json!(user.display_name);

@@ -2,7 +2,7 @@
 
 use super::properties::{self, Form, Table};
 use super::{Directory, DirectoryError, Key, Kind, require_not_last, show};
-use crate::identity::{USER, hash_password, is_login, normal};
+use crate::identity::{USER, hash_password, is_guest, is_login, normal};
 use crate::now_ms;
 use lazuli_authz::password::PasswordError;
 use lazuli_meta::model::{Change, Principal};
@@ -137,6 +137,9 @@ impl Directory<'_> {
             let access = self.now().await?;
             let mut user = self.principal(&access, Kind::User, key)?.clone();
             self.require_administrator(&access)?;
+            if is_guest(&user) && (hash.is_some() || login.as_ref().is_some_and(|login| *login != user.login)) {
+                return Err(DirectoryError::bad("Login and password of a guest are those of its home tenant."));
+            }
             user.display_name = display_name.clone().unwrap_or(user.display_name);
             user.login = login.clone().unwrap_or(user.login);
             self.require_free_login(&access, &user)?;

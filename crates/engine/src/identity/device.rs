@@ -147,8 +147,10 @@ impl Engine {
             }
             let client = self.interactive_client(Some(&person.caller.tenant), &asked.client_id).await?;
             ticket.state = if approved { APPROVED } else { DECLINED }.to_owned();
-            ticket.body["principal"] = json!(person.caller.principal);
-            ticket.body["tenant"] = json!(person.caller.tenant);
+            ticket.body["principal"] = json!(person.home.principal);
+            ticket.body["tenant"] = json!(person.home.tenant);
+            // Where the person may be a guest.
+            ticket.body["askedTenant"] = json!(Some(&asked.tenant).filter(|t| !t.is_empty()));
             ticket.body["sinceMs"] = json!(now_ms());
             // Else it was polled or decided meanwhile.
             if self.db().move_ticket(PENDING, &ticket).await.map_err(db_error)? {
@@ -177,7 +179,7 @@ impl Engine {
                 Poll::Take => {
                     ticket.state = USED.to_owned();
                     if self.db().move_ticket(APPROVED, &ticket).await.map_err(db_error)? {
-                        return self.resume(session).await;
+                        return self.resume(session, ticket.body["askedTenant"].as_str()).await;
                     }
                 }
                 Poll::Refuse(error @ (DeviceError::Pending | DeviceError::SlowDown)) => {

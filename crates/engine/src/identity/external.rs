@@ -13,7 +13,7 @@
 use super::issuers::{Discovered, IssuerError, plain};
 use super::sessions::{ISSUED, USED};
 use super::users::{self, USER};
-use super::{BOOTSTRAPPED, SignInError, SignedIn, caller_of, generate_secret, kept_as};
+use super::{BOOTSTRAPPED, SignInError, SignedIn, generate_secret, kept_as};
 use crate::authorization::access::Access;
 use crate::{Engine, db_error, now_ms};
 use lazuli_arm::ArmError;
@@ -499,7 +499,7 @@ impl Engine {
                     }
                 }
             };
-            return Ok(SignedIn { caller: caller_of(&user), login: user.login });
+            return Ok(SignedIn::of(&user, &user));
         }
     }
 
@@ -534,7 +534,7 @@ impl Engine {
         if person.body["accountEnabled"] == false {
             return Err(SignInError::Disabled);
         }
-        Ok(SignedIn { caller: caller_of(person), login: person.login.clone() })
+        Ok(SignedIn::of(person, person))
     }
 
     /// The proof has served.

@@ -55,6 +55,8 @@ pub enum OperatorError {
     NoSubject,
     #[error("the user '{0}' is signed in by this issuer and subject already")]
     LinkedToOther(String),
+    #[error("the user '{0}' is a guest here: its password and its providers are those of its own tenant")]
+    Guest(String),
     #[error("another process rotated the key at the same moment; nothing was changed by this one")]
     RotatedMeanwhile,
     #[error("{0}")]
@@ -98,6 +100,17 @@ fn audit(tenant: &str, subscription: &str, key: &str, action: &str) -> Change {
     })
 }
 
+/// What is a guest's is not its own tenant's to change.
+fn require_home(user: &Principal) -> Result<(), OperatorError> {
+    if users::is_guest(user) { Err(OperatorError::Guest(user.login.clone())) } else { Ok(()) }
+}
+
+/// The line of what is done to an object of a directory, in the words of [`crate::directory`].
+fn of_object(tenant: &str, object: &str, action: &str) -> Change {
+    let key = format!("/tenants/{tenant}/directory/{object}").to_ascii_lowercase();
+    audit(tenant, "", &key, &format!("microsoft.directory/{action}"))
+}
+
 async fn hash_password(password: &str) -> Result<String, OperatorError> {
     Ok(users::hash_password(password).await??)
 }
@@ -109,7 +122,9 @@ fn normal_login(login: &str) -> Result<String, OperatorError> {
 }
 
 impl Engine {
-    async fn operator_write(&self, changes: Vec<Change>) -> Result<(), OperatorError> {
+    /// Writes it together with its line in the activity log.
+    async fn operator_write(&self, line: Change, mut changes: Vec<Change>) -> Result<(), OperatorError> {
+        changes.push(line);
         self.db().write(Write { fence: None, changes }).await.map_err(|e| match e {
             WriteError::Conflict(Conflict::Exists { .. }) => OperatorError::Exists,
             WriteError::Conflict(conflict) => ArmError::internal(conflict).into(),
@@ -125,7 +140,8 @@ impl Engine {
     /// What the database says.
     pub async fn create_tenant(&self, display_name: &str) -> Result<Tenant, OperatorError> {
         let tenant = Tenant { id: Uuid::new_v4().to_string(), display_name: display_name.to_owned() };
-        self.operator_write(vec![Change::PutTenant(tenant.clone())]).await?;
+        let line = of_object(&tenant.id, &tenant.id, "tenants/create");
+        self.operator_write(line, vec![Change::PutTenant(tenant.clone())]).await?;
         Ok(tenant)
     }
 
@@ -139,7 +155,9 @@ impl Engine {
             display_name: display_name.to_owned(),
             state: "Enabled".to_owned(),
         };
-        self.operator_write(vec![Change::PutSubscription(subscription.clone())]).await?;
+        let key = format!("/subscriptions/{}", subscription.id);
+        let line = audit(&subscription.tenant, &subscription.id, &key, "Microsoft.Subscription/subscriptions/write");
+        self.operator_write(line, vec![Change::PutSubscription(subscription.clone())]).await?;
         Ok(subscription)
     }
 
@@ -201,7 +219,7 @@ impl Engine {
             changes.push(Change::PutCredential(credential));
             client_secret = Some(secret);
         }
-        self.operator_write(changes).await?;
+        self.operator_write(of_object(&tenant.id, &principal.id, "servicePrincipals/create"), changes).await?;
         Ok(NewClient { tenant_id: tenant.id, object_id: principal.id, client_id, client_secret })
     }
 
@@ -223,7 +241,8 @@ impl Engine {
     /// # Errors
     /// [`OperatorError::UnknownClient`].
     pub async fn reset_secret(&self, client: &str, keep_others: bool) -> Result<String, OperatorError> {
-        let client_id = self.client(client, None).await?.app_id;
+        let known = self.client(client, None).await?;
+        let client_id = known.app_id;
         let (secret, credential) = secret_of(&client_id)?;
         let mut changes = Vec::new();
         if !keep_others {
@@ -232,7 +251,7 @@ impl Engine {
             changes.extend(secrets.map(|old| Change::DeleteCredential { id: old.id }));
         }
         changes.push(Change::PutCredential(credential));
-        self.operator_write(changes).await?;
+        self.operator_write(of_object(&known.tenant, &known.id, "applications/credentials/update"), changes).await?;
         Ok(secret)
     }
 
@@ -241,13 +260,14 @@ impl Engine {
     /// # Errors
     /// [`OperatorError`].
     pub async fn add_certificate(&self, client: &str, pem: &str) -> Result<String, OperatorError> {
-        let client_id = self.client(client, None).await?.app_id;
+        let known = self.client(client, None).await?;
         let certificate = Certificate::from_pem(pem)?;
         if certificate.not_after.saturating_mul(1000) <= now_ms() {
             return Err(OperatorError::CertificateEnded);
         }
-        let credential = client::certificate_credential(&client_id, &certificate);
-        self.operator_write(vec![Change::PutCredential(credential)]).await?;
+        let credential = client::certificate_credential(&known.app_id, &certificate);
+        let line = of_object(&known.tenant, &known.id, "applications/credentials/update");
+        self.operator_write(line, vec![Change::PutCredential(credential)]).await?;
         Ok(certificate.thumbprint())
     }
 
@@ -275,8 +295,33 @@ impl Engine {
             body: json!({"accountEnabled": true}),
         };
         let object_id = principal.id.clone();
-        self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
+        let line = of_object(&tenant.id, &object_id, "users/create");
+        self.operator_write(line, vec![Change::PutPrincipal(principal)]).await?;
         Ok(NewUser { tenant_id: tenant.id, object_id, login })
+    }
+
+    /// A guest: a user of another tenant, who signs in to this one with what it has there. `home` where several tenants have the login.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn invite_user(&self, tenant: &str, user: &str, home: Option<&str>) -> Result<NewUser, OperatorError> {
+        let tenant = self.known_tenant(tenant).await?;
+        let home = self.user(home, user).await?;
+        require_home(&home)?;
+        if home.tenant.eq_ignore_ascii_case(&tenant.id) {
+            return Err(OperatorError::Exists);
+        }
+        let guest = Principal {
+            id: Uuid::new_v4().to_string(),
+            tenant: tenant.id.clone(),
+            secret_hash: String::new(),
+            body: users::guest_body(&home),
+            ..home
+        };
+        let made = NewUser { tenant_id: tenant.id.clone(), object_id: guest.id.clone(), login: guest.login.clone() };
+        let line = of_object(&tenant.id, &guest.id, "users/inviteGuest");
+        self.operator_write(line, vec![Change::PutPrincipal(guest)]).await?;
+        Ok(made)
     }
 
     /// A person of a tenant without a password, whom another provider signs in.
@@ -296,7 +341,8 @@ impl Engine {
         let principal = external::new_user(&tenant.id, &login, display_name, issuer, subject);
         self.require_free_identity(&principal, issuer, subject).await?;
         let object_id = principal.id.clone();
-        self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
+        let line = of_object(&tenant.id, &object_id, "users/create");
+        self.operator_write(line, vec![Change::PutPrincipal(principal)]).await?;
         Ok(NewUser { tenant_id: tenant.id, object_id, login })
     }
 
@@ -313,6 +359,7 @@ impl Engine {
         linked: bool,
     ) -> Result<NewUser, OperatorError> {
         let mut principal = self.user(tenant, user).await?;
+        require_home(&principal)?;
         if linked {
             self.require_free_identity(&principal, issuer, subject).await?;
         } else {
@@ -325,7 +372,8 @@ impl Engine {
             object_id: principal.id.clone(),
             login: principal.login.clone(),
         };
-        self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
+        let line = of_object(&shown.tenant_id, &shown.object_id, "users/identities/update");
+        self.operator_write(line, vec![Change::PutPrincipal(principal)]).await?;
         Ok(shown)
     }
 
@@ -359,6 +407,7 @@ impl Engine {
         password: &str,
     ) -> Result<NewUser, OperatorError> {
         let mut principal = self.user(tenant, user).await?;
+        require_home(&principal)?;
         principal.secret_hash = hash_password(password).await?;
         principal.body["sessionsFromMs"] = json!(now_ms());
         let made = NewUser {
@@ -366,7 +415,8 @@ impl Engine {
             object_id: principal.id.clone(),
             login: principal.login.clone(),
         };
-        self.operator_write(vec![Change::PutPrincipal(principal)]).await?;
+        let line = of_object(&made.tenant_id, &made.object_id, "users/password/update");
+        self.operator_write(line, vec![Change::PutPrincipal(principal)]).await?;
         Ok(made)
     }
 
@@ -377,7 +427,9 @@ impl Engine {
     pub async fn enable_user(&self, tenant: Option<&str>, user: &str, enabled: bool) -> Result<(), OperatorError> {
         let mut principal = self.user(tenant, user).await?;
         principal.body["accountEnabled"] = json!(enabled);
-        self.operator_write(vec![Change::PutPrincipal(principal)]).await
+        let action = if enabled { "users/enable" } else { "users/disable" };
+        let line = of_object(&principal.tenant, &principal.id, action);
+        self.operator_write(line, vec![Change::PutPrincipal(principal)]).await
     }
 
     /// Every user, ordered by object id. Their hashes are left out.
@@ -394,9 +446,9 @@ impl Engine {
         let login = users::normal(user);
         let all = self.db().principals().await.map_err(db_error)?;
         let same = |p: &Principal| {
-            p.kind == USER
-                && (p.login == login || p.id.eq_ignore_ascii_case(user))
-                && tenant.is_none_or(|t| p.tenant.eq_ignore_ascii_case(t))
+            let named = p.id.eq_ignore_ascii_case(user);
+            let fits = tenant.map_or(named || !users::is_guest(p), |t| p.tenant.eq_ignore_ascii_case(t));
+            p.kind == USER && (named || p.login == login) && fits
         };
         let mut found = all.into_iter().filter(same);
         match (found.next(), found.next()) {
@@ -422,7 +474,8 @@ impl Engine {
         };
         let roles = if administers { json!([GLOBAL_ADMINISTRATOR]) } else { json!([]) };
         found.body["directoryRoles"] = roles;
-        self.operator_write(vec![Change::PutPrincipal(found.clone())]).await?;
+        let line = of_object(&found.tenant, &found.id, "roleAssignments/allProperties/update");
+        self.operator_write(line, vec![Change::PutPrincipal(found.clone())]).await?;
         Ok(Principal { secret_hash: String::new(), ..found })
     }
 
@@ -469,7 +522,7 @@ impl Engine {
             &key,
             "Microsoft.Authorization/roleAssignments/write",
         );
-        match self.operator_write(vec![Change::PutRoleAssignment(assignment), line]).await {
+        match self.operator_write(line, vec![Change::PutRoleAssignment(assignment)]).await {
             Err(OperatorError::Exists) => Ok(()),
             other => other,
         }

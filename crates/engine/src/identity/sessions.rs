@@ -10,7 +10,7 @@
 //! nobody goes on with that session. For some seconds the same token may come again, as from two commands of az that begin at once.
 //! The database keeps hashes only; bodies hold nothing that opens anything.
 
-use super::{SignInError, caller_of, kept_as};
+use super::{SignInError, caller_of, kept_as, users};
 use crate::call::Caller;
 use crate::{Engine, db_error, now_ms};
 use lazuli_authz::pkce;
@@ -29,7 +29,7 @@ const CODE_LIFE_MS: i64 = 5 * 60 * 1000;
 const REFRESH_LIFE_MS: i64 = 90 * 24 * 3600 * 1000;
 const REUSE_MS: i64 = 15 * 1000;
 
-/// Somebody is signed in to a client.
+/// Somebody is signed in to a client. It is the home user's, wherever it is a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// Names it; opens nothing.
@@ -230,13 +230,16 @@ impl Engine {
             if !session.client_id.eq_ignore_ascii_case(client_id) {
                 return Err(GrantError::OtherClient.into());
             }
-            if tenant.is_some_and(|t| !t.eq_ignore_ascii_case(&session.tenant)) {
+            let elsewhere = tenant.filter(|t| !t.eq_ignore_ascii_case(&session.tenant));
+            if let Some(tenant) = elsewhere
+                && users::guest(&*self.access().await?, &session.principal, tenant).is_none()
+            {
                 return Err(GrantError::OtherTenant.into());
             }
             matches(&ticket)?;
             match judge(&ticket, now) {
                 Verdict::Refuse(error) => return Err(error.into()),
-                Verdict::Again => return self.resume(session).await,
+                Verdict::Again => return self.resume(session, tenant).await,
                 Verdict::Revoke => {
                     self.db().move_session(&ticket.session, REVOKED).await.map_err(db_error)?;
                     tracing::warn!(kind, principal = session.principal, "a grant came again; its session is revoked");
@@ -247,26 +250,30 @@ impl Engine {
                     used.body["usedMs"] = json!(now);
                     // Else another request was first, and it is judged anew.
                     if self.db().move_ticket(ISSUED, &used).await.map_err(db_error)? {
-                        return self.resume(session).await;
+                        return self.resume(session, tenant).await;
                     }
                 }
             }
         }
     }
 
-    /// The person of a session, if it may still go on.
-    pub(super) async fn resume(&self, session: Session) -> Result<Resumed, SignInError> {
+    /// The person of a session, if it may still go on, as `tenant` knows it: at home, or as a guest.
+    pub(super) async fn resume(&self, session: Session, tenant: Option<&str>) -> Result<Resumed, SignInError> {
         let access = self.access().await?;
         let person = access.principal(&session.principal).filter(|p| p.tenant.eq_ignore_ascii_case(&session.tenant));
         let person = person.ok_or(GrantError::Revoked)?;
-        if person.body["accountEnabled"] == false {
+        let here = match tenant.filter(|t| !t.eq_ignore_ascii_case(&person.tenant)) {
+            Some(tenant) => users::guest(&access, &person.id, tenant).ok_or(GrantError::OtherTenant)?,
+            None => person,
+        };
+        if !users::is_enabled(&access, here) {
             return Err(SignInError::Disabled);
         }
         // A new password ends what was begun with the old one.
         if person.body["sessionsFromMs"].as_i64().is_some_and(|from| session.since_ms < from) {
             return Err(GrantError::Revoked.into());
         }
-        Ok(Resumed { caller: caller_of(person), login: person.login.clone(), session })
+        Ok(Resumed { caller: caller_of(here), login: here.login.clone(), session })
     }
 }
 

@@ -57,6 +57,10 @@ impl Provider for Deployment {
         Ok(deployments::show(row))
     }
 
+    fn views(&self) -> &'static [&'static str] {
+        &["operations"]
+    }
+
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
         if !name.eq_ignore_ascii_case("operations") {
             return Ok(None);

@@ -57,6 +57,10 @@ impl Provider for DiskAccess {
         Ok(DeletePlan::default())
     }
 
+    fn views(&self) -> &'static [&'static str] {
+        &["privateLinkResources"]
+    }
+
     async fn view(&self, _cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
         let links = name.eq_ignore_ascii_case("privateLinkResources");
         Ok(links.then(|| disk_access::private_link_resources(&row.id)))

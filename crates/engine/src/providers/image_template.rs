@@ -155,6 +155,10 @@ impl Provider for ImageTemplate {
         dry_run(cx, id, body).await.map(|report| Some(ActionReply::Done(Some(report))))
     }
 
+    fn views(&self) -> &'static [&'static str] {
+        &["log"]
+    }
+
     /// `…/log`, Lazuli's own: the last run's log from `offset` on.
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
         if !name.eq_ignore_ascii_case("log") {

@@ -108,6 +108,10 @@ impl Provider for ImageVersion {
         by_number(key)
     }
 
+    fn views(&self) -> &'static [&'static str] {
+        &["build"]
+    }
+
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
         if !name.eq_ignore_ascii_case("build") {
             return Ok(None);

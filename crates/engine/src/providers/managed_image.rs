@@ -61,6 +61,10 @@ impl Provider for ManagedImage {
         Ok(DeletePlan { start: Some(Start { kind: "managed_image.delete", params: json!({}) }), changes: vec![] })
     }
 
+    fn views(&self) -> &'static [&'static str] {
+        &["build"]
+    }
+
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
         if !name.eq_ignore_ascii_case("build") {
             return Ok(None);

@@ -191,6 +191,10 @@ impl Provider for VirtualMachine {
         Ok(views)
     }
 
+    fn views(&self) -> &'static [&'static str] {
+        &["vmSizes", "instanceView"]
+    }
+
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
         if name.eq_ignore_ascii_case("vmSizes") {
             return Ok(Some(json!({"value": crate::sizes::vm_sizes()})));

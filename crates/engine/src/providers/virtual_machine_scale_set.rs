@@ -169,6 +169,10 @@ impl Provider for VirtualMachineScaleSet {
         Ok(view)
     }
 
+    fn views(&self) -> &'static [&'static str] {
+        &["instanceView"]
+    }
+
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
         if !name.eq_ignore_ascii_case("instanceView") {
             return Ok(None);
@@ -264,6 +268,10 @@ impl Provider for ScaleSetInstance {
 
     fn elsewhere(&self) -> Option<&dyn Elsewhere> {
         Some(self)
+    }
+
+    fn views(&self) -> &'static [&'static str] {
+        super::virtual_machine::VirtualMachine.views()
     }
 
     async fn put(

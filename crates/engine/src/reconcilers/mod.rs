@@ -9,6 +9,7 @@ pub(crate) mod garbage;
 pub(crate) mod grants;
 pub(crate) mod image_triggers;
 pub(crate) mod network;
+pub(crate) mod operations;
 pub(crate) mod signing_keys;
 pub(crate) mod soft_deleted;
 

@@ -45,6 +45,68 @@ async fn writes_are_told_with_caller_and_correlation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_goes_on_after_its_request_has_an_end() {
+    let server = Server::start().await;
+    let empty = json!({"location": "eastus", "sku": {"name": "Standard_LRS"},
+        "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}});
+    server.put("disks/d1", empty).await.unwrap();
+    let of = async |what: &str| {
+        let filter = format!("resourceUri eq '{}'", server.id(what));
+        let found = events(&server, &server.call, &filter).await.unwrap();
+        let mut statuses: Vec<_> = found.iter().map(|e| e["status"]["value"].as_str().unwrap().to_owned()).collect();
+        statuses.sort();
+        (found, statuses)
+    };
+    let (lines, statuses) = of("disks/d1").await;
+    assert_eq!(statuses, ["Accepted", "Succeeded"]);
+    for name in ["caller", "correlationId", "operationId", "operationName", "claims"] {
+        assert_eq!(lines[0][name], lines[1][name], "{name}");
+    }
+    // What was uploaded is no VHD.
+    let data = super::disk_bytes(1);
+    server.begin_upload("d2", data.len() as u64).await;
+    server.write_vhd("d2", &data, false).await;
+    server.action("disks/d2", "endGetAccess", json!({})).await.unwrap_err();
+    let (lines, statuses) = of("disks/d2").await;
+    assert_eq!(statuses, ["Accepted", "Accepted", "Accepted", "Failed", "Succeeded", "Succeeded"]);
+    let failed = lines.iter().find(|e| e["status"]["value"] == "Failed").unwrap();
+    assert_eq!(failed["level"], "Error");
+    let message: Value = serde_json::from_str(failed["properties"]["statusMessage"].as_str().unwrap()).unwrap();
+    assert!(message["error"]["code"].is_string() && failed["properties"]["operation"].is_null(), "{failed}");
+}
+
+#[tokio::test]
+async fn lines_are_linked_if_the_operator_wants() {
+    let server = Server::configured(|c| c.activity_log_chain = Some(true)).await;
+    let other = ResourceId::group(&server.group.subscription, "rg2");
+    server.engine.put(&server.call, &other, json!({"location": "eastus"})).await.unwrap();
+    let found = server.engine.verify_activity_log(&[]).await.unwrap();
+    let of = format!("/subscriptions/{}", server.group.subscription.to_ascii_lowercase());
+    let chain = found.iter().find(|c| c.chain == of).unwrap();
+    assert!(chain.n >= 2 && found.iter().all(|c| c.broken.is_none()), "{found:?}");
+    // Once begun, also who says nothing about it goes on with it.
+    let config = crate::EngineConfig { activity_log_chain: None, ..server.engine.config().clone() };
+    let again = crate::Engine::open(config).await.unwrap();
+    again.delete(&server.call, &other).await.unwrap();
+    let longer = again.verify_activity_log(&[]).await.unwrap();
+    assert_eq!(longer.iter().find(|c| c.chain == of).unwrap().n, chain.n + 1);
+    let plain = Server::start_without_worker().await;
+    assert!(plain.engine.verify_activity_log(&[]).await.unwrap().is_empty(), "off by default");
+}
+
+#[tokio::test]
+async fn operations_are_kept_for_a_while() {
+    let server = Server::start_without_worker().await;
+    let now = crate::now_ms();
+    let day = 24 * 3600 * 1000;
+    let count = async || server.engine.db().operations(&Default::default()).await.unwrap().len();
+    assert_eq!(count().await, 1);
+    let forget = async |at| crate::reconcilers::operations::reconcile(&server.engine, at).await.unwrap();
+    assert_eq!((forget(now + 6 * day).await, count().await), (0, 1));
+    assert_eq!((forget(now + 8 * day).await, count().await), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_are_kept_for_so_many_days() {
     let server = Server::start_without_worker().await;
     let now = crate::now_ms();

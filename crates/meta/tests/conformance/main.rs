@@ -3,6 +3,7 @@
 //! On SQLite each case is a test of its own. On PostgreSQL one test runs them all, because it starts one server (from
 //! the distribution's package) and gives each case a copy of a migrated database.
 
+mod audit_chain;
 mod concurrency;
 mod harness;
 mod identity;
@@ -85,6 +86,11 @@ cases! {
     sign_in::tickets_are_forgotten_a_day_after_their_end,
     sign_in::guesses_are_counted_until_their_end,
     signing_keys::a_key_has_one_successor,
+    audit_chain::what_is_written_is_linked,
+    audit_chain::what_was_done_to_lines_is_named,
+    audit_chain::an_end_that_was_written_down_holds_the_chain,
+    audit_chain::the_server_forgets_from_the_beginning,
+    audit_chain::writers_at_once_make_one_chain,
     concurrency::no_operation_is_claimed_twice,
     concurrency::no_update_is_lost,
     concurrency::a_parent_and_its_child_agree,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lazuli_meta::model::{Change, Conflict, Expect, Operation, OperationQuery, OperationState, Write};
+use lazuli_meta::model::{Change, Conflict, Expect, NewOperation, Operation, OperationQuery, OperationState, Write};
 use serde_json::json;
 
 use crate::harness::{Bench, LEASE, START_MS, conflict, fenced, operation, put, resource, write};
@@ -244,9 +244,16 @@ pub async fn purges(bench: Bench) {
         let changes = [step(&claimed.id, "s", 1), end(&claimed.id, OperationState::Succeeded)];
         bench.db.write(fenced(&claimed, changes)).await.unwrap();
     }
-    assert_eq!(bench.db.purge_operations(START_MS, 100).await.unwrap(), 0);
-    assert_eq!(bench.db.purge_operations(i64::MAX, 1).await.unwrap(), 1);
-    assert_eq!(bench.db.purge_operations(i64::MAX, 100).await.unwrap(), 1);
+    assert_eq!(bench.db.purge_operations(START_MS, 100, &[]).await.unwrap(), 0);
+    // What is shown of a resource is kept while it is there.
+    bench.put(resource("/r/1")).await;
+    assert_eq!(bench.db.purge_operations(i64::MAX, 100, &["other", "k"]).await.unwrap(), 1);
+    assert!(bench.db.operation("1").await.unwrap().is_some() && bench.db.operation("2").await.unwrap().is_none());
+    let again = NewOperation { id: "4".to_owned(), state: OperationState::Succeeded, ..operation("1", "k") };
+    bench.db.write(write([Change::StartOperation(again)])).await.unwrap();
+    assert_eq!(bench.db.purge_operations(i64::MAX, 1, &["k"]).await.unwrap(), 1);
+    assert!(bench.db.operation("4").await.unwrap().is_some(), "the last one");
+    assert_eq!(bench.db.purge_operations(i64::MAX, 100, &["other"]).await.unwrap(), 1);
     assert_eq!(bench.db.steps("1").await.unwrap(), []);
     assert!(bench.db.operation("3").await.unwrap().is_some());
 }
