@@ -4,7 +4,7 @@
     browser.py open URL       as `BROWSER`: what az opens; returns at once and goes on behind it, as az waits for that
     browser.py device CODE    enters a code
 
-PEOPLE_LOGIN, PEOPLE_PASSWORD_FILE, PEOPLE_SERVER, REQUESTS_CA_BUNDLE say who signs in where. With PEOPLE_PROVIDER, the person takes
+PEOPLE_LOGIN, PEOPLE_PASSWORD_FILE, PEOPLE_SERVER, REQUESTS_CA_BUNDLE say who signs in where; HTTPS_PROXY is heeded. With PEOPLE_PROVIDER, the person takes
 the page's link of that name and signs in there instead (tests/openid/provider.mjs takes any password).
 """
 
@@ -46,8 +46,9 @@ class Browser:
 
     def __init__(self):
         context = ssl.create_default_context(cafile=os.environ["REQUESTS_CA_BUNDLE"])
+        proxy = os.environ.get("HTTPS_PROXY")
         self.opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}),
+            urllib.request.ProxyHandler({"https": proxy} if proxy else {}),
             urllib.request.HTTPSHandler(context=context),
             urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
         )

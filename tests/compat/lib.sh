@@ -6,10 +6,23 @@
 passed=0 failed=0 server='' out='' err=''
 : "${work:=}" "${data:=}" "${lazuli:=}" "${exchanges:=}"
 
-# A broken exit would leave machines running: everything that was started is ended here.
+# end PID...: with all that they have started.
+end() {
+  local pid
+  for pid in "$@"; do
+    # shellcheck disable=SC2046  # a word a process
+    end $(pgrep -P "$pid" || true)
+    kill "$pid" 2>/dev/null || true
+  done
+}
+
+# A broken exit would leave machines running, and what cases have put into the background: everything that was started is ended here.
 finish() {
-  local status=$?
+  local status=$? helpers
   trap - EXIT
+  helpers=$(jobs -p | grep -vx "${server:-none}" || true)
+  # shellcheck disable=SC2086  # a word a process
+  end $helpers
   "$lazuli" stop --data-dir "$data" --guests --force >/dev/null 2>&1 || true
   [ -z "$server" ] || wait "$server" 2>/dev/null || true
   if grep -hE 'panicked at|ERROR' "$work/serve.log" "$data/host/host.log" 2>/dev/null | grep -v 'the host process cannot' > "$work/defects"; then

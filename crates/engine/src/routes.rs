@@ -107,7 +107,10 @@ impl Engine {
                 }
                 let in_no_group = [crate::deployments::KIND, crate::platform_images::KIND].contains(&kind);
                 for path in at_subscription.iter().filter(|_| in_no_group).chain([&path]) {
-                    for view in provider.views().iter().chain(&["usage"]) {
+                    // Of groups nothing is stored.
+                    let usage = ["usage"];
+                    let usage = usage.iter().filter(|_| path != GROUP);
+                    for view in provider.views().iter().chain(usage) {
                         add("GET", format!("{path}/{view}"));
                     }
                     for action in provider.actions() {
@@ -154,7 +157,10 @@ impl Engine {
                 if !list.is_empty() {
                     path = format!("{path}/{list}");
                 }
-                add("GET", path.clone());
+                // Those that are shared with everybody are found by Resource Graph.
+                if kind != SharedGalleryKind::Community || !list.is_empty() {
+                    add("GET", path.clone());
+                }
                 path = format!("{path}/{one}");
                 add("GET", path.clone());
             }

@@ -77,9 +77,69 @@ regions() {
 }
 gives 'the default of 2 replicas, and the own of two regions (T2, T3, RP-1)' \
   'China East:1:Standard_LRS China East 2:1:Premium_LRS China North:2:Standard_LRS' regions myGalleryRG myGallery myImageDefinition
-works 'the sample of two tenants, in one: a version of a version, without target regions' china az sig image-version create \
-  --gallery-image-definition myImageDefinition --gallery-image-version 2.0.0 --gallery-name myGallery --resource-group myGalleryRG \
-  --image-version "$base/myImageDefinition/versions/1.0.0" --location chinanorth
+# The sample of two tenants, line by line, as a person at a browser: at home where the new image will be, a guest with Reader where the
+# source is. Its placeholders are the variables that it sets, and names of this case.
+admin() { "$lazuli" admin --data-dir "$data" "$@"; }
+field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+home_tenant=$(admin tenant create --name target | field tenantId)
+subID=$(admin subscription create --tenant "$home_tenant" --name target | field subscriptionId)
+person=carla@target.example
+admin user create --tenant "$home_tenant" --login "$person" --name Carla | field password > "$work/carla"
+chmod 600 "$work/carla"
+admin grant --user "$person" --scope "$subID" > /dev/null
+admin user invite --tenant "$(credential tenantId)" --user "$person" > /dev/null
+mkdir -p "$work/two"
+# shellcheck disable=SC2016 # the script's own argument
+printf '#!/bin/sh\nexec %q open "$1"\n' "$compat/browser.py" > "$work/two/open-browser"
+chmod +x "$work/two/open-browser"
+# two_tenants COMMAND...: the person's shell, where Azure's names lead here.
+two_tenants() {
+  env -i PATH="$PATH" HOME="$work/two" AZURE_CONFIG_DIR="$work/two/az" REQUESTS_CA_BUNDLE="$REQUESTS_CA_BUNDLE" \
+    HTTPS_PROXY="$(credential proxyEndpoint)" AZURE_CORE_COLLECT_TELEMETRY=false AZURE_CORE_LOGIN_EXPERIENCE_V2=off \
+    PEOPLE_LOGIN="$person" PEOPLE_PASSWORD_FILE="$work/carla" BROWSER="$work/two/open-browser" \
+    tenantID="$(credential tenantId)" subID="$subID" sourceImageID="$base/myImageDefinition/versions/1.0.0" "$@"
+}
+cat > "$work/two/script" <<'SCRIPT'
+# Login to the subscription where the new image will be created
+az cloud set -n AzureChinaCloud
+az login
+
+# Log in to the tenant where the source image is available
+az cloud set -n AzureChinaCloud
+az login --tenant $tenantID
+
+# Log back in to the subscription where the image will be created and ensure subscription context is set
+az login
+az account set --subscription $subID
+SCRIPT
+cat > "$work/two/create" <<'SCRIPT'
+# Create the image
+az sig image-version create \
+--gallery-image-definition myImageDef \
+--gallery-image-version 1.0.0 \
+--gallery-name myGallery \
+--resource-group myResourceGroup \
+--image-version $sourceImageID \
+--location chinanorth
+SCRIPT
+refuses 'the person has no subscription where the source is, before Reader' 'No subscriptions found' \
+  two_tenants sh -c 'az cloud set -n AzureChinaCloud && az login --tenant $tenantID'
+admin grant --user "$(admin user list | python3 -c 'import json, sys
+print(next(u["objectId"] for u in json.load(sys.stdin) if u["login"] == sys.argv[1] and u["tenantId"] == sys.argv[2]))' "$person" "$(credential tenantId)")" \
+  --role Reader --scope "$base/myImageDefinition" > /dev/null
+works 'the sample of two tenants: az login, az login --tenant, az login' two_tenants sh -e "$work/two/script"
+gives 'the subscription is the target' "$subID $person" two_tenants az account show --query "join(' ', [id, user.name])" -o tsv
+works 'its group' two_tenants az group create -n myResourceGroup -l chinanorth
+works 'its gallery' two_tenants az sig create -g myResourceGroup -r myGallery
+works 'its definition' two_tenants az sig image-definition create -g myResourceGroup -r myGallery -i myImageDef --publisher p --offer o --sku s \
+  --os-type Linux --os-state Specialized
+works 'and az sig image-version create from the other tenant (IV-17, x-ms-authorization-auxiliary)' two_tenants sh -e "$work/two/create"
+gives 'the version is there' 'Succeeded China North' two_tenants sh -c \
+  "az sig image-version show -g myResourceGroup -r myGallery -i myImageDef -e 1.0.0 --query '[provisioningState, publishingProfile.targetRegions[0].name]' -o tsv | xargs"
+admin user disable --tenant "$(credential tenantId)" --user "$person" > /dev/null
+sed 's/1\.0\.0 /2.0.0 /' "$work/two/create" > "$work/two/again"
+refuses 'a guest no more: the source is closed' 'AADSTS50057|LinkedAuthorizationFailed|disabled' two_tenants sh -e "$work/two/again"
+works 'the target group goes' two_tenants az group delete -n myResourceGroup --yes
 
 definition='{
 "location": "chinaeast2",
