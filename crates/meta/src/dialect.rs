@@ -265,6 +265,7 @@ const SQLITE_MIGRATIONS: Migrations = &[
     (6, "directory", include_str!("../migrations/sqlite/0006_directory.sql")),
     (7, "signing_keys", include_str!("../migrations/sqlite/0007_signing_keys.sql")),
     (8, "audit_chain", include_str!("../migrations/sqlite/0008_audit_chain.sql")),
+    (9, "workers", include_str!("../migrations/sqlite/0009_workers.sql")),
 ];
 const POSTGRES_MIGRATIONS: Migrations = &[
     (1, "initial", include_str!("../migrations/postgres/0001_initial.sql")),
@@ -275,6 +276,7 @@ const POSTGRES_MIGRATIONS: Migrations = &[
     (6, "directory", include_str!("../migrations/postgres/0006_directory.sql")),
     (7, "signing_keys", include_str!("../migrations/postgres/0007_signing_keys.sql")),
     (8, "audit_chain", include_str!("../migrations/postgres/0008_audit_chain.sql")),
+    (9, "workers", include_str!("../migrations/postgres/0009_workers.sql")),
 ];
 
 fn migrator(migrations: Migrations) -> Migrator {

@@ -20,6 +20,7 @@ mod signing_keys;
 mod sql;
 mod storage;
 mod watch;
+mod workers;
 mod write;
 
 pub use audit::{BrokenChain, ChainAnchor, ChainKey, ChainReport};

@@ -301,6 +301,20 @@ pub struct StoredSigningKey {
     pub ends_ms: i64,
 }
 
+/// A computer that runs virtual machines beside the server's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Worker {
+    pub id: String,
+    /// As people call it.
+    pub name: String,
+    /// How it is reached and what it has room for.
+    pub body: Value,
+    /// When it was heard of last.
+    pub seen_ms: i64,
+    /// It is there until then.
+    pub lease_until_ms: i64,
+}
+
 /// One thing to be done in a [`Write`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {

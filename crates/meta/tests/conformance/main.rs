@@ -14,6 +14,7 @@ mod schema;
 mod sign_in;
 mod signing_keys;
 mod storage;
+mod workers;
 
 use harness::Bench;
 
@@ -105,4 +106,5 @@ cases! {
     storage::blobs_and_their_lists,
     storage::blobs_are_expected,
     storage::a_container_takes_its_blobs_along,
+    workers::a_worker_is_there_until_its_lease_ends,
 }
