@@ -268,7 +268,7 @@ impl Index {
         Ok(index)
     }
 
-    /// An index without a log, for measurements.
+    /// An index without a log: of a process that makes its own from the packs, and for measurements.
     pub(crate) fn in_memory() -> Self {
         Self {
             region: String::new(),
@@ -283,6 +283,13 @@ impl Index {
     /// Takes a record in that is in no log.
     pub(crate) fn absorb(&self, record: &Record) {
         self.write().apply(record);
+    }
+
+    /// Knows these records and nothing else from now on, all at once. Only of an index without a log.
+    pub(crate) fn become_these(&self, records: &[Record]) {
+        let mut table = Table::new();
+        records.iter().for_each(|r| table.apply(r));
+        *self.write() = table;
     }
 
     pub(crate) fn is_writer(&self) -> bool {

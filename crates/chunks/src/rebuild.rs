@@ -5,6 +5,7 @@ use crate::log::Record;
 use crate::pack::{self, Frame, PACK_MAX, TRAILER_LEN};
 use crate::region::{Inner, Region};
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -26,14 +27,7 @@ impl Region {
         let _one_at_a_time = self.0.gc.lock().await;
         let mut log = self.0.index.lock_log().await?;
         let packs = self.0.zones.list_packs().await?;
-        let read: Vec<_> = futures::stream::iter(packs)
-            .map(|(id, len)| {
-                let inner = Arc::clone(&self.0);
-                async move { Ok::<_, ChunkError>((id, len, read_any_zone(&inner, id, len).await?)) }
-            })
-            .buffered(8)
-            .try_collect()
-            .await?;
+        let read = read_tables(&self.0, packs).await?;
         let mut result = Rebuilt::default();
         let mut records = Vec::new();
         for (id, len, frames) in read {
@@ -43,12 +37,48 @@ impl Region {
             };
             result.packs += 1;
             result.blobs += frames.iter().map(|f| f.blobs.len() as u64).sum::<u64>();
-            records.push(Record::PackAdded { pack: id, len, frames: frames.iter().map(Frame::from).collect() });
+            records.push(added(id, len, &frames));
         }
         let index = Arc::clone(&self.0.index);
         tokio::task::spawn_blocking(move || index.replace(&mut log, &records)).await.map_err(ChunkError::worker)??;
         Ok(result)
     }
+}
+
+/// What a region that follows knows is what its packs say of themselves: takes new ones in, and begins anew when some are gone,
+/// as what was in those too may lie in others. `true`: something is new. Lists: only where something is not known.
+pub(crate) async fn look_for_packs(inner: &Inner) -> Result<bool> {
+    let _one_at_a_time = inner.gc.lock().await;
+    let listed = inner.zones.list_packs().await?;
+    let known = inner.index.packs();
+    let here: HashSet<Uuid> = listed.iter().map(|(id, _)| *id).collect();
+    let gone = known.keys().any(|id| !here.contains(id));
+    let wanted = listed.into_iter().filter(|(id, _)| gone || !known.contains_key(id)).collect();
+    let read = read_tables(inner, wanted).await?;
+    // In the order of their making: what a collection moved is taken from where it lies now.
+    let tables = read.into_iter().filter_map(|(id, len, frames)| Some(added(id, len, &frames?)));
+    let records: Vec<Record> = tables.collect();
+    if gone {
+        inner.index.become_these(&records);
+    } else {
+        records.iter().for_each(|record| inner.index.absorb(record));
+    }
+    Ok(gone || !records.is_empty())
+}
+
+fn added(pack: Uuid, len: u64, frames: &[Frame]) -> Record {
+    Record::PackAdded { pack, len, frames: frames.iter().map(Frame::from).collect() }
+}
+
+type Table = (Uuid, u64, Option<Vec<Frame>>);
+
+/// In the order of the packs. Without a table: one that no zone can give.
+async fn read_tables(inner: &Inner, packs: Vec<(Uuid, u64)>) -> Result<Vec<Table>> {
+    futures::stream::iter(packs)
+        .map(|(id, len)| async move { Ok::<_, ChunkError>((id, len, read_any_zone(inner, id, len).await?)) })
+        .buffered(8)
+        .try_collect()
+        .await
 }
 
 /// `None`: no zone has a readable table.

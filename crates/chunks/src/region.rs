@@ -114,10 +114,12 @@ pub(crate) struct Inner {
     pub index: Arc<Index>,
     pub cache: Cache,
     pub frames: Option<FrameCache>,
+    /// The index is made of the packs' own tables: this process does not see the writer's.
+    pub follows: bool,
     /// How disks are cut here.
     pub chunker: ChunkerParams,
     pub writers: Mutex<Writers>,
-    /// One collection (or rebuild) at a time.
+    /// One collection (or rebuild, or look at new packs) at a time.
     pub gc: tokio::sync::Mutex<()>,
 }
 
@@ -139,7 +141,7 @@ impl Region {
         }
         zones::identify(&zones, &cfg.name, true).await?;
         raise_heads(&zones, &cfg.name).await?;
-        let region = Self::new(cfg, zones, index, head.as_ref());
+        let region = Self::new(cfg, zones, index, head.as_ref(), false);
         if state == LogState::Damaged || (state == LogState::Missing && existed) {
             tracing::warn!(region = region.0.name, ?state, "building the index again from the packs");
             region.rebuild_index().await?;
@@ -156,7 +158,14 @@ impl Region {
         let index = tokio::task::spawn_blocking(move || Index::open_reader(&dir, &name))
             .await
             .map_err(ChunkError::worker)??;
-        Ok(Self::new(cfg, zones, index, head.as_ref()))
+        Ok(Self::new(cfg, zones, index, head.as_ref(), false))
+    }
+
+    /// Opens a region for reading on a computer that sees its stores, but not the folder of its index: the packs' own tables
+    /// are read instead, once, and of new packs when something is asked for that is not known yet.
+    pub async fn follow(cfg: RegionConfig) -> Result<Self> {
+        let (zones, head) = Self::look(&cfg).await?;
+        Ok(Self::new(cfg, zones, Index::in_memory(), head.as_ref(), true))
     }
 
     /// Whether a region could be opened with this: its stores are its own, of a known format, and the keys that they need are
@@ -176,13 +185,14 @@ impl Region {
     }
 
     /// `head`: `None` in a store that is new.
-    fn new(cfg: RegionConfig, zones: Zones, index: Index, head: Option<&StoreParams>) -> Self {
+    fn new(cfg: RegionConfig, zones: Zones, index: Index, head: Option<&StoreParams>, follows: bool) -> Self {
         Self(Arc::new(Inner {
             name: cfg.name,
             zones,
             index: Arc::new(index),
             cache: cfg.cache,
             frames: cfg.frames,
+            follows,
             chunker: head.map_or(ChunkerParams::FILES, StoreParams::chunker),
             writers: Mutex::default(),
             gc: tokio::sync::Mutex::default(),
@@ -330,6 +340,9 @@ impl Inner {
     pub(crate) async fn refresh(&self) -> Result<bool> {
         if self.index.is_writer() {
             return Ok(false);
+        }
+        if self.follows {
+            return crate::rebuild::look_for_packs(self).await;
         }
         let index = Arc::clone(&self.index);
         tokio::task::spawn_blocking(move || index.refresh()).await.map_err(ChunkError::worker)?

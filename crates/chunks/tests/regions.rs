@@ -279,6 +279,38 @@ async fn a_reading_process_follows_the_writer() {
     assert!(matches!(refused, Err(ChunkError::ReadOnly { .. })), "{refused:?}");
 }
 
+#[tokio::test]
+async fn a_computer_without_the_index_follows_the_packs() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let writer = open(dir.path()).await;
+    let mut cfg = config(dir.path());
+    cfg.index_dir = elsewhere.path().join("index");
+    cfg.cache = lazuli_chunks::Cache::new(0);
+    let far = Region::follow(cfg).await.unwrap();
+    let bytes = noise(171, 24 * MIB);
+    let one = ingest(&writer, &bytes).await;
+    assert!(read_all(&far, one.manifest).await == bytes);
+    // Whoever asks beside another who has just looked sees what that one saw.
+    let two = ingest(&writer, &noise(172, MIB)).await;
+    let asked = futures::future::join_all((0..8).map(|_| far.reader(two.manifest))).await;
+    assert!(asked.iter().all(Result::is_ok));
+    let unknown = far.reader(ManifestId([9; 32])).await.err();
+    assert!(matches!(unknown, Some(ChunkError::NotFound { .. })), "{unknown:?}");
+
+    // A collection moves chunks under the feet of an open reader.
+    let part = ingest(&writer, &bytes[..4 * MIB]).await;
+    let open_reader = far.reader(part.manifest).await.unwrap();
+    let done = writer.collect_garbage(&[part.manifest]).await.unwrap();
+    assert!(done.rewritten_packs >= 1 && done.deleted_packs >= 1, "{done:?}");
+    let mut out = vec![0; 4 * MIB];
+    open_reader.read_at(0, &mut out).await.unwrap();
+    assert!(out == bytes[..4 * MIB]);
+    assert!(far.reader(one.manifest).await.is_err(), "what is gone is forgotten");
+    let refused = far.ingest(MemDisk::new(vec![1; MIB]), &Progress::new(), &CancellationToken::new()).await;
+    assert!(matches!(refused, Err(ChunkError::ReadOnly { .. })), "{refused:?}");
+    assert!(!elsewhere.path().join("index").exists(), "it has no index of its own on disk");
+}
+
 /// What a deletion would free is what a collection then frees.
 #[tokio::test]
 async fn the_share_of_a_disk_is_what_its_deletion_frees() {
