@@ -326,10 +326,15 @@ impl VmSpec {
     }
 }
 
+/// As [`DiskSpec::label`].
+pub(crate) fn label(lun: Option<u8>) -> String {
+    lun.map_or_else(|| "os".to_owned(), |lun| format!("lun{lun}"))
+}
+
 impl DiskSpec {
     /// `os` or `lun<N>`: names the disk's files, sockets and QEMU nodes.
     pub fn label(&self) -> String {
-        self.lun.map_or_else(|| "os".to_owned(), |lun| format!("lun{lun}"))
+        label(self.lun)
     }
 
     fn check(&self) -> Result<(), BadSpec> {

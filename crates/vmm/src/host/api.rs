@@ -17,6 +17,7 @@
 //! | `POST /vms/{id}/captures` | [`CaptureRequest`] | [`Captured`]: copies of a running machine's disks as of one instant |
 //! | `POST /vms/{id}/shell` | [`ShellRequest`] | [`Ended`](crate::guest_agent::Ended): `/bin/sh` in the guest, by its agent |
 //! | `GET /vms/{id}/connect?port=N`, `Upgrade: lazuli-link` | | 101, then the bytes of a connection to the guest's port, both ways |
+//! | `GET /vms/{id}/files?disk=LABEL[&capture=C]`, `Upgrade: lazuli-link` | | 101, then 8 bytes (little endian) that say how long it is, and what was written to a disk: of a machine that is off, or of a capture; nothing where nothing was ever written |
 //! | `DELETE /vms/{id}/captures/{capture}` | | 204: the copies are removed |
 //! | `DELETE /vms/{id}` | [`DeleteRequest`] | 204 |
 //!

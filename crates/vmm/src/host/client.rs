@@ -1,6 +1,7 @@
 //! The engine's end of the host's socket.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,17 +9,47 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::api::{CaptureRequest, Captured, DeleteRequest, ErrorBody, HostErrorCode, HostInfo, LINK, ShellRequest};
+use super::remote::WorkerLink;
 use crate::guest_agent::Ended;
-use crate::spec::{NicSpec, VmSpec, VmStatus};
+use crate::spec::{NicSpec, VmSpec, VmStatus, label};
 
 /// Talks to the host process. Cheap to clone; holds no connection, so that it outlives the host.
 #[derive(Debug, Clone)]
 pub struct HostClient {
-    socket: PathBuf,
+    way: Way,
+}
+
+/// To the host process of this computer, or to that of another one.
+#[derive(Debug, Clone)]
+enum Way {
+    Socket(PathBuf),
+    Worker(Arc<WorkerLink>),
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Worker(link) => f.write_str(&link.address),
+        }
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Way {
+    async fn open(&self) -> std::io::Result<Box<dyn Duplex>> {
+        Ok(match self {
+            Self::Socket(path) => Box::new(UnixStream::connect(path).await?),
+            Self::Worker(link) => Box::new(link.connect().await?),
+        })
+    }
 }
 
 /// A connection to a port of a guest, or to its serial console.
@@ -28,9 +59,10 @@ pub type GuestStream = TokioIo<hyper::upgrade::Upgraded>;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No host process answers. Guests may be running all the same; the next host adopts them.
-    #[error("the host process does not answer on {}: is `lazuli host` running?", .socket.display())]
+    #[error("the host process does not answer on {host}: is `lazuli host` running?")]
     Unreachable {
-        socket: PathBuf,
+        /// Its socket or its address.
+        host: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -40,6 +72,15 @@ pub enum ClientError {
     /// The answer is not what this version expects.
     #[error("the host's answer cannot be understood")]
     Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a file of another computer was not brought here.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Host(#[from] ClientError),
+    #[error("the file cannot be kept here")]
+    File(#[source] std::io::Error),
 }
 
 impl ClientError {
@@ -61,11 +102,16 @@ impl ClientError {
 impl HostClient {
     /// `socket` is `DIR/host/host.sock`. Nothing is opened yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { way: Way::Socket(socket.into()) }
     }
 
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// The host process of another computer. Nothing is opened yet.
+    pub fn of_worker(link: WorkerLink) -> Self {
+        Self { way: Way::Worker(Arc::new(link)) }
+    }
+
+    fn unreachable(&self, source: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
+        ClientError::Unreachable { host: self.way.to_string(), source }
     }
 
     /// Is a host there, and which.
@@ -186,14 +232,42 @@ impl HostClient {
         self.link(&format!("/vms/{id}/connect?port={port}")).await
     }
 
+    /// Brings what a guest wrote to a disk (by LUN, `None` is the OS disk) to this computer, as the qcow2 file `to`: of a machine
+    /// that is off from the disk's own file, otherwise from a capture. `false`: nothing was ever written, there is no file.
+    pub async fn fetch(&self, id: Uuid, lun: Option<u8>, capture: Option<Uuid>, to: &Path) -> Result<bool, FetchError> {
+        let mut path = format!("/vms/{id}/files?disk={}", label(lun));
+        if let Some(capture) = capture {
+            path.push_str(&format!("&capture={capture}"));
+        }
+        let mut from = self.link(&path).await?;
+        let cut = |e: std::io::Error| FetchError::Host(self.unreachable(e.into()));
+        let len = from.read_u64_le().await.map_err(cut)?;
+        if len == 0 {
+            return Ok(false);
+        }
+        let mut file = tokio::fs::File::create(to).await.map_err(FetchError::File)?;
+        let mut buf = vec![0; 1 << 20];
+        let mut left = len;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+            let read = from.read(&mut buf[..most]).await.map_err(cut)?;
+            if read == 0 {
+                return Err(cut(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            file.write_all(&buf[..read]).await.map_err(FetchError::File)?;
+            left -= read as u64;
+        }
+        file.flush().await.map_err(FetchError::File)?;
+        Ok(true)
+    }
+
     async fn link(&self, path: &str) -> Result<GuestStream, ClientError> {
-        let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
-        let response = self.upgrade(path).await.map_err(unreachable)?;
+        let response = self.upgrade(path).await.map_err(|e| self.unreachable(e))?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upgraded = hyper::upgrade::on(response).await;
-            return upgraded.map(TokioIo::new).map_err(|e| unreachable(e.into()));
+            return upgraded.map(TokioIo::new).map_err(|e| self.unreachable(e.into()));
         }
-        let body = response.into_body().collect().await.map_err(|e| unreachable(e.into()))?;
+        let body = response.into_body().collect().await.map_err(|e| self.unreachable(e.into()))?;
         let error = serde_json::from_slice(&body.to_bytes()).map_err(|e| ClientError::Answer(e.into()))?;
         let ErrorBody { code, message } = error;
         Err(ClientError::Refused { code, message })
@@ -203,7 +277,7 @@ impl HostClient {
         &self,
         path: &str,
     ) -> Result<http::Response<hyper::body::Incoming>, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = UnixStream::connect(&self.socket).await?;
+        let stream = self.way.open().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // It ends when the connection is the stream's, or `sender` is dropped.
         tokio::spawn(connection.with_upgrades());
@@ -239,7 +313,7 @@ impl HostClient {
         let (status, bytes) = self
             .exchange(method, path, body)
             .await
-            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+            .map_err(|source| self.unreachable(source))?;
         if status.is_success() {
             return Ok(bytes);
         }
@@ -253,7 +327,7 @@ impl HostClient {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = UnixStream::connect(&self.socket).await?;
+        let stream = self.way.open().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The connection ends by itself when `sender` is dropped.
         tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! One machine's life: a task that carries out orders one after the other and notices what the machine does by itself.
 //! See [`PowerState`] for the diagram.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -180,6 +181,24 @@ impl Guest {
         let (lend, machine) = oneshot::channel();
         self.order(Order::Lend(lend)).await?;
         machine.await.map_err(|_| HostError::NotFound)
+    }
+
+    /// What was written to a disk, as qcow2: a copy that was made of it, or its own file while the machine is off. `None`: there
+    /// is no file, nothing was ever written.
+    pub async fn file(&self, label: &str, capture: Option<Uuid>) -> Result<Option<tokio::fs::File>, HostError> {
+        let record = self.record();
+        let disk = record.spec().disks().find(|d| d.label() == label).cloned();
+        let disk = disk.ok_or_else(|| HostError::Invalid(format!("the machine has no disk {label}")))?;
+        let path = match capture {
+            Some(capture) => record.files.captures().join(capture.to_string()).join(format!("{label}.qcow2")),
+            None if self.status().power == PowerState::Stopped => disk.overlay,
+            None => return Err(HostError::Conflict("the machine runs: only copies of its disks can be read".into())),
+        };
+        match tokio::fs::File::open(&path).await {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && capture.is_none() => Ok(None),
+            Err(e) => Err(HostError::Store(e)),
+        }
     }
 
     pub async fn discard(&self, capture: Uuid) -> Result<(), HostError> {

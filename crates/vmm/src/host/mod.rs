@@ -13,6 +13,7 @@ mod client;
 mod exports;
 mod guest;
 mod networks;
+mod remote;
 mod server;
 mod store;
 
@@ -40,7 +41,8 @@ use networks::Networks;
 use store::Record;
 
 pub use api::{Captured, HostErrorCode, HostInfo};
-pub use client::{ClientError, GuestStream, HostClient};
+pub use client::{ClientError, FetchError, GuestStream, HostClient};
+pub use remote::{Door, WorkerLink};
 
 /// The kernel's limit for a unix socket's path, without the final zero.
 const MAX_SOCKET_PATH: usize = 107;

@@ -14,7 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -114,12 +114,37 @@ async fn link(host: &Arc<Host>, mut request: Request<Incoming>) -> Result<Reply,
             let (console, replaced) = host.guest(id(vm)?).await?.serial().await?;
             tokio::spawn(join(upgraded, console, host.stopping.clone(), replaced));
         }
+        ["vms", vm, "files"] => {
+            let value = |wanted: &str| query.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+            let capture = value("capture").map(id).transpose()?;
+            let file = host.guest(id(vm)?).await?.file(value("disk").unwrap_or_default(), capture).await?;
+            let stopping = host.stopping.clone();
+            tokio::spawn(async move {
+                if let Some(Err(e)) = stopping.run_until_cancelled(send(upgraded, file)).await {
+                    tracing::debug!(error = %e, "a file of a disk was not taken to its end");
+                }
+            });
+        }
         _ => return Err(HostError::NotFound),
     }
     let mut response = reply(StatusCode::SWITCHING_PROTOCOLS, "application/octet-stream", Bytes::new());
     response.headers_mut().insert(UPGRADE, http::HeaderValue::from_static(LINK));
     response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
     Ok(response)
+}
+
+/// Its length, then the file.
+async fn send(upgraded: OnUpgrade, file: Option<tokio::fs::File>) -> std::io::Result<()> {
+    let mut client = TokioIo::new(upgraded.await.map_err(std::io::Error::other)?);
+    match file {
+        Some(file) => {
+            let len = file.metadata().await?.len();
+            client.write_u64_le(len).await?;
+            tokio::io::copy(&mut file.take(len), &mut client).await?;
+        }
+        None => client.write_u64_le(0).await?,
+    }
+    client.shutdown().await
 }
 
 /// Moves bytes both ways, until either end closes it or one of the tokens says so.

@@ -1,0 +1,106 @@
+//! The host process of another computer, through its door.
+
+mod support;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lazuli_vmm::host::{ClientError, Door, FetchError, HostClient, HostConfig, HostErrorCode, WorkerLink};
+use lazuli_vmm::hypervisor::{Behaviour, Fake};
+use support::{TestHost, conformance, machine, short_dir};
+use tokio::io::AsyncReadExt as _;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+struct Far {
+    dir: tempfile::TempDir,
+    image: PathBuf,
+    fake: Fake,
+    host: TestHost,
+    link: WorkerLink,
+    stop: CancellationToken,
+    door: JoinHandle<()>,
+}
+
+impl Far {
+    async fn start() -> Self {
+        let dir = short_dir();
+        let image = dir.path().join("image.raw");
+        std::fs::write(&image, vec![7; 1 << 20]).unwrap();
+        let fake = Fake::new(Behaviour::default());
+        let host = TestHost::start(&dir.path().join("host"), Arc::new(fake.clone())).await;
+        let door = Door::open("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let link = door.link(door.local_addr().unwrap().to_string());
+        let stop = CancellationToken::new();
+        let door = tokio::spawn(door.serve(HostConfig::socket(&dir.path().join("host")), stop.clone()));
+        Self { dir, image, fake, host, link, stop, door }
+    }
+
+    fn client(&self) -> HostClient {
+        HostClient::of_worker(self.link.clone())
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.door.await.unwrap();
+        self.host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_computers_host_does_what_ones_own_does() {
+    let far = Far::start().await;
+    conformance(&far.client(), machine(far.dir.path(), &far.image, 4)).await;
+    far.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_in_without_the_token_and_nobody_is_believed_without_the_certificate() {
+    let far = Far::start().await;
+    assert!(far.client().info().await.is_ok());
+    let mut token = far.link.clone();
+    token.token[31] ^= 1;
+    let mut certificate = far.link.clone();
+    let last = certificate.certificate.len() - 1;
+    certificate.certificate[last] ^= 1;
+    for link in [token, certificate] {
+        let error = HostClient::of_worker(link).info().await.unwrap_err();
+        assert!(matches!(&error, ClientError::Unreachable { host, .. } if *host == far.link.address), "{error:?}");
+    }
+    // Whoever shows nothing at all is told nothing.
+    let mut silent = tokio::net::TcpStream::connect(&far.link.address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut silent, b"GET / HTTP/1.1\r\nHost: host\r\n\r\n").await.unwrap();
+    let mut told = Vec::new();
+    let _ = silent.read_to_end(&mut told).await;
+    assert!(!String::from_utf8_lossy(&told).contains("HTTP"), "{told:?}");
+    let mut link = far.link.clone();
+    far.stop().await;
+    link.address = "127.0.0.1:1".into();
+    assert!(matches!(HostClient::of_worker(link).info().await, Err(ClientError::Unreachable { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_to_a_disk_is_fetched_while_nobody_writes_it() {
+    let far = Far::start().await;
+    let (client, spec) = (far.client(), machine(far.dir.path(), &far.image, 4));
+    let here = short_dir();
+    let to = here.path().join("os.qcow2");
+    client.define_and_start(&spec).await.unwrap();
+    let running = client.fetch(spec.id, None, None, &to).await.unwrap_err();
+    assert!(matches!(&running, FetchError::Host(e) if e.code() == Some(HostErrorCode::Conflict)), "{running:?}");
+    let captured = client.capture(spec.id, &[None]).await.unwrap();
+    assert!(client.fetch(spec.id, None, Some(captured.id), &to).await.unwrap());
+    assert_eq!(std::fs::read(&to).unwrap(), std::fs::read(&captured.files[0]).unwrap());
+
+    client.power_off(spec.id, true).await.unwrap();
+    assert!(!far.fake.is_running(spec.id));
+    assert!(client.fetch(spec.id, None, None, &to).await.unwrap());
+    assert_eq!(std::fs::read(&to).unwrap(), std::fs::read(&spec.os_disk.overlay).unwrap());
+    let none = client.fetch(spec.id, Some(9), None, &to).await.unwrap_err();
+    assert!(matches!(&none, FetchError::Host(e) if e.code() == Some(HostErrorCode::Invalid)), "{none:?}");
+    let nowhere = client.fetch(spec.id, None, None, &here.path().join("no/such")).await.unwrap_err();
+    assert!(matches!(nowhere, FetchError::File(_)), "{nowhere:?}");
+    std::fs::remove_file(&spec.os_disk.overlay).unwrap();
+    assert!(!client.fetch(spec.id, None, None, &to).await.unwrap(), "nothing was ever written");
+    far.stop().await;
+}
