@@ -25,6 +25,8 @@ pub struct StoredImages {
     cache: Cache,
     /// For regions whose stores are far away.
     kept: Option<Kept>,
+    /// The server's indexes are on another computer.
+    follows: bool,
     regions: Mutex<HashMap<String, Region>>,
 }
 
@@ -37,7 +39,7 @@ struct Kept {
 impl StoredImages {
     /// `cache_bytes` bounds the memory for decompressed chunks.
     pub fn new(stores: RegionStores, cache_bytes: u64) -> Self {
-        Self { stores, cache: Cache::new(cache_bytes), kept: None, regions: Mutex::new(HashMap::new()) }
+        Self { stores, cache: Cache::new(cache_bytes), kept: None, follows: false, regions: Mutex::new(HashMap::new()) }
     }
 
     /// Keeps what is read of object stores below `dir`, up to `bytes`, and traces of the starts of images.
@@ -48,6 +50,11 @@ impl StoredImages {
         let kept =
             Kept { frames: FrameCache::open(&dir.join("frames"), bytes)?, traces: Traces::open(&dir.join("traces"))? };
         Ok(Self { kept: Some(kept), ..self })
+    }
+
+    /// On a computer that has the regions' stores in common with the server, but not its folder.
+    pub fn following(self) -> Self {
+        Self { follows: true, ..self }
     }
 
     fn kept(&self, region: &str) -> Option<&Kept> {
@@ -61,7 +68,15 @@ impl StoredImages {
         }
         let config = self.stores.config(name, self.cache.clone())?;
         let frames = self.kept(name).map(|kept| kept.frames.clone());
-        let region = Region::open_read_only(RegionConfig { frames, ..config }).await?;
+        let config = RegionConfig { frames, ..config };
+        let region = match self.follows {
+            // What lies in this computer's own folder is no region's store.
+            true if !self.stores.is_configured(name) => {
+                return Err(format!("region {name} has no zones in this worker's configuration").into());
+            }
+            true => Region::follow(config).await?,
+            false => Region::open_read_only(config).await?,
+        };
         regions.insert(name.to_owned(), region.clone());
         Ok(region)
     }

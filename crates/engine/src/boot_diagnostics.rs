@@ -62,7 +62,11 @@ fn folder(engine: &Engine, vm_id: Uuid) -> PathBuf {
 
 /// Takes log and picture from the host process and keeps them. What it cannot give stays as it was.
 pub(crate) async fn refresh(engine: &Engine, machine: &Resource, state: &MachineInternal) {
-    let (host, id) = (engine.host(), state.vm_id);
+    let id = state.vm_id;
+    let host = match engine.home_of(machine, state).await {
+        Ok(home) => home.host,
+        Err(error) => return tracing::debug!(machine = machine.id, %error, "boot diagnostics stay as they were"),
+    };
     for part in Part::ALL {
         let taken = match part {
             Part::Log => host.console(id, LOG_BYTES).await,

@@ -12,10 +12,11 @@
 //! crash leaves no lock behind. Of a running machine nothing is read but copies that its host makes (GS-14).
 
 use crate::operation::{OpContext, OpError};
-use crate::operations::virtual_machine::{host_error, on_host};
+use crate::operations::disk_begin_access::file_error;
+use crate::operations::virtual_machine::{arm_error, host_error, on_host};
 use crate::provider::Context;
 use crate::providers::virtual_machine::MachineInternal;
-use crate::stored::{DiskInternal, internal, to_internal};
+use crate::stored::{DiskInternal, internal, is_zero, to_internal};
 use crate::write::is_busy;
 use crate::{Engine, db_error, new_etag};
 use lazuli_arm::ArmError;
@@ -23,7 +24,8 @@ use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_disks::changes::{Resized, Unchanged};
 use lazuli_disks::{ChangedSource, Qcow2, Qcow2Error};
 use lazuli_meta::model::{Change, Expect, OperationQuery, OperationState, Resource};
-use lazuli_vmm::host::{Captured, HostErrorCode};
+use lazuli_vmm::HostClient;
+use lazuli_vmm::host::{Captured, FetchError, HostErrorCode};
 use lazuli_vmm::spec::PowerState;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
@@ -44,6 +46,11 @@ pub(crate) struct Overlay {
     pub disk: String,
     /// Names the file ([`DiskInternal::overlay_path`]).
     pub unique_id: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moves: u32,
+    /// The worker that has the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
     /// Its machine ran when it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,
@@ -103,7 +110,14 @@ impl Overlay {
     }
 
     fn new(row: &Resource, disk: &DiskInternal) -> Self {
-        Self { disk: row.key.clone(), unique_id: disk.unique_id.clone(), live: None, row: Some(row.clone()) }
+        Self {
+            disk: row.key.clone(),
+            unique_id: disk.unique_id.clone(),
+            moves: disk.moves,
+            worker: disk.worker.clone(),
+            live: None,
+            row: Some(row.clone()),
+        }
     }
 
     /// The overlay of a disk that its own operation reads; the disk's row has it as a reader already.
@@ -122,8 +136,49 @@ impl Overlay {
     /// # Errors
     /// 409 if a machine has the file open after all; 500 if it cannot be understood.
     async fn open(&self, cx: &OpContext, size_bytes: u64) -> Result<Arc<dyn ChangedSource>, ArmError> {
-        let disk = DiskInternal { unique_id: self.unique_id.clone(), ..DiskInternal::default() };
+        if self.worker.is_some() {
+            return self.open_far(cx, None, size_bytes).await;
+        }
+        let (unique_id, moves) = (self.unique_id.clone(), self.moves);
+        let disk = DiskInternal { unique_id, moves, ..DiskInternal::default() };
         self.open_file(disk.overlay_path(cx.engine.config()), size_bytes).await
+    }
+
+    /// As [`Overlay::open`], of a file that is on a worker: it is brought here first, and gone when nobody has it open any more.
+    async fn open_far(
+        &self,
+        cx: &OpContext,
+        capture: Option<Uuid>,
+        size_bytes: u64,
+    ) -> Result<Arc<dyn ChangedSource>, ArmError> {
+        let disk = cx.engine.db().resource(&self.disk).await.map_err(db_error)?;
+        let owner = disk.as_ref().and_then(|d| d.body["managedBy"].as_str()).unwrap_or_default().to_ascii_lowercase();
+        let machine = cx.engine.db().resource(&owner).await.map_err(db_error)?;
+        let machine =
+            machine.ok_or_else(|| ArmError::internal(format!("{} is on a worker without a VM", self.disk)))?;
+        let (live, state) = (Live::of(&machine, &self.disk)?, internal::<MachineInternal>(&machine)?);
+        let home = cx.engine.home_at(&machine.name, self.worker.as_deref()).await?;
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::StorageFull => file_error(e, "kept"),
+            _ => ArmError::internal(e),
+        };
+        let folder = cx.engine.config().fetched_dir();
+        tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).await.map_err(failed)?;
+        let path = folder.join(format!("{}.qcow2", Uuid::new_v4()));
+        cx.progress(0, 0, "bringing what was written from the worker").await;
+        let opened = match home.host.fetch(state.vm_id, live.lun, capture, &path).await {
+            Ok(_) => self.open_file(path.clone(), size_bytes).await,
+            // It never came to be there.
+            Err(FetchError::Host(e)) if e.code() == Some(HostErrorCode::NotFound) && !state.created => {
+                return Ok(Arc::new(Unchanged(size_bytes)));
+            }
+            Err(FetchError::Host(e)) => Err(arm_error(e, &machine.name)),
+            Err(FetchError::File(e)) => Err(failed(e)),
+        };
+        match tokio::fs::remove_file(&path).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(e)),
+            _ => opened,
+        }
     }
 
     async fn open_file(&self, path: PathBuf, size_bytes: u64) -> Result<Arc<dyn ChangedSource>, ArmError> {
@@ -190,13 +245,18 @@ pub(crate) async fn open_all(
         let of_it = |overlay: &Overlay| overlay.live.as_ref().is_some_and(|l| l.vm_id == machine.vm_id);
         let wanted: Vec<usize> = (0..disks.len()).filter(|at| of_it(disks[*at].0)).collect();
         let luns: Vec<Option<u8>> = wanted.iter().filter_map(|at| disks[*at].0.live.as_ref().map(|l| l.lun)).collect();
-        let Some(captured) = capture(cx, machine, &luns).await? else { continue };
+        let worker = wanted.first().and_then(|at| disks[*at].0.worker.as_deref());
+        let host = cx.engine.home_at(&machine.machine, worker).await?.host;
+        let Some(captured) = capture(cx, &host, machine, &luns).await? else { continue };
         for (at, file) in wanted.into_iter().zip(&captured.files) {
             let (overlay, size_bytes) = disks[at];
-            opened[at] = Some(overlay.open_file(file.clone(), size_bytes).await?);
+            opened[at] = Some(match worker {
+                Some(_) => overlay.open_far(cx, Some(captured.id), size_bytes).await?,
+                None => overlay.open_file(file.clone(), size_bytes).await?,
+            });
         }
         // A failure leaves the files for a minute, nothing more.
-        if let Err(error) = cx.engine.host().discard(machine.vm_id, captured.id).await {
+        if let Err(error) = host.discard(machine.vm_id, captured.id).await {
             tracing::warn!(machine = machine.machine, %error, "copies of disks are not removed at once");
         }
     }
@@ -211,8 +271,12 @@ pub(crate) async fn open_all(
 }
 
 /// `None`: the machine does not run any more.
-async fn capture(cx: &OpContext, machine: &Live, luns: &[Option<u8>]) -> Result<Option<Captured>, OpError> {
-    let host = cx.engine.host();
+async fn capture(
+    cx: &OpContext,
+    host: &HostClient,
+    machine: &Live,
+    luns: &[Option<u8>],
+) -> Result<Option<Captured>, OpError> {
     let error = match on_host(cx, &machine.machine, || host.capture(machine.vm_id, luns)).await? {
         Ok(captured) => {
             let consistency = captured.consistency;
@@ -367,7 +431,7 @@ pub(crate) async fn power(engine: &Engine, machine: &Resource) -> Result<Power, 
     if state.deallocated {
         return Ok(Power::Off);
     }
-    match engine.host().status(state.vm_id).await {
+    match engine.home_of(machine, &state).await?.host.status(state.vm_id).await {
         Ok(status) => Ok(match status.power {
             PowerState::Stopped => Power::Off,
             PowerState::Running => Power::Running,

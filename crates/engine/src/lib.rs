@@ -17,6 +17,7 @@ mod content;
 mod deployments;
 pub mod directory;
 mod extension_images;
+mod fleet;
 pub mod grant;
 mod hidden_rows;
 mod identity;
@@ -46,6 +47,7 @@ mod tests;
 mod usage;
 mod write;
 
+pub use fleet::{WorkError, WorkerSettings, WorkerView};
 pub use identity::{
     Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, ExternalAnswer,
     ExternalError, ExternalSignIn, FederationError, GrantError, Home, IdentityProvider, InteractiveClient, IssuerError,
@@ -107,9 +109,20 @@ pub struct EngineConfig {
     /// The stores of regions (canonical short names) that are not one folder below `data_dir`.
     pub regions: BTreeMap<String, RegionSettings>,
     pub image_builder: ImageBuilderConfig,
+    /// How much memory machines may have on this computer where its region has workers; `None`: all that it has.
+    pub own_memory_mib: Option<u64>,
+    /// How long a worker is believed to be there after it was heard of.
+    pub worker_lease: Duration,
+    /// How long a worker has not been heard of when its machines may be given up.
+    pub worker_grace: Duration,
 }
 
 impl EngineConfig {
+    /// Files of workers while they are read.
+    pub(crate) fn fetched_dir(&self) -> PathBuf {
+        self.data_dir.join("fetched")
+    }
+
     /// Everything below one folder, SQLite.
     pub fn local(data_dir: &Path) -> Self {
         Self {
@@ -129,6 +142,9 @@ impl EngineConfig {
             signing_key_age: Some(Duration::from_secs(90 * 24 * 3600)),
             regions: BTreeMap::new(),
             image_builder: ImageBuilderConfig::default(),
+            own_memory_mib: None,
+            worker_lease: Duration::from_secs(30),
+            worker_grace: Duration::from_secs(120),
         }
     }
 }
@@ -152,6 +168,8 @@ struct Inner {
     signing_keys: identity::SigningKeys,
     /// Counts writes to network resources.
     network_changes: tokio::sync::watch::Sender<u64>,
+    /// Held while a machine is given a host.
+    placing: tokio::sync::Mutex<()>,
 }
 
 impl Engine {
@@ -191,6 +209,7 @@ impl Engine {
             issuers,
             signing_keys: identity::SigningKeys::default(),
             network_changes: tokio::sync::watch::Sender::new(0),
+            placing: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -205,6 +224,8 @@ impl Engine {
 
     /// Runs operations and reconcilers until `shutdown` fires.
     pub async fn run(&self, shutdown: CancellationToken) {
+        // Left by a server that was killed.
+        let _ = tokio::fs::remove_dir_all(self.config().fetched_dir()).await;
         tokio::join!(
             operation::run_worker(self.clone(), shutdown.clone()),
             reconcilers::activity_log::run(self.clone(), shutdown.clone()),
@@ -280,6 +301,11 @@ impl Engine {
         &self.0.storage
     }
 
+    pub(crate) fn placing(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.placing
+    }
+
+    /// The host process of this computer. That of a machine: [`Engine::home_of`].
     pub(crate) fn host(&self) -> &HostClient {
         &self.0.host
     }

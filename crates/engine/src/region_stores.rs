@@ -102,6 +102,11 @@ impl RegionStores {
         !zones.is_empty() && !zones.iter().any(folder)
     }
 
+    /// Whether a region has stores of its own, which other computers may reach too.
+    pub fn is_configured(&self, name: &str) -> bool {
+        self.configured.get(name).is_some_and(|s| !s.zones.is_empty())
+    }
+
     /// Whether a region has keys to seal its packs with.
     pub fn is_encrypted(&self, name: &str) -> bool {
         self.configured.get(name).is_some_and(|s| !s.encryption_keys.is_empty())

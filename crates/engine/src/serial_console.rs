@@ -5,6 +5,7 @@ use crate::providers::virtual_machine::{KIND, MachineInternal};
 use crate::stored::internal;
 use crate::{Engine, db_error};
 use lazuli_arm::{ArmError, ResourceId};
+use lazuli_meta::model::Resource;
 use lazuli_vmm::host::{GuestStream, HostErrorCode};
 use serde_json::{Value, json};
 
@@ -24,10 +25,10 @@ impl Engine {
     /// The serial console of a machine, in both directions; its last user is sent away.
     ///
     /// # Errors
-    /// 403 without the right; 404; 409 of a machine that does not run.
+    /// 403 without the right; 404; 409 of a machine that does not run; 503 if its worker is away.
     pub async fn serial_console(&self, caller: &Caller, machine: &ResourceId) -> Result<GuestStream, ArmError> {
-        let state = self.console_of(caller, machine).await?;
-        self.host().serial(state.vm_id).await.map_err(|error| match error.code() {
+        let (row, state) = self.console_of(caller, machine).await?;
+        self.home_of(&row, &state).await?.host.serial(state.vm_id).await.map_err(|error| match error.code() {
             Some(HostErrorCode::Conflict | HostErrorCode::NotFound) => not_running(machine.name()),
             _ => ArmError::new(
                 503,
@@ -38,7 +39,7 @@ impl Engine {
         })
     }
 
-    async fn console_of(&self, caller: &Caller, machine: &ResourceId) -> Result<MachineInternal, ArmError> {
+    async fn console_of(&self, caller: &Caller, machine: &ResourceId) -> Result<(Resource, MachineInternal), ArmError> {
         self.require_subscription(caller, &machine.subscription).await?;
         self.authorize(caller, &machine.to_string(), RIGHT).await?;
         let row = self.db().resource(&machine.key()).await.map_err(db_error)?;
@@ -47,7 +48,7 @@ impl Engine {
         if state.deallocated {
             return Err(not_running(&row.name));
         }
-        Ok(state)
+        Ok((row, state))
     }
 }
 

@@ -9,7 +9,7 @@ use lazuli_meta::model::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A disk's bytes in the content store of a region that the owner knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,12 @@ pub struct DiskInternal {
     pub guest_state: Option<Stored>,
     /// Keys of the resources whose operations read the overlay; see [`crate::capture`].
     pub readers: Vec<String>,
+    /// The worker on which its overlay is; see [`crate::fleet`]. `None`: it is here, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// How often it left a computer: its files have another name since.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub moves: u32,
 }
 
 /// `internal` of an image version.
@@ -127,6 +133,10 @@ pub struct RegionState {
     pub details: String,
 }
 
+pub(crate) fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// Reads a row's `internal`.
 ///
 /// # Errors
@@ -152,7 +162,16 @@ pub fn change_internal<T: Serialize + serde::de::DeserializeOwned>(row: &mut Res
 impl DiskInternal {
     /// The qcow2 file of what guests wrote.
     pub fn overlay_path(&self, config: &EngineConfig) -> PathBuf {
-        config.data_dir.join("disks").join(format!("{}.qcow2", self.unique_id))
+        self.overlay_in(&config.data_dir)
+    }
+
+    /// The same in the data folder of another computer.
+    pub fn overlay_in(&self, data_dir: &Path) -> PathBuf {
+        let name = match self.moves {
+            0 => format!("{}.qcow2", self.unique_id),
+            moves => format!("{}-{moves}.qcow2", self.unique_id),
+        };
+        data_dir.join("disks").join(name)
     }
 
     /// The folder of what firmware and TPM of a trusted launch machine keep between its starts; see

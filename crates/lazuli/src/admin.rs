@@ -68,6 +68,8 @@ enum What {
     /// The log of every write.
     #[command(subcommand)]
     ActivityLog(ActivityLog),
+    /// The computers that run virtual machines beside the server's own, and their machines.
+    Workers,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -295,6 +297,7 @@ async fn act(engine: &Engine, dir: &DataDir, what: What) -> anyhow::Result<Value
             let rotation = KeyRotation { signs_after: Duration::from_secs(signs_after), revoke_others };
             shown_key(&engine.rotate_signing_key(rotation).await?)
         }
+        What::Workers => serde_json::to_value(engine.workers().await?)?,
         What::SigningKeys => engine.signing_key_views().await?.iter().map(shown_key).collect(),
         What::ActivityLog(what) => activity_log::run(engine, what).await?,
     })

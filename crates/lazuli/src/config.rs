@@ -41,6 +41,7 @@ use std::path::{Path, PathBuf};
 /// secure_firmware_code = "…/OVMF_CODE_4M.ms.fd"          # the same for secure boot
 /// secure_firmware_variables = "…/OVMF_VARS_4M.ms.fd"
 /// cache_mib = 128                        # decompressed image data kept in memory
+/// memory_mib = 8192                      # room for machines; default: all that the computer has. 0: none where there are workers
 /// disk_cache_mib = 4096                  # image data of S3 and Azure Blob kept below data_dir/host/cache; 0: none
 ///
 /// [regions.eastus]                       # default: one folder below data_dir
@@ -49,6 +50,10 @@ use std::path::{Path, PathBuf};
 ///                                                                              # in AWS_* and AZURE_* of the environment
 /// mib_per_second_from = { westus = 10 }  # at most so much from there
 /// encryption_keys = ["file:/etc/lazuli/eastus-2.key", "env:LAZULI_EASTUS_1"]   # newest first; docs/encryption.md
+///
+/// [fleet]                                # computers that run machines: docs/fleet.md
+/// lease_seconds = 30                     # of a worker: how long it is believed to be there after it was heard of
+/// give_up_seconds = 120                  # how long it has not been heard of when its machines may be given up
 ///
 /// [image_builder]                        # docs/image-builder.md
 /// editable = false                       # a PUT replaces a template that is there; Azure refuses that
@@ -75,6 +80,14 @@ pub struct Config {
     pub host: HostSection,
     pub regions: BTreeMap<String, RegionSettings>,
     pub image_builder: ImageBuilderConfig,
+    pub fleet: FleetSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FleetSection {
+    pub lease_seconds: Option<u64>,
+    pub give_up_seconds: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -86,6 +99,7 @@ pub struct HostSection {
     pub firmware_variables: Option<PathBuf>,
     pub secure_firmware_code: Option<PathBuf>,
     pub secure_firmware_variables: Option<PathBuf>,
+    pub memory_mib: Option<u64>,
     pub cache_mib: Option<u64>,
     pub disk_cache_mib: Option<u64>,
 }

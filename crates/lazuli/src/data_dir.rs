@@ -5,6 +5,7 @@
 //! DIR/credentials.json    0600, see `credentials`
 //! DIR/ca.pem, *-key.pem   see `lazuli_api::ServeConfig`
 //! DIR/lazuli.db           metadata
+//! DIR/worker.id           of a worker: who it is, whatever it is called
 //! DIR/regions/            content stores
 //! DIR/host/               the host process: host.sock, host.lock, host.log, machines
 //! DIR/az*/                configuration folders for az, made by `lazuli env`
@@ -52,6 +53,31 @@ impl DataDir {
 
     pub fn credentials(&self) -> PathBuf {
         self.0.join("credentials.json")
+    }
+
+    /// The key of the stored secrets.
+    pub fn secrets_key(&self) -> PathBuf {
+        self.0.join("secrets.key")
+    }
+
+    fn worker_file(&self) -> PathBuf {
+        self.0.join("worker.id")
+    }
+
+    /// Whether the folder is a worker's.
+    pub fn is_workers(&self) -> bool {
+        self.worker_file().exists()
+    }
+
+    /// The id of the worker whose folder this is; from now on it is one's.
+    pub fn worker_id(&self) -> anyhow::Result<String> {
+        let path = self.worker_file();
+        if !path.exists() {
+            files::replace(&path, uuid::Uuid::new_v4().to_string().as_bytes(), 0o600)?;
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let id: uuid::Uuid = text.trim().parse().with_context(|| format!("{} holds no id", path.display()))?;
+        Ok(id.to_string())
     }
 
     fn lock_file(&self) -> PathBuf {

@@ -46,6 +46,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let qemu = QemuConfig { program: section.qemu, accelerator: section.accelerator, firmware, secure_firmware };
     let qemu = Qemu::find(qemu, &dir.host()).await.context("no usable QEMU")?;
     let images = StoredImages::new(stores, section.cache_mib.unwrap_or(CACHE_MIB) << 20);
+    let images = if dir.is_workers() { images.following() } else { images };
     let images = match section.disk_cache_mib.unwrap_or(DISK_CACHE_MIB) {
         0 => images,
         mib => {

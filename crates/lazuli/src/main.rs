@@ -26,6 +26,7 @@ mod signals;
 mod site;
 mod stop;
 mod usage;
+mod worker;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ struct Cli {
 enum Command {
     /// API and workers in one process, with everything below one folder.
     Serve(serve::Args),
+    /// Runs virtual machines of a server on this computer: docs/fleet.md.
+    Worker(worker::Args),
     /// The virtual machines of this computer; `serve` starts one where none runs.
     Host(host::Args),
     /// Ends a server and its host process, and on request the virtual machines.
@@ -102,6 +105,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let result = runtime.block_on(async {
         let done = match command {
             Command::Serve(args) => serve::run(args).await,
+            Command::Worker(args) => worker::run(args).await,
             Command::Host(args) => host::run(args).await,
             Command::Stop(args) => stop::run(args).await,
             Command::Admin(args) => admin::run(args).await,

@@ -53,6 +53,9 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let (config, dir) = site::find(args.config.as_deref(), args.data_dir.as_deref())?;
     dir.create()?;
+    if dir.is_workers() {
+        anyhow::bail!("{} is the folder of a worker; choose another --data-dir for the server", dir.path().display());
+    }
     let _lock = dir.lock()?;
     let shutdown = signals::shutdown()?;
 

@@ -75,6 +75,13 @@ pub fn engine_config(dir: &DataDir, config: &Config) -> EngineConfig {
     engine.activity_log_chain = config.activity_log_chain;
     engine.signing_key_age = config.signing_key_days.map_or(engine.signing_key_age, age);
     engine.image_builder.clone_from(&config.image_builder);
+    engine.own_memory_mib = config.host.memory_mib;
+    if let Some(seconds) = config.fleet.lease_seconds {
+        engine.worker_lease = Duration::from_secs(seconds.max(1));
+    }
+    if let Some(seconds) = config.fleet.give_up_seconds {
+        engine.worker_grace = Duration::from_secs(seconds);
+    }
     engine
 }
 

@@ -30,11 +30,19 @@ impl MachineSite {
     /// # Panics
     /// Where something of it cannot be made.
     pub async fn start(generation: &'static str, interfaces: usize) -> Self {
+        let server = TestServer::start().await.unwrap_or_else(|e| panic!("the server: {e:#}"));
+        Self::start_on(server, generation, interfaces).await
+    }
+
+    /// The same, on this server.
+    ///
+    /// # Panics
+    /// Where something of it cannot be made.
+    pub async fn start_on(server: TestServer, generation: &'static str, interfaces: usize) -> Self {
         let folder = tempfile::tempdir().expect("a folder for temporary files");
         let key = folder.path().join("key");
         let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key).status();
         assert!(made.expect("ssh-keygen is needed: apt-get install openssh-client").success());
-        let server = TestServer::start().await.unwrap_or_else(|e| panic!("the server: {e:#}"));
         let arm = server.arm().await.unwrap_or_else(|e| panic!("signing in: {e:#}"));
         let site = Self { server, arm, generation, folder };
         let group = site.arm.put(&site.arm.group_path(GROUP, ""), &json!({"location": HOME})).await;

@@ -1,4 +1,4 @@
-//! The built binary as a server of its own, with everything below a temporary folder.
+//! The built binary as a server or a worker of its own, with everything below a temporary folder.
 //!
 //! When a [`TestServer`] is dropped, its server, host process and guests are gone, and its log has been looked through
 //! for panics. A test that leaves processes behind fails.
@@ -19,15 +19,39 @@ const READY: Duration = Duration::from_secs(120);
 const STOPPED: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(20);
 
-/// A server that was started by this test.
+/// A server, or a worker of one, that was started by this test.
 #[derive(Debug)]
 pub struct TestServer {
     program: PathBuf,
+    role: Role,
     arguments: Vec<OsString>,
     folder: TempDir,
     child: Option<Child>,
     credentials: Value,
     starts: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Server,
+    Worker,
+}
+
+impl Role {
+    fn subcommand(self) -> &'static str {
+        match self {
+            Self::Server => "serve",
+            Self::Worker => "worker",
+        }
+    }
+
+    /// How its ready line begins.
+    fn ready(self) -> &'static str {
+        match self {
+            Self::Server => "lazuli ready: https://",
+            Self::Worker => "lazuli worker ready: ",
+        }
+    }
 }
 
 impl TestServer {
@@ -43,18 +67,31 @@ impl TestServer {
 
     /// The same, of another binary than the one under test.
     pub async fn start_program(program: PathBuf, arguments: &[&str]) -> anyhow::Result<Self> {
-        // Short: the host's sockets lie below it.
-        let folder = tempfile::Builder::new().prefix("lz").tempdir()?;
-        let mut server = Self {
+        let mut server = Self::new(program, Role::Server, arguments)?;
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// A worker of this server, with these arguments for `lazuli worker`.
+    pub async fn worker(&self, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut worker = Self::new(self.program.clone(), Role::Worker, arguments)?;
+        std::fs::create_dir(worker.dir())?;
+        std::fs::copy(self.dir().join("secrets.key"), worker.dir().join("secrets.key"))?;
+        worker.restart().await?;
+        Ok(worker)
+    }
+
+    fn new(program: PathBuf, role: Role, arguments: &[&str]) -> anyhow::Result<Self> {
+        Ok(Self {
             program,
+            role,
             arguments: arguments.iter().map(Into::into).collect(),
-            folder,
+            // Short: the host's sockets lie below it.
+            folder: tempfile::Builder::new().prefix("lz").tempdir()?,
             child: None,
             credentials: Value::Null,
             starts: 0,
-        };
-        server.restart().await?;
-        Ok(server)
+        })
     }
 
     /// Starts the server that was killed or stopped, and waits until it is ready.
@@ -64,7 +101,7 @@ impl TestServer {
         let ready = self.folder.path().join(format!("ready-{}", self.starts));
         let log = File::options().create(true).append(true).open(self.log_file())?;
         let child = self
-            .command("serve")
+            .command(self.role.subcommand())
             .args(["--listen", "127.0.0.1:0"])
             .args(&self.arguments)
             .env("LAZULI_LOG", "info")
@@ -75,7 +112,9 @@ impl TestServer {
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
         self.wait_ready(&ready).await?;
-        self.credentials = serde_json::from_slice(&std::fs::read(self.dir().join("credentials.json"))?)?;
+        if self.role == Role::Server {
+            self.credentials = serde_json::from_slice(&std::fs::read(self.dir().join("credentials.json"))?)?;
+        }
         Ok(())
     }
 
@@ -84,7 +123,7 @@ impl TestServer {
         loop {
             let line = std::fs::read_to_string(out)?;
             if line.ends_with('\n') {
-                ensure!(line.starts_with("lazuli ready: https://"), "an unknown ready line: {line}");
+                ensure!(line.starts_with(self.role.ready()), "an unknown ready line: {line}");
                 ensure!(line.lines().count() == 1, "more than the ready line on stdout: {line}");
                 return Ok(());
             }

@@ -132,7 +132,7 @@ fn make_sparse(path: &Path, len: u64, keep: bool) -> io::Result<()> {
     file.set_len(len)
 }
 
-pub(super) fn file_error(error: io::Error, what: &str) -> ArmError {
+pub(crate) fn file_error(error: io::Error, what: &str) -> ArmError {
     if error.kind() == io::ErrorKind::StorageFull {
         return ArmError::new(
             507,

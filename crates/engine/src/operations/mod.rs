@@ -2,7 +2,7 @@
 
 mod content_delete;
 mod deployment_run;
-mod disk_begin_access;
+pub(crate) mod disk_begin_access;
 pub(crate) mod disk_copy;
 mod disk_create;
 mod disk_delete;

@@ -18,6 +18,7 @@ use lazuli_vmm::spec::{
 };
 use serde_json::Value;
 use std::future::Future;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -29,7 +30,8 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
     let properties = &row.body["properties"];
     let vm_size = properties["hardwareProfile"]["vmSize"].as_str().unwrap_or_default();
     let (_, cpus, memory_mib) = size(vm_size).ok_or_else(|| ArmError::internal(format!("unknown size {vm_size}")))?;
-    let os_disk = disk_of(engine, &state.os_disk, None).await?;
+    let data_dir = engine.home_of(row, &state).await?.data_dir;
+    let os_disk = disk_of(engine, &state.os_disk, None, &data_dir).await?;
     let trusted_launch = match trusted_launch(&row.body).filter(|_| state.generation == "V2") {
         Some((secure_boot, vtpm)) => {
             let disk: DiskInternal = internal(&require(engine, &state.os_disk).await?)?;
@@ -40,7 +42,7 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
     };
     let mut data_disks = Vec::new();
     for (lun, key) in &state.data_disks {
-        data_disks.push(disk_of(engine, key, Some(*lun)).await?);
+        data_disks.push(disk_of(engine, key, Some(*lun), &data_dir).await?);
     }
     let nics = nics_of(engine, row, &state).await?;
     let image = &properties["storageProfile"]["imageReference"];
@@ -122,12 +124,12 @@ async fn require(engine: &Engine, key: &str) -> Result<Resource, ArmError> {
     row.ok_or_else(|| ArmError::new(404, "NotFound", format!("Resource {key} is not found.")))
 }
 
-async fn disk_of(engine: &Engine, key: &str, lun: Option<u8>) -> Result<DiskSpec, ArmError> {
+async fn disk_of(engine: &Engine, key: &str, lun: Option<u8>, data_dir: &Path) -> Result<DiskSpec, ArmError> {
     let row = require(engine, key).await?;
     let disk: DiskInternal = internal(&row)?;
     Ok(DiskSpec {
         lun,
-        overlay: disk.overlay_path(engine.config()),
+        overlay: disk.overlay_in(data_dir),
         size_bytes: disk.size_bytes,
         base: disk
             .base
@@ -213,6 +215,11 @@ where
 
 /// The host's answer in Azure's words.
 pub(crate) fn host_error(error: ClientError, name: &str) -> OpError {
+    OpError::Failed(arm_error(error, name))
+}
+
+/// As [`host_error`].
+pub(crate) fn arm_error(error: ClientError, name: &str) -> ArmError {
     let said = error.to_string();
     let arm = match error.code() {
         Some(HostErrorCode::NotEnoughMemory) => ArmError::conflict(
@@ -241,5 +248,5 @@ pub(crate) fn host_error(error: ClientError, name: &str) -> OpError {
             ),
         ),
     };
-    OpError::Failed(arm.caused_by(error))
+    arm.caused_by(error)
 }

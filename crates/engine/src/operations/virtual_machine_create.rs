@@ -6,12 +6,15 @@
 
 use super::virtual_machine::{host_error, on_host, spec_of};
 use crate::capture::wait_for_readers;
+use crate::fleet::Away;
+use crate::fleet::moving::place;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
 use lazuli_meta::model::Resource;
+use lazuli_vmm::HostClient;
 use lazuli_vmm::host::HostErrorCode;
 use lazuli_vmm::spec::{PowerState, ProvisioningState, TrustedLaunch, VmSpec, VmStatus};
 use std::time::Duration;
@@ -49,15 +52,16 @@ pub(super) fn mark_created(row: &mut Resource) {
 /// Switches a machine on that never came up before, and waits until it is what was ordered.
 pub(super) async fn bring_up(cx: &OpContext, row: &Resource) -> Result<(), OpError> {
     wait_for_readers(cx, internal::<MachineInternal>(row)?.disks()).await?;
+    let row = &place(cx, row).await?;
     let mut spec: VmSpec = cx.step("define", async { Ok(without_secrets(spec_of(cx, row).await?)) }).await?;
     let state: MachineInternal = internal(row)?;
+    let host = cx.engine.home_of(row, &state).await?.host;
     if let Some(provisioning) = &mut spec.provisioning {
-        provisioning.admin_password = state.admin_password;
-        provisioning.custom_data = state.custom_data;
+        provisioning.admin_password.clone_from(&state.admin_password);
+        provisioning.custom_data.clone_from(&state.custom_data);
     }
     let began: i64 = cx.step("begin", async { Ok(crate::now_ms()) }).await?;
     cx.progress(0, 0, "starting the machine").await;
-    let host = cx.engine.host();
     let mut defined = on_host(cx, &row.name, || host.define_and_start(&spec)).await?;
     // An earlier attempt defined it otherwise (its network rules were others): nothing of that is worth keeping.
     if defined.as_ref().is_err_and(|e| e.code() == Some(HostErrorCode::Conflict)) {
@@ -65,7 +69,7 @@ pub(super) async fn bring_up(cx: &OpContext, row: &Resource) -> Result<(), OpErr
         defined = on_host(cx, &row.name, || host.define_and_start(&spec)).await?;
     }
     let status = defined.map_err(|e| host_error(e, &row.name))?;
-    let ready = wait_until_provisioned(cx, &spec, status, began).await?;
+    let ready = wait_until_provisioned(cx, &state, &host, &spec, status, began).await?;
     tracing::info!(
         machine = row.id,
         reads = ready.nbd.reads,
@@ -87,6 +91,8 @@ fn without_secrets(mut spec: VmSpec) -> VmSpec {
 
 async fn wait_until_provisioned(
     cx: &OpContext,
+    state: &MachineInternal,
+    host: &HostClient,
     spec: &VmSpec,
     mut status: VmStatus,
     began_ms: i64,
@@ -108,7 +114,7 @@ async fn wait_until_provisioned(
         let left = began_ms.saturating_add(limit).saturating_sub(crate::now_ms());
         let Some(left) = u64::try_from(left).ok().filter(|l| *l > 0) else {
             // What the firmware said may be further back than the last lines.
-            let console = cx.engine.host().console(spec.id, CONSOLE).await.unwrap_or_default();
+            let console = host.console(spec.id, CONSOLE).await.unwrap_or_default();
             let console = String::from_utf8_lossy(&console).into_owned();
             return Err(OpError::Failed(ArmError::conflict(
                 "OSProvisioningTimedOut",
@@ -124,7 +130,6 @@ async fn wait_until_provisioned(
         cx.check()?;
         cx.progress(status.nbd.bytes, 0, "waiting until the guest reports that it is provisioned").await;
         let pause = LOOK_AGAIN.min(Duration::from_millis(left));
-        let host = cx.engine.host();
         let wait = host.wait_change(spec.id, status.generation_counter, pause);
         let answer = tokio::select! {
             () = cx.stop.cancelled() => continue,
@@ -134,6 +139,9 @@ async fn wait_until_provisioned(
             Ok(status) => status,
             // The host process was restarted: the next one adopts the guest.
             Err(e) if e.code().is_none() => {
+                if let Some(away) = cx.engine.away(state).await?.filter(Away::may_be_given_up) {
+                    return Err(OpError::Failed(away.error(&spec.name)));
+                }
                 tracing::warn!(machine = spec.resource_id, error = %e, "the host process does not answer; it is asked again");
                 tokio::select! {
                     () = cx.stop.cancelled() => {}

@@ -3,7 +3,9 @@
 use super::virtual_machine::{host_error, on_host};
 use crate::boot_diagnostics;
 use crate::call::Call;
+use crate::capture::wait_for_readers;
 use crate::db_error;
+use crate::fleet::moving::{forget, leave};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::network_interface::NicInternal;
 use crate::providers::virtual_machine::MachineInternal;
@@ -11,6 +13,7 @@ use crate::stored::{internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk::{DiskState, set_state};
 use lazuli_meta::model::{Change, Resource};
+use lazuli_vmm::host::HostErrorCode;
 use serde_json::Value;
 
 pub(crate) struct VirtualMachineDelete;
@@ -24,9 +27,9 @@ impl Operation for VirtualMachineDelete {
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
         let row = cx.resource().await?;
         let state: MachineInternal = internal(&row)?;
-        let host = cx.engine.host();
-        on_host(cx, &row.name, || host.delete(state.vm_id, &[])).await?.map_err(|e| host_error(e, &row.name))?;
-        for (key, delete) in parts(&row, &state) {
+        let parts = parts(&row, &state);
+        take_from_host(cx, &row, &state, &parts).await?;
+        for (key, delete) in parts {
             cx.update_other(&key, |part| release(part, &row.id)).await?;
             if delete {
                 delete_part(cx, &key).await?;
@@ -36,6 +39,38 @@ impl Operation for VirtualMachineDelete {
         let changes = vec![Change::DeleteGrantsOf { resource_key: row.key }];
         Ok(Outcome { changes, ..Outcome::deleted() })
     }
+}
+
+/// Its host forgets it. What disks that stay have on a worker goes into the store first; if that worker is away, they show what is
+/// there of them.
+async fn take_from_host(
+    cx: &OpContext,
+    row: &Resource,
+    state: &MachineInternal,
+    parts: &[(String, bool)],
+) -> Result<(), OpError> {
+    if let Some(away) = cx.engine.away(state).await? {
+        if !away.may_be_given_up() {
+            return Err(OpError::Failed(away.error(&row.name)));
+        }
+        for key in state.disks() {
+            forget(cx, key, &away.id).await?;
+        }
+        return Ok(());
+    }
+    let home = cx.engine.home_of(row, state).await?;
+    let (host, id) = (&home.host, state.vm_id);
+    let mut files = vec![];
+    if let Some(worker) = &home.worker {
+        wait_for_readers(cx, state.disks()).await?;
+        match on_host(cx, &row.name, || host.power_off(id, true)).await? {
+            Err(e) if e.code() != Some(HostErrorCode::NotFound) => return Err(host_error(e, &row.name)),
+            _ => {}
+        }
+        let doomed: Vec<&String> = parts.iter().filter(|(_, delete)| *delete).map(|(key, _)| key).collect();
+        files = leave(cx, state, worker, &home.data_dir, &doomed).await?;
+    }
+    on_host(cx, &row.name, || host.delete(id, &files)).await?.map_err(|e| host_error(e, &row.name))
 }
 
 /// Keys of the machine's disks and interfaces, and whether they go with it.

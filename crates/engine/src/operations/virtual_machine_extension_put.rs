@@ -106,7 +106,8 @@ async fn run(cx: &OpContext, machine: &str, number: u64, script: &CustomScript) 
     let mut arguments: Vec<String> = ["-c", RUNNER, "custom-script"].map(str::to_owned).to_vec();
     arguments.extend([format!("{FOLDER}/{number}"), kind.to_owned()]);
     arguments.extend(script.files.iter().cloned());
-    let asked = cx.engine.host().run_shell(state.vm_id, arguments, input.clone(), TIME);
+    let host = cx.engine.home_of(&row, &state).await?.host;
+    let asked = host.run_shell(state.vm_id, arguments, input.clone(), TIME);
     let asked = tokio::select! {
         () = cx.stop.cancelled() => return Err(cx.check().err().unwrap_or(OpError::Interrupted)),
         asked = asked => asked,

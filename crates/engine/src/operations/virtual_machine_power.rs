@@ -4,14 +4,17 @@ use super::virtual_machine::{host_error, on_host, spec_of};
 use super::virtual_machine_create::{bring_up, mark_created};
 use crate::boot_diagnostics;
 use crate::capture::wait_for_readers;
+use crate::fleet::moving::{give_up, leave, place, was_given_up};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_meta::model::Resource;
+use lazuli_vmm::HostClient;
 use lazuli_vmm::host::{ClientError, HostErrorCode};
 use lazuli_vmm::spec::{PowerState, VmSpec};
+use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -43,13 +46,24 @@ impl Operation for VirtualMachinePower {
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
         let row = cx.resource().await?;
         let state: MachineInternal = internal(&row)?;
+        if let Some(away) = cx.engine.away(&state).await? {
+            if !matches!(self.0, Action::Deallocate | Action::Redeploy) || !away.may_be_given_up() {
+                return Err(OpError::Failed(away.error(&row.name)));
+            }
+            give_up(cx, &away).await?;
+        }
+        if was_given_up(cx) {
+            return self.after_its_worker(cx).await;
+        }
         if !state.created && matches!(self.0, Action::Start | Action::Restart) {
             // Its first boot has not succeeded yet: this is another attempt at it.
             bring_up(cx, &row).await?;
             set_disks(cx, &state, DiskState::Attached).await?;
             return Ok(Outcome::update(mark_created));
         }
-        if matches!(self.0, Action::Start | Action::Restart | Action::Redeploy) {
+        // What leaves a worker goes into the store, and its files away.
+        let leaves = self.0 == Action::Deallocate && state.worker().is_some();
+        if leaves || matches!(self.0, Action::Start | Action::Restart | Action::Redeploy) {
             wait_for_readers(cx, state.disks()).await?;
         }
         if matches!(self.0, Action::Deallocate | Action::Redeploy) {
@@ -62,8 +76,14 @@ impl Operation for VirtualMachinePower {
             Action::PowerOff | Action::Redeploy | Action::Reapply => state.deallocated,
         };
         set_disks(cx, &state, if deallocated { DiskState::Reserved } else { DiskState::Attached }).await?;
+        let left = self.0 == Action::Deallocate;
         Ok(Outcome::update(move |row| {
-            change_internal(row, |state: &mut MachineInternal| state.deallocated = deallocated);
+            change_internal(row, |state: &mut MachineInternal| {
+                state.deallocated = deallocated;
+                if left {
+                    (state.place, state.lost) = (None, None);
+                }
+            });
         }))
     }
 }
@@ -75,16 +95,14 @@ impl VirtualMachinePower {
         row: &Resource,
         state: &MachineInternal,
     ) -> Result<Result<(), ClientError>, OpError> {
-        let (host, id) = (cx.engine.host(), state.vm_id);
+        let (home, id) = (cx.engine.home_of(row, state).await?, state.vm_id);
+        let host = &home.host;
         let skip = cx.op.params["skipShutdown"].as_bool().unwrap_or(false);
         let done = match self.0 {
             // The host holds nothing of it. Its disk is provisioned: no provisioning medium is put in again.
-            Action::Start | Action::Restart if state.deallocated => {
-                let spec: VmSpec = cx.step("define", async { spec_of(cx, row).await }).await?;
-                on_host(cx, &row.name, || host.define_and_start(&spec)).await?.map(drop)
-            }
+            Action::Start | Action::Restart if state.deallocated => self.begin(cx, row).await?,
             Action::Redeploy | Action::Reapply if state.deallocated => Ok(()),
-            Action::Redeploy => self.redeploy(cx, row, state).await?,
+            Action::Redeploy => self.redeploy(cx, row, host, id).await?,
             Action::Reapply => {
                 let spec: VmSpec = cx.step("define", async { spec_of(cx, row).await }).await?;
                 on_host(cx, &row.name, || host.redefine(&spec)).await?.map(drop)
@@ -97,20 +115,52 @@ impl VirtualMachinePower {
                 match on_host(cx, &row.name, || host.power_off(id, skip)).await? {
                     // Not defined: there is nothing to shut down.
                     Err(e) if e.code() != Some(HostErrorCode::NotFound) => Err(e),
-                    _ => on_host(cx, &row.name, || host.delete(id, &[])).await?,
+                    _ => {
+                        let files = match &home.worker {
+                            Some(worker) => leave(cx, state, worker, &home.data_dir, &[]).await?,
+                            None => vec![],
+                        };
+                        on_host(cx, &row.name, || host.delete(id, &files)).await?
+                    }
                 }
             }
         };
         Ok(done)
     }
 
+    /// A machine that no host holds is given one.
+    async fn begin(&self, cx: &OpContext, row: &Resource) -> Result<Result<(), ClientError>, OpError> {
+        let row = &place(cx, row).await?;
+        let host = cx.engine.home_of(row, &internal(row)?).await?.host;
+        let spec: VmSpec = cx.step("define", async { spec_of(cx, row).await }).await?;
+        Ok(on_host(cx, &row.name, || host.define_and_start(&spec)).await?.map(drop))
+    }
+
+    /// It was given up with its worker, and is deallocated now; one that is redeployed begins elsewhere.
+    async fn after_its_worker(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        let row = cx.resource().await?;
+        let state: MachineInternal = internal(&row)?;
+        if self.0 != Action::Redeploy {
+            set_disks(cx, &state, DiskState::Reserved).await?;
+            return Ok(Outcome::default());
+        }
+        if !state.created {
+            bring_up(cx, &row).await?;
+            set_disks(cx, &state, DiskState::Attached).await?;
+            return Ok(Outcome::update(mark_created));
+        }
+        self.begin(cx, &row).await?.map_err(|e| host_error(e, &row.name))?;
+        set_disks(cx, &state, DiskState::Attached).await?;
+        Ok(Outcome::update(|row| change_internal(row, |state: &mut MachineInternal| state.deallocated = false)))
+    }
+
     async fn redeploy(
         &self,
         cx: &OpContext,
         row: &Resource,
-        state: &MachineInternal,
+        host: &HostClient,
+        id: Uuid,
     ) -> Result<Result<(), ClientError>, OpError> {
-        let (host, id) = (cx.engine.host(), state.vm_id);
         // As it was when this began, whatever an earlier attempt did.
         let look = async {
             let status = on_host(cx, &row.name, || host.status(id)).await?.map_err(|e| host_error(e, &row.name))?;

@@ -67,7 +67,7 @@ impl Operation for VirtualMachineRunCommand {
                 }
                 let mut arguments = vec!["-c".to_owned(), RUNNER.to_owned(), "run-command".to_owned()];
                 arguments.extend(script.arguments.clone());
-                let host = cx.engine.host();
+                let host = cx.engine.home_of(&row, &state).await?.host;
                 let asked = host.run_shell(state.vm_id, arguments, script.text.clone(), TIME);
                 let asked = tokio::select! {
                     () = cx.stop.cancelled() => return Err(cx.check().err().unwrap_or(OpError::Interrupted)),

@@ -10,6 +10,7 @@ use super::virtual_machine::{host_error, on_host, spec_of};
 use super::virtual_machine_delete::release;
 use super::virtual_machine_power::set_disks;
 use crate::capture::wait_for_readers;
+use crate::fleet::moving::{forget, ready};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{change_internal, internal};
@@ -49,6 +50,9 @@ impl Operation for VirtualMachineUpdate {
         if before.restart {
             wait_for_readers(cx, state.disks()).await?;
         }
+        if let Some(place) = &state.place {
+            ready(cx, &state, place.worker.as_deref()).await?;
+        }
         let spec: VmSpec = cx.step("define", async { spec_of(cx, &row).await }).await?;
         change_host(cx, &row, &state, &spec, before.restart).await?;
         mark_os_disk(cx, &row, &state).await?;
@@ -73,6 +77,10 @@ impl Operation for VirtualMachineUpdate {
         }
         let came = state.data_disks.iter().filter(|disk| !before.data_disks.contains(disk));
         for (_, key) in came {
+            if let Some(worker) = state.worker() {
+                // Nobody relied on what may have been written to it there: it never came.
+                forget(cx, key, worker).await?;
+            }
             cx.update_other(key, |part| release(part, &row.id)).await?;
         }
         Ok(Outcome::update(move |row| restore(row, &before)))
@@ -119,10 +127,10 @@ async fn change_host(
     spec: &VmSpec,
     restart: bool,
 ) -> Result<(), OpError> {
-    let (host, id, name) = (cx.engine.host(), state.vm_id, row.name.as_str());
     if state.deallocated {
         return Ok(());
     }
+    let (host, id, name) = (cx.engine.home_of(row, state).await?.host, state.vm_id, row.name.as_str());
     // As it was when this began, whatever an earlier attempt did.
     let was_on: Option<bool> = cx
         .step("look", async {

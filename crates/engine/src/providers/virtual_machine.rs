@@ -16,6 +16,7 @@ use super::arm_context;
 use super::managed_image::check_security_type;
 use super::virtual_machine_scale_set::number;
 use crate::capture::{is_off, outrun_readers};
+use crate::fleet::{Lost, Place};
 use crate::operations::virtual_machine_run_command::{self, RunCommand};
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
 use crate::stored::{DiskInternal, internal, to_internal};
@@ -80,9 +81,20 @@ pub(crate) struct MachineInternal {
     /// Its guest was deprovisioned: it is a source of images and never starts again.
     #[serde(default)]
     pub generalized: bool,
+    /// The host that it was given to, where its region has workers; until it is deallocated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+    /// What it lost with its last worker; until it is deallocated again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
 }
 
 impl MachineInternal {
+    /// The worker that it is on; `None`: the server's own host, or nowhere.
+    pub(crate) fn worker(&self) -> Option<&str> {
+        self.place.as_ref()?.worker.as_deref()
+    }
+
     /// Keys of all its disks, the OS disk first.
     pub(crate) fn disks(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.os_disk).chain(self.data_disks.iter().map(|(_, key)| key))
@@ -149,6 +161,8 @@ impl Provider for VirtualMachine {
             diagnostics_account,
             deallocated: false,
             generalized: false,
+            place: None,
+            lost: None,
         };
         Ok(Plan {
             body,

@@ -1,4 +1,4 @@
-//! Tells the host process of changed network rules: which public address a running machine has, and which ports are open.
+//! Tells the host processes of changed network rules: which public address a running machine has, and which ports are open.
 
 use crate::Engine;
 use crate::operations::virtual_machine::nics_of;
@@ -57,7 +57,7 @@ pub(crate) async fn reconcile(
         if told.get(&state.vm_id) == Some(&nics) {
             continue;
         }
-        if tell(engine, row, state.vm_id, &nics).await {
+        if tell(engine, row, &state, &nics).await {
             told.insert(state.vm_id, nics);
             updated += 1;
         }
@@ -66,8 +66,15 @@ pub(crate) async fn reconcile(
     Ok(updated)
 }
 
-async fn tell(engine: &Engine, row: &Resource, id: Uuid, nics: &[NicSpec]) -> bool {
-    match engine.host().update_network(id, nics).await {
+async fn tell(engine: &Engine, row: &Resource, state: &MachineInternal, nics: &[NicSpec]) -> bool {
+    let home = match engine.home_of(row, state).await {
+        Ok(home) => home,
+        Err(error) => {
+            tracing::debug!(machine = row.id, %error, "network rules wait until the machine's worker is back");
+            return false;
+        }
+    };
+    match home.host.update_network(state.vm_id, nics).await {
         Ok(_) => true,
         Err(error) => {
             tracing::warn!(machine = row.id, %error, "the host did not take the network rules; it is told again");

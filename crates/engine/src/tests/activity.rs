@@ -7,7 +7,7 @@ use lazuli_arm::ResourceId;
 use lazuli_authz::rbac::READER;
 use serde_json::{Value, json};
 
-async fn events(server: &Server, call: &Call, filter: &str) -> Result<Vec<Value>, lazuli_arm::ArmError> {
+pub(super) async fn events(server: &Server, call: &Call, filter: &str) -> Result<Vec<Value>, lazuli_arm::ArmError> {
     let mut call = call.clone();
     call.query.insert("$filter".into(), filter.into());
     let asked = Extension {

@@ -15,7 +15,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-const CLUSTER: usize = 64 << 10;
+pub(super) const CLUSTER: usize = 64 << 10;
 
 impl Site {
     async fn overlay(&self, disk: &str) -> PathBuf {
@@ -23,14 +23,8 @@ impl Site {
         self.server.dir.path().join("disks").join(format!("{id}.qcow2"))
     }
 
-    /// What a guest would have written.
     async fn write(&self, disk: &str, commands: &[&str]) {
-        let mut qemu_io = qemu_io(&self.overlay(disk).await);
-        for command in commands {
-            qemu_io.args(["-c", command]);
-        }
-        let output = qemu_io.output().expect("qemu-io is missing: install the package qemu-utils");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        write_to(&self.overlay(disk).await, commands);
     }
 
     /// A version of this disk: its bytes.
@@ -54,6 +48,16 @@ impl Site {
     }
 }
 
+/// What a guest would have written.
+pub(super) fn write_to(overlay: &std::path::Path, commands: &[&str]) {
+    let mut qemu_io = qemu_io(overlay);
+    for command in commands {
+        qemu_io.args(["-c", command]);
+    }
+    let output = qemu_io.output().expect("qemu-io is missing: install the package qemu-utils");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 fn qemu_io(overlay: &std::path::Path) -> Command {
     let node = json!({"driver": "qcow2", "file": {"driver": "file", "filename": overlay}, "backing": null});
     let mut command = Command::new("qemu-io");
@@ -62,7 +66,7 @@ fn qemu_io(overlay: &std::path::Path) -> Command {
 }
 
 /// `disk_bytes(1)` after the writes of the tests.
-fn expected() -> Vec<u8> {
+pub(super) fn expected() -> Vec<u8> {
     let mut bytes = disk_bytes(1);
     bytes[..CLUSTER].fill(0);
     let mib = usize::try_from(MIB).unwrap();
@@ -71,7 +75,7 @@ fn expected() -> Vec<u8> {
     bytes
 }
 
-const WRITES: [&str; 3] = ["write -z 0 64k", "write -P 0xab 1M 64k", "write -P 0xcd 10M 1M"];
+pub(super) const WRITES: [&str; 3] = ["write -z 0 64k", "write -P 0xab 1M 64k", "write -P 0xcd 10M 1M"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_guest_wrote_becomes_a_version_and_only_that_is_stored() {

@@ -12,6 +12,7 @@ mod deployments;
 mod directory;
 mod disks;
 mod extensions;
+mod fleet;
 mod galleries;
 mod grants;
 mod groups;

@@ -292,6 +292,8 @@ async fn open(server: &Server, name: &str) -> Option<Vec<u16>> {
         created: true,
         deallocated: false,
         generalized: false,
+        place: None,
+        lost: None,
     };
     let mut nics = nics_of(&server.engine, &row, &machine).await.unwrap();
     let public = nics.remove(0).public?;

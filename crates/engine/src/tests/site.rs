@@ -9,7 +9,6 @@ use lazuli_vmm::host::{Host, HostConfig, HostError};
 use lazuli_vmm::hypervisor::Fake;
 use lazuli_vmm::spec::VmSpec;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -57,7 +56,10 @@ impl Site {
 
     pub async fn start_host(&mut self) {
         let data = self.server.dir.path();
-        let images = StoredImages::new(RegionStores::new(data.join("regions"), BTreeMap::new()), 16 << 20);
+        let images = StoredImages::new(
+            RegionStores::new(data.join("regions"), self.server.engine.config().regions.clone()),
+            16 << 20,
+        );
         let config = HostConfig::new(data.join("host"), Arc::new(images), Arc::new(self.fake.clone()));
         let stop = CancellationToken::new();
         self.host = Some((stop.clone(), tokio::spawn(Host::run(config, stop))));

@@ -310,10 +310,7 @@ impl HostClient {
             Some(body) => serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.into()))?,
             None => Vec::new(),
         };
-        let (status, bytes) = self
-            .exchange(method, path, body)
-            .await
-            .map_err(|source| self.unreachable(source))?;
+        let (status, bytes) = self.exchange(method, path, body).await.map_err(|source| self.unreachable(source))?;
         if status.is_success() {
             return Ok(bytes);
         }

@@ -75,10 +75,13 @@ pub(super) struct Door {
 
 impl Door {
     async fn of(run: &Run<'_>, machine: &Machine) -> Result<Self, OpError> {
-        let state: MachineInternal = internal(&require(run, &machine.machine).await?)?;
-        let public = match run.template.vm_profile.network {
-            Some(_) => None,
-            None => Some(internal::<PublicIpInternal>(&require(run, &machine.address).await?)?.address),
+        let row = require(run, &machine.machine).await?;
+        let state: MachineInternal = internal(&row)?;
+        let home = run.cx.engine.home_of(&row, &state).await?;
+        // A public address leads to a machine from its own computer only.
+        let public = match run.template.vm_profile.network.is_some() || home.worker.is_some() {
+            true => None,
+            false => Some(internal::<PublicIpInternal>(&require(run, &machine.address).await?)?.address),
         };
         let windows = run.prepared.source.windows;
         let seed = run.seed()?;
@@ -87,7 +90,7 @@ impl Door {
         } else {
             Proof::Key(UserKey::from_seed(&seed), HostKey::default())
         };
-        let line = Line { host: run.cx.engine.host().clone(), vm: state.vm_id, public, port: port(windows) };
+        let line = Line { host: home.host, vm: state.vm_id, public, port: port(windows) };
         Ok(Self { line, proof })
     }
 

@@ -1,4 +1,4 @@
-//! How a machine is doing, asked from the host process at the moment of the read.
+//! How a machine is doing, asked from its host process at the moment of the read. Of one whose worker is away nothing is claimed.
 
 use super::MachineInternal;
 use crate::{Engine, boot_diagnostics, time_text};
@@ -7,7 +7,10 @@ use lazuli_vmm::spec::{PowerState, ProvisioningState, VmStatus};
 use serde_json::{Value, json};
 
 pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal) -> Value {
-    let status = engine.host().status(state.vm_id).await;
+    let (status, away) = match engine.home_of(row, state).await {
+        Ok(home) => (Some(home.host.status(state.vm_id).await), None),
+        Err(error) => (None, Some(error)),
+    };
     let (display, code) = match row.provisioning_state.as_str() {
         "Creating" => ("Creating", "ProvisioningState/creating"),
         "Updating" => ("Updating", "ProvisioningState/updating"),
@@ -22,8 +25,18 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
     if state.generalized {
         statuses.push(json!({"code": "OSState/generalized", "level": "Info", "displayStatus": "VM generalized"}));
     }
-    statuses.extend(power(status.as_ref().ok(), state));
-    if let Err(error) = &status
+    let known = status.as_ref().and_then(|s| s.as_ref().ok());
+    statuses.extend(power(known, state));
+    if let Some(error) = &away {
+        statuses
+            .push(json!({"code": "PowerState/unknown", "level": "Warning", "displayStatus": "VM power state unknown",
+            "message": error.message}));
+    }
+    if let Some(lost) = &state.lost {
+        statuses.push(json!({"code": "DiskState/rolledBack", "level": "Warning", "displayStatus": "Disks rolled back",
+            "message": lost.message(), "time": time_text(lost.seen_ms)}));
+    }
+    if let Some(Err(error)) = &status
         && !state.deallocated
         && error.code() != Some(lazuli_vmm::host::HostErrorCode::NotFound)
     {
@@ -49,7 +62,12 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
         view["bootDiagnostics"] = diagnostics;
     }
     let extensions = extensions(engine, row).await;
-    if let Ok(status) = &status {
+    if away.is_some() {
+        view["vmAgent"] = json!({"vmAgentVersion": "Unknown", "extensionHandlers": [], "statuses": [
+            {"code": "ProvisioningState/Unavailable", "level": "Warning", "displayStatus": "Not Ready",
+                "message": "VM Agent is unresponsive.", "time": time_text(crate::now_ms())}]});
+    }
+    if let Some(status) = known {
         view["vmAgent"] = agent(status, row);
         view["vmAgent"]["extensionHandlers"] =
             extensions.iter().filter(|e| e["statuses"] != json!([])).map(handler).collect();
