@@ -96,7 +96,7 @@ pub(crate) async fn view(engine: &Engine, row: &Resource) -> Result<Option<Value
         _ => internal::<ManagedImageInternal>(row)?.build,
     };
     let Some(file) = file else { return Ok(None) };
-    let bytes = engine.storage().read_file(&row.location, &file).await?;
+    let bytes = engine.storage().read_file(&row.key, &row.location, &file).await?;
     let mut document: Value = serde_json::from_slice(&bytes).map_err(ArmError::internal)?;
     let own = sign(&seed(engine).await?, &Value::Null).map_err(ArmError::internal)?;
     let key = own.signatures.first().map(|s| s.keyid.clone()).unwrap_or_default();

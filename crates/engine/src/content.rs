@@ -6,10 +6,12 @@
 use crate::Engine;
 use crate::capture::open_all;
 use crate::operation::{OpContext, OpError};
+use crate::references::referenced;
+use crate::regions::ContentGuard;
 use crate::sources::FoundDisk;
 use crate::stored::Stored;
 use lazuli_arm::ArmError;
-use lazuli_chunks::{ChunkError, Collected, ManifestId, Progress};
+use lazuli_chunks::{ChunkError, Collected, ManifestId, Progress, Region};
 use lazuli_disks::changes::Unchanged;
 use lazuli_meta::model::{Change, ContentRef};
 use std::future::Future;
@@ -72,6 +74,44 @@ pub(crate) fn store_op_error(cx: &OpContext, error: ChunkError, region: &str) ->
 /// The hex id of a row.
 pub(crate) fn manifest_id(text: &str) -> Result<ManifestId, ArmError> {
     text.parse().map_err(|_| ArmError::internal(format!("'{text}' is no manifest id")))
+}
+
+/// The store that what `owner` (the key of a resource) brings into a region goes to. Hold it until the reference is committed.
+pub(crate) async fn guard(cx: &OpContext, region: &str, owner: &str) -> Result<ContentGuard, OpError> {
+    let boundary = cx.engine.regions().boundary(region, owner).await?;
+    cx.engine.regions().guard(region, boundary).await.map_err(|e| store_op_error(cx, e, region))
+}
+
+/// The store that has a disk which `owner` refers to.
+pub(crate) async fn store_of(cx: &OpContext, region: &str, owner: &str, disk: ManifestId) -> Result<Region, OpError> {
+    let boundary = cx.engine.regions().boundary(region, owner).await?;
+    cx.engine.regions().find(region, boundary, disk).await.map_err(|e| store_op_error(cx, e, region))
+}
+
+/// Brings a disk that `owner` refers to into the store behind the guard, if another of the region has it: what is made over it
+/// needs its bytes there.
+async fn bring_base(
+    cx: &OpContext,
+    guard: &ContentGuard,
+    region: &str,
+    owner: &str,
+    base: ManifestId,
+) -> Result<(), OpError> {
+    if guard.region.holds(base) {
+        return Ok(());
+    }
+    let source = store_of(cx, region, owner, base).await?;
+    let progress = Progress::new();
+    let work = guard.region.replicate_from(&source, base, &progress, &cx.stop);
+    let moved = watched(cx, &progress, "copying what the disk was made of", work).await;
+    let moved = moved.map_err(|e| store_op_error(cx, e, region))?;
+    tracing::info!(
+        owner,
+        region,
+        moved_bytes = moved.moved_bytes,
+        "a disk of another tenant was copied to make one of it"
+    );
+    Ok(())
 }
 
 /// Runs `work` and writes its progress down meanwhile.
@@ -144,8 +184,11 @@ async fn settle(
     disks: &[&FoundDisk],
 ) -> Result<Vec<Stored>, OpError> {
     // Held until the step has committed the references.
-    let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
+    let guard = guard(cx, region, owner).await?;
     cx.step_with(step, async {
+        for base in disks.iter().filter_map(|found| found.base.as_ref()) {
+            bring_base(cx, &guard, region, owner, manifest_id(&base.manifest)?).await?;
+        }
         let overlays: Vec<_> = disks.iter().filter_map(|f| f.overlay.as_ref().map(|o| (o, f.size_bytes))).collect();
         let mut opened = open_all(cx, &overlays).await?.into_iter();
         let mut settled = Vec::new();
@@ -200,24 +243,38 @@ pub(crate) fn reference(owner: &str, region: &str, manifest: &str) -> ContentRef
 /// and the next sweep of the region tries again.
 pub(crate) async fn sweep(engine: &Engine, regions: impl IntoIterator<Item = String>) {
     for region in regions {
-        match sweep_one(engine, &region).await {
-            Ok(freed) => tracing::info!(region, freed_bytes = freed.freed_bytes, "unreferenced bytes were freed"),
-            Err(error) => {
-                tracing::error!(region, %error, cause = ?error.cause, "unreferenced bytes were not freed; the next sweep tries again");
-            }
+        let failed = |region: &str, error: &ArmError| {
+            tracing::error!(region, %error, cause = ?error.cause, "unreferenced bytes were not freed; the next sweep tries again");
+        };
+        match sweep_region(engine, &region).await {
+            Ok(stores) => stores.iter().for_each(|(store, collected)| match collected {
+                Ok(freed) => {
+                    tracing::info!(region = store, freed_bytes = freed.freed_bytes, "unreferenced bytes were freed")
+                }
+                Err(error) => failed(store, error),
+            }),
+            Err(error) => failed(&region, &error),
         }
     }
 }
 
-/// Every manifest of a region that some resource refers to.
-pub(crate) async fn referenced(engine: &Engine, region: &str) -> Result<Vec<ManifestId>, ArmError> {
-    let live = engine.db().content_manifests(region).await.map_err(crate::db_error)?;
-    live.iter().map(|m| manifest_id(m)).collect()
-}
+/// What became of the garbage of each store of a region, by the store's name.
+pub type Swept = Vec<(String, Result<Collected, ArmError>)>;
 
-pub(crate) async fn sweep_one(engine: &Engine, region: &str) -> Result<Collected, ArmError> {
+/// Frees what nothing refers to any more in a region's stores. That one cannot be swept keeps no other from it.
+pub(crate) async fn sweep_region(engine: &Engine, region: &str) -> Result<Swept, ArmError> {
     let failed = |e| store_error(e, region);
-    let (store, epoch) = engine.regions().before_sweep(region).await.map_err(failed)?;
-    let live = referenced(engine, region).await?;
-    store.collect_garbage_since(epoch, &live).await.map_err(failed)
+    let sweep = engine.regions().before_sweep(region).await.map_err(failed)?;
+    let referenced = referenced(engine, region, &sweep.stores).await?;
+    // Bytes of a disk that an index has lost may be in any store, and would be taken for garbage.
+    if let Some(lost) = referenced.missing.iter().flatten().next() {
+        return Err(failed(ChunkError::NotFound { what: format!("image {lost}"), region: region.to_owned() }));
+    }
+    let mut swept = Vec::new();
+    for ((store, epoch), kept) in sweep.stores.iter().zip(&sweep.epochs).zip(referenced.kept) {
+        let live: Vec<ManifestId> = kept.into_iter().collect();
+        let collected = store.region.collect_garbage_since(*epoch, &live).await.map_err(failed);
+        swept.push((store.boundary.store_name(region), collected));
+    }
+    Ok(swept)
 }

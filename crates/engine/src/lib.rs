@@ -23,6 +23,7 @@ mod hidden_rows;
 mod identity;
 mod image_builder;
 mod on_behalf;
+mod open_stores;
 pub mod operation;
 mod operations;
 mod platform_images;
@@ -30,6 +31,7 @@ pub mod provider;
 mod providers;
 mod read;
 mod reconcilers;
+mod references;
 mod region_stores;
 pub mod regions;
 mod resource_graph;
@@ -61,7 +63,9 @@ pub use lazuli_meta::model::{Principal, Subscription, Tenant};
 pub use lazuli_meta::{ChainAnchor, ChainReport};
 pub use lazuli_vmm::host::{GuestStream, listen};
 pub use lazuli_vmm::provisioning::tokens::TokenAsk;
-pub use region_stores::{RegionSettings, RegionStores, region_name};
+pub use open_stores::{OpenStores, Store};
+pub use references::Referenced;
+pub use region_stores::{Boundary, Dedup, RegionSettings, RegionStores, region_name};
 pub use routes::Route;
 pub use secrets::OpenError;
 pub use storage_account::{AccountKey, NetworkRules, StorageAccount};
@@ -187,8 +191,8 @@ impl Engine {
         let db = db.with_audit_chain(secrets.audit_chain(), links);
         secrets.seal_old(&db).await?;
         let stores = RegionStores::new(config.data_dir.join("regions"), config.regions.clone());
-        let regions = Arc::new(Regions::new(stores));
         let access = Arc::new(authorization::access::KeptAccess::new(db.clone()));
+        let regions = Arc::new(Regions::new(stores, access.clone()));
         let blobs = blobs::Blobs::with_access(db.clone(), regions.clone(), access.clone());
         let storage = storage::Storage::new(db.clone(), regions.clone(), config.data_dir.join("staging"));
         let host = HostClient::new(config.data_dir.join("host").join("host.sock"));
@@ -263,20 +267,20 @@ impl Engine {
         &self.0.config
     }
 
-    /// Every manifest of a region that some resource refers to.
+    /// Every manifest that some resource refers to, by those of `stores`, all that the region has, in which it is kept.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn referenced(&self, region: &str) -> Result<Vec<lazuli_chunks::ManifestId>, ArmError> {
-        content::referenced(self, region).await
+    pub async fn referenced(&self, region: &str, stores: &[Store]) -> Result<Referenced, ArmError> {
+        references::referenced(self, region, stores).await
     }
 
-    /// Frees what nothing in a region refers to any more.
+    /// Frees what nothing in a region refers to any more: what became of each of its stores, by their names.
     ///
     /// # Errors
-    /// What the database or the store says.
-    pub async fn sweep(&self, region: &str) -> Result<lazuli_chunks::Collected, ArmError> {
-        content::sweep_one(self, region).await
+    /// What the database says, or a store that cannot be opened.
+    pub async fn sweep(&self, region: &str) -> Result<content::Swept, ArmError> {
+        content::sweep_region(self, region).await
     }
 
     pub(crate) fn db(&self) -> &Db {

@@ -8,13 +8,16 @@
 //! ```
 //! `logical` is what disks show, `data` what of that is not zeros, `unique` what is left of that once equal chunks count once,
 //! `stored` what this takes compressed. Of a resource with others below it, the sums are over all of them; `freedByDelete` is what
-//! nothing else in the region needs.
+//! nothing else in the region needs. Where tenants are kept apart, equal chunks of two tenants are two, and what lies in the store of
+//! another tenant, who shares it, is never freed: what else needs it there is that one's own affair.
 
-use crate::content::{manifest_id, store_error};
+use crate::content::store_error;
+use crate::open_stores::Store;
+use crate::references::{Keeping, Kept};
 use crate::stored::DiskInternal;
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
-use lazuli_chunks::{ManifestId, Region, Share};
+use lazuli_chunks::{ManifestId, Share};
 use lazuli_meta::model::{ContentRef, Resource};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -35,32 +38,70 @@ pub(crate) async fn of(engine: &Engine, row: &Resource) -> Result<Value, ArmErro
 
 async fn of_region(engine: &Engine, row: &Resource, name: &str, own: &[ContentRef]) -> Result<Value, ArmError> {
     let failed = |e| store_error(e, name);
-    let region = engine.regions().get(name).await.map_err(failed)?;
+    let stores = engine.regions().all(name).await.map_err(failed)?;
+    let keeping = Keeping::of(engine, name, &stores).await?;
+    let boundary = engine.regions().boundary(name, &row.key).await?;
     let mine: HashSet<&ContentRef> = own.iter().collect();
     let all = engine.db().content_refs(name).await.map_err(db_error)?;
-    let others = ids(all.iter().filter(|r| !mine.contains(r)))?;
-    let share = region.share(&ids(own.iter())?, &others).await.map_err(failed)?;
+    let mut others = vec![HashSet::new(); stores.len()];
+    for reference in all.iter().filter(|r| !mine.contains(r)) {
+        let (disk, kept) = keeping.find(reference)?;
+        for at in places(kept) {
+            others[at].insert(disk);
+        }
+    }
+    let mut held = vec![HashSet::new(); stores.len()];
+    let mut disks = Vec::new();
+    for reference in own {
+        // Where several keep it, it is one of these.
+        let (disk, kept) = keeping.find(reference)?;
+        let Some(at) = places(kept).first().copied() else { continue };
+        held[at].insert(disk);
+        disks.push(view_of_disk(engine, &stores[at], row, reference, disk).await?);
+    }
+    let mut share = Share::default();
+    for ((store, held), others) in stores.iter().zip(held).zip(others) {
+        if held.is_empty() {
+            continue;
+        }
+        let [held, others] = [held, others].map(|ids| ids.into_iter().collect::<Vec<ManifestId>>());
+        let mut part = store.region.share(&held, &others).await.map_err(failed)?;
+        if store.boundary != boundary {
+            (part.own_unique_bytes, part.own_stored_bytes) = (0, 0);
+        }
+        share += part;
+    }
     let mut view = sizes(&share);
     view.insert("region".into(), name.into());
     view.insert(
         "freedByDelete".into(),
         json!({"uniqueBytes": share.own_unique_bytes, "storedBytes": share.own_stored_bytes}),
     );
-    let mut disks = Vec::new();
-    for reference in own {
-        disks.push(disk(engine, &region, row, reference).await?);
-    }
     view.insert("disks".into(), disks.into());
     Ok(Value::Object(view))
 }
 
-async fn disk(engine: &Engine, region: &Region, row: &Resource, of: &ContentRef) -> Result<Value, ArmError> {
+/// The stores that keep a disk; that where it should be will say that it is missing.
+fn places(kept: Kept) -> Vec<usize> {
+    match kept {
+        Kept::In(stores) => stores,
+        Kept::Missing(store) => vec![store],
+    }
+}
+
+async fn view_of_disk(
+    engine: &Engine,
+    store: &Store,
+    row: &Resource,
+    of: &ContentRef,
+    disk: ManifestId,
+) -> Result<Value, ArmError> {
     let owner = if of.resource_key == row.key {
         Some(row.clone())
     } else {
         engine.db().resource(&of.resource_key).await.map_err(db_error)?
     };
-    let share = region.share(&[manifest_id(&of.manifest)?], &[]).await.map_err(|e| store_error(e, region.name()))?;
+    let share = store.region.share(&[disk], &[]).await.map_err(|e| store_error(e, &of.region))?;
     let mut view = sizes(&share);
     let name = owner.as_ref().map_or("", |o| name_in(&o.internal, &of.manifest));
     view.insert("name".into(), name.into());
@@ -75,11 +116,6 @@ fn name_in<'a>(internal: &'a Value, manifest: &str) -> &'a str {
         .flat_map(|(name, value)| std::iter::once((name, value)).chain(value.as_object().into_iter().flatten()))
         .find(|(_, value)| value["manifest"] == manifest)
         .map_or("", |(name, _)| name)
-}
-
-fn ids<'a>(references: impl Iterator<Item = &'a ContentRef>) -> Result<Vec<ManifestId>, ArmError> {
-    let distinct: HashSet<&str> = references.map(|r| r.manifest.as_str()).collect();
-    distinct.into_iter().map(manifest_id).collect()
 }
 
 fn sizes(share: &Share) -> Map<String, Value> {

@@ -5,10 +5,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use lazuli_authz::rbac::{DATA_OPERATOR_FOR_MANAGED_DISKS, OWNER};
-use lazuli_chunks::{Cache, ChunkError, Progress, Region, RegionConfig};
+use lazuli_chunks::{Cache, DiskReader, ManifestId, Progress, Region, RegionConfig};
 use lazuli_disks::RawFile;
 use lazuli_disks::vhd::{Footer, FooterAppended};
-use lazuli_engine::blobs::{Blob, BlobError, Blobs, Conditions, ContentHeaders, OpenRegion, Sas};
+use lazuli_engine::blobs::{Blob, BlobError, Blobs, Conditions, ContentHeaders, OpenDisk, Sas};
 use lazuli_engine::blobs::{SequenceAction, SequenceTest};
 use lazuli_engine::grant::GrantDetail;
 use lazuli_meta::model::{Change, Expect, Grant, Resource, RoleAssignment, Write};
@@ -30,10 +30,10 @@ const MIB: u64 = 1 << 20;
 struct OneRegion(Region);
 
 #[async_trait]
-impl OpenRegion for OneRegion {
-    async fn open_region(&self, name: &str) -> Result<Region, ChunkError> {
-        assert_eq!(name, "eastus");
-        Ok(self.0.clone())
+impl OpenDisk for OneRegion {
+    async fn open_disk(&self, region: &str, owner: &str, disk: ManifestId) -> Result<DiskReader, BlobError> {
+        assert_eq!((region, owner), ("eastus", "/subscriptions/s/disk"));
+        Ok(self.0.reader(disk).await.unwrap())
     }
 }
 

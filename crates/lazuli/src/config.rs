@@ -50,6 +50,7 @@ use std::path::{Path, PathBuf};
 ///                                                                              # in AWS_* and AZURE_* of the environment
 /// mib_per_second_from = { westus = 10 }  # at most so much from there
 /// encryption_keys = ["file:/etc/lazuli/eastus-2.key", "env:LAZULI_EASTUS_1"]   # newest first; docs/encryption.md
+/// dedup = "region"                       # equal bytes are there once for all; "tenant": once for each; docs/encryption.md
 ///
 /// [fleet]                                # computers that run machines: docs/fleet.md
 /// lease_seconds = 30                     # of a worker: how long it is believed to be there after it was heard of
@@ -130,6 +131,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lazuli_engine::Dedup;
 
     fn parse(text: &str) -> anyhow::Result<Config> {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -148,7 +150,15 @@ mod tests {
     #[test]
     fn regions_have_stores_that_make_sense() {
         let config = parse("[regions.EastUS]\nzones = [\"/a\", \"/b\"]\n").unwrap();
-        assert_eq!(config.regions().unwrap()["eastus"].zones, ["/a", "/b"]);
+        let regions = config.regions().unwrap();
+        assert_eq!(
+            (&*regions["eastus"].zones, regions["eastus"].dedup),
+            (&["/a".into(), "/b".into()][..], Dedup::Region)
+        );
+        for (value, dedup) in [("region", Dedup::Region), ("tenant", Dedup::Tenant)] {
+            let config = parse(&format!("[regions.eastus]\ndedup = \"{value}\"\n")).unwrap();
+            assert_eq!(config.regions().unwrap()["eastus"].dedup, dedup);
+        }
         for (text, says) in [
             ("[regions.atlantis]\nzones = [\"/a\"]\n", "no such region"),
             ("[regions.eastus]\nmib_per_second_from = { atlantis = 5 }\n", "atlantis"),
@@ -160,10 +170,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_entry_is_named() {
-        for text in ["lisen = \"127.0.0.1:1\"", "[host]\nacelerator = \"tcg\""] {
+    fn an_unknown_entry_or_value_is_named() {
+        for (text, says) in [
+            ("lisen = \"127.0.0.1:1\"", "lisen"),
+            ("[host]\nacelerator = \"tcg\"", "acelerator"),
+            ("[regions.eastus]\ndedupe = \"tenant\"", "dedupe"),
+            ("[regions.eastus]\ndedup = \"Tenant\"", "`region` or `tenant`"),
+            ("[regions.eastus]\ndedup = \"subscription\"", "`region` or `tenant`"),
+            ("[regions.eastus]\ndedup = true", "dedup"),
+        ] {
             let error = format!("{:#}", parse(text).unwrap_err());
-            assert!(error.contains("celerator") || error.contains("lisen"), "{error}");
+            assert!(error.contains(says), "{error}");
         }
     }
 

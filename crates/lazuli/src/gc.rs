@@ -25,23 +25,35 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let _lock = if args.preview { None } else { Some(alone()?) };
     let engine = site::open(&dir, &config).await?;
     let mut done = Vec::new();
+    let mut failed = Vec::new();
     for name in site::regions(&engine)? {
         let at = || format!("cannot collect the garbage of the region {name}");
-        let collected = if args.preview {
-            let region = site::read_only(&engine, &name).await.with_context(at)?;
-            let live = engine.referenced(&name).await.map_err(|e| anyhow::anyhow!("{}", e.message))?;
-            region.preview_garbage(&live).await.with_context(at)?
-        } else {
-            engine.sweep(&name).await.map_err(|e| anyhow::anyhow!("{}", e.message)).with_context(at)?
-        };
-        done.push((name, collected));
+        if args.preview {
+            let stores = site::read_only(&engine, &name).await.with_context(at)?;
+            let live = engine.referenced(&name, &stores).await.map_err(|e| site::told(e.message, e.cause))?;
+            for (store, live) in stores.iter().zip(live.all()) {
+                let preview = store.region.preview_garbage(&live).await.with_context(at)?;
+                done.push((store.region.name().to_owned(), preview));
+            }
+            continue;
+        }
+        let swept = engine.sweep(&name).await.map_err(|e| site::told(e.message, e.cause)).with_context(at)?;
+        for (store, collected) in swept {
+            match collected {
+                Ok(collected) => done.push((store, collected)),
+                Err(e) => {
+                    let at = format!("cannot collect the garbage of {store}");
+                    failed.push(site::told(e.message, e.cause).context(at));
+                }
+            }
+        }
     }
     if args.json {
         println!("{:#}", Value::from_iter(done.iter().map(|(name, c)| as_json(name, c))));
     } else {
         done.iter().for_each(|(name, c)| println!("{}", line(name, c, args.preview)));
     }
-    Ok(())
+    failed.into_iter().next().map_or(Ok(()), Err)
 }
 
 fn as_json(name: &str, c: &Collected) -> Value {

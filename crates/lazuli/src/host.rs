@@ -4,8 +4,9 @@
 
 use crate::{files, signals, site};
 use anyhow::Context;
-use lazuli_engine::RegionStores;
+use lazuli_chunks::Cache;
 use lazuli_engine::base_images::StoredImages;
+use lazuli_engine::{OpenStores, RegionStores};
 use lazuli_vmm::hypervisor::{Qemu, QemuConfig};
 use lazuli_vmm::{Host, HostConfig};
 use std::path::PathBuf;
@@ -45,13 +46,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let secure_firmware = both("secure_firmware", section.secure_firmware_code, section.secure_firmware_variables)?;
     let qemu = QemuConfig { program: section.qemu, accelerator: section.accelerator, firmware, secure_firmware };
     let qemu = Qemu::find(qemu, &dir.host()).await.context("no usable QEMU")?;
-    let images = StoredImages::new(stores, section.cache_mib.unwrap_or(CACHE_MIB) << 20);
-    let images = if dir.is_workers() { images.following() } else { images };
+    let cache = Cache::new(section.cache_mib.unwrap_or(CACHE_MIB) << 20);
+    let open = match dir.is_workers() {
+        true => OpenStores::for_following(stores, cache),
+        false => OpenStores::for_reading(stores, cache),
+    };
     let images = match section.disk_cache_mib.unwrap_or(DISK_CACHE_MIB) {
-        0 => images,
+        0 => StoredImages::of(open),
         mib => {
             let cache = dir.host().join("cache");
-            images.keeping(&cache, mib << 20).with_context(|| format!("cannot use {}", cache.display()))?
+            StoredImages::keeping(open, &cache, mib << 20).with_context(|| format!("cannot use {}", cache.display()))?
         }
     };
     let host = HostConfig::new(dir.host(), Arc::new(images), Arc::new(qemu));

@@ -32,12 +32,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut done = Vec::new();
     for name in args.chosen(&known)? {
         let at = || format!("cannot rebuild the index of the region {name}");
-        let region = engine.regions().get(name).await.with_context(at)?;
-        let rebuilt = region.rebuild_index().await.with_context(at)?;
-        if !args.json {
-            println!("{}", line(name, &rebuilt));
+        for store in engine.regions().all(name).await.with_context(at)? {
+            let rebuilt = store.region.rebuild_index().await.with_context(at)?;
+            if !args.json {
+                println!("{}", line(store.region.name(), &rebuilt));
+            }
+            done.push((store.region.name().to_owned(), rebuilt));
         }
-        done.push((name, rebuilt));
     }
     if args.json {
         println!("{:#}", Value::from_iter(done.iter().map(|(name, r)| as_json(name, r))));

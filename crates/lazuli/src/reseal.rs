@@ -29,12 +29,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             continue;
         }
         let at = || format!("cannot seal the region {name}");
-        let region = engine.regions().get(name).await.with_context(at)?;
-        let resealed = region.reseal(&Progress::new(), &cancel).await.with_context(at)?;
-        if !args.json {
-            println!("{}", line(name, &resealed));
+        for store in engine.regions().all(name).await.with_context(at)? {
+            let resealed = store.region.reseal(&Progress::new(), &cancel).await.with_context(at)?;
+            if !args.json {
+                println!("{}", line(store.region.name(), &resealed));
+            }
+            done.push((store.region.name().to_owned(), resealed));
         }
-        done.push((name, resealed));
     }
     if args.json {
         println!("{:#}", Value::from_iter(done.iter().map(|(name, r)| as_json(name, r))));

@@ -37,11 +37,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let engine = site::open(&dir, &config).await?;
     let known = site::regions(&engine)?;
     let cancel = crate::signals::shutdown()?;
+    let donors = if args.repair { donors(&engine, &known).await } else { Vec::new() };
     let mut reports = Vec::new();
     for name in args.regions.chosen(&known)? {
-        let donors = if args.repair { donors(&engine, &known, name).await } else { Vec::new() };
-        let report = scrub(&engine, name, donors, &args, &cancel).await;
-        reports.push(report.with_context(|| format!("cannot scrub the region {name}"))?);
+        let scrubbed = scrub_region(&engine, name, &donors, &args, &cancel).await;
+        reports.extend(scrubbed.with_context(|| format!("cannot scrub the region {name}"))?);
     }
     if args.regions.json {
         println!("{:#}", serde_json::to_value(&reports)?);
@@ -56,31 +56,46 @@ fn alone(dir: &DataDir) -> anyhow::Result<crate::data_dir::ServeLock> {
     dir.lock().context("a repair wants the folder for itself; without --repair, scrub runs beside a server")
 }
 
-/// The other regions that open: what they have may help.
-async fn donors(engine: &Engine, known: &[String], name: &str) -> Vec<Region> {
+/// The stores that open, of all regions: what they have may help another.
+async fn donors(engine: &Engine, known: &[String]) -> Vec<Region> {
     let mut donors = Vec::new();
-    for other in known.iter().filter(|r| *r != name) {
-        match engine.regions().get(other).await {
-            Ok(region) => donors.push(region),
-            Err(error) => tracing::warn!(region = other, %error, "it cannot help"),
+    for name in known {
+        match engine.regions().all(name).await {
+            Ok(stores) => donors.extend(stores.into_iter().map(|s| s.region)),
+            Err(error) => tracing::warn!(region = name, %error, "it cannot help"),
         }
     }
     donors
 }
 
-async fn scrub(
+/// Every store of a region.
+async fn scrub_region(
     engine: &Engine,
     name: &str,
-    donors: Vec<Region>,
+    donors: &[Region],
     args: &Args,
     cancel: &CancellationToken,
-) -> anyhow::Result<ScrubReport> {
-    let region = if args.repair { engine.regions().get(name).await? } else { site::read_only(engine, name).await? };
-    let manifests = engine.referenced(name).await.map_err(|e| anyhow::anyhow!("{}", e.message))?;
+) -> anyhow::Result<Vec<ScrubReport>> {
+    let stores = if args.repair { engine.regions().all(name).await? } else { site::read_only(engine, name).await? };
+    let manifests = engine.referenced(name, &stores).await.map_err(|e| site::told(e.message, e.cause))?.all();
     let rate = args.rate.and_then(|mib| NonZeroU64::new(mib.get() << 20)).map(RateLimit::new);
-    let options = ScrubOptions { manifests: Some(manifests), rate, deep: args.deep, repair: args.repair, donors };
+    let mut reports = Vec::new();
+    for (store, manifests) in stores.iter().zip(manifests) {
+        let options = ScrubOptions {
+            manifests: Some(manifests),
+            rate: rate.clone(),
+            deep: args.deep,
+            repair: args.repair,
+            donors: donors.iter().filter(|d| d.name() != store.region.name()).cloned().collect(),
+        };
+        reports.push(scrub(&store.region, &options, cancel).await?);
+    }
+    Ok(reports)
+}
+
+async fn scrub(region: &Region, options: &ScrubOptions, cancel: &CancellationToken) -> anyhow::Result<ScrubReport> {
     let progress = Progress::new();
-    let bar = bar(name);
+    let bar = bar(region.name());
     let shown = async {
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         loop {
@@ -90,7 +105,7 @@ async fn scrub(
         }
     };
     let report = tokio::select! {
-        report = region.scrub(&options, &progress, cancel) => report,
+        report = region.scrub(options, &progress, cancel) => report,
         () = shown => unreachable!("the bar is drawn until the scrub ends"),
     };
     bar.finish_and_clear();

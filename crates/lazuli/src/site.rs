@@ -4,8 +4,8 @@
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use anyhow::{Context, bail};
-use lazuli_chunks::{Cache, Region};
-use lazuli_engine::{Engine, EngineConfig};
+use lazuli_chunks::Cache;
+use lazuli_engine::{Engine, EngineConfig, OpenStores, Store};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,12 +95,21 @@ pub async fn open(dir: &DataDir, config: &Config) -> anyhow::Result<Engine> {
     engine.with_context(|| format!("cannot open the database of {}", dir.path().display()))
 }
 
+/// An error of the engine, with the cause that no client is told.
+pub fn told(message: String, cause: Option<Box<dyn std::error::Error + Send + Sync>>) -> anyhow::Error {
+    match cause {
+        Some(cause) => anyhow::Error::from_boxed(cause).context(message),
+        None => anyhow::Error::msg(message),
+    }
+}
+
 /// Names of the regions that have been opened here.
 pub fn regions(engine: &Engine) -> anyhow::Result<Vec<String>> {
     engine.regions().known().context("cannot read the folder of the regions")
 }
 
-/// A region to look at, also beside a running server.
-pub async fn read_only(engine: &Engine, region: &str) -> anyhow::Result<Region> {
-    Ok(Region::open_read_only(engine.regions().stores().config(region, Cache::new(CACHE_BYTES))?).await?)
+/// A region's stores to look at, also beside a running server.
+pub async fn read_only(engine: &Engine, region: &str) -> anyhow::Result<Vec<Store>> {
+    let stores = engine.regions().stores().clone();
+    Ok(OpenStores::for_reading(stores, Cache::new(CACHE_BYTES)).all(region).await?)
 }

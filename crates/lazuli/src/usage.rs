@@ -1,10 +1,10 @@
-//! `lazuli usage`: what the content stores hold, region by region. Beside a running server or without one.
+//! `lazuli usage`: what the content stores hold, region by region, and tenant by tenant where these are kept apart. Beside a running server or without one.
 
 use crate::site::Site;
 use anyhow::Context;
 use indicatif::BinaryBytes;
-use lazuli_chunks::{Cache, Region, Usage};
-use lazuli_engine::RegionStores;
+use lazuli_chunks::{Cache, Usage};
+use lazuli_engine::{OpenStores, RegionStores};
 use serde_json::{Value, json};
 
 const CACHE_BYTES: u64 = 8 << 20;
@@ -21,13 +21,14 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let (config, dir) = args.site.find()?;
     let stores = RegionStores::new(dir.regions(), config.regions()?);
+    let open = OpenStores::for_reading(stores, Cache::new(CACHE_BYTES));
     let mut regions = Vec::new();
-    for name in stores.known().with_context(|| format!("cannot read {}", dir.regions().display()))? {
+    for name in open.stores().known().with_context(|| format!("cannot read {}", dir.regions().display()))? {
         let at = || format!("cannot read the store of the region {name}");
-        let config = stores.config(&name, Cache::new(CACHE_BYTES)).with_context(at)?;
-        let region = Region::open_read_only(config).await.with_context(at)?;
-        let usage = region.usage().await.with_context(at)?;
-        regions.push((name, usage));
+        for store in open.all(&name).await.with_context(at)? {
+            let usage = store.region.usage().await.with_context(at)?;
+            regions.push((store.region.name().to_owned(), usage));
+        }
     }
     if args.json {
         println!("{:#}", Value::from_iter(regions.iter().map(|(name, usage)| as_json(name, usage))));

@@ -455,3 +455,122 @@ async fn an_index_that_forgot_a_disk_is_rebuilt_and_a_pack_that_cannot_be_read_i
     assert_eq!(unknown.status.code(), Some(1));
     assert!(text(&unknown.stderr).contains("known are: eastus"), "{}", text(&unknown.stderr));
 }
+
+/// Makes a store with a disk of these bytes.
+async fn store_with(name: &str, folder: &Path, bytes: &[u8]) {
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(disk.path(), bytes).unwrap();
+    let region = Region::open(RegionConfig::local(name, folder, Cache::new(0)).unwrap()).await.unwrap();
+    let source = Arc::new(RawFile::open(disk.path()).unwrap());
+    region.ingest(source, &Progress::new(), &CancellationToken::new()).await.unwrap();
+}
+
+fn a_pack_of(store: &Path) -> std::path::PathBuf {
+    // A pack that was deleted leaves its folder behind.
+    let folders = std::fs::read_dir(store.join("packs")).unwrap();
+    folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap()).next().unwrap().unwrap().path()
+}
+
+#[tokio::test]
+async fn every_tenants_store_is_counted_scrubbed_sealed_indexed_and_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let (config, key) = (dir.path().join("lazuli.toml"), dir.path().join("key"));
+    std::fs::write(&key, "1f".repeat(32)).unwrap();
+    let write = |more: &str| std::fs::write(&config, format!("[regions.eastus]\ndedup = \"tenant\"\n{more}")).unwrap();
+    write("");
+    let run = |arguments: &[&str]| {
+        let out = lazuli(&[arguments, &["--json", "--data-dir", path, "--config", config.to_str().unwrap()]].concat());
+        let told: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+        (out.status.code(), told, text(&out.stderr))
+    };
+    let bytes: Vec<u8> = (0u32..100_000).flat_map(u32::to_le_bytes).take(384 << 10).collect();
+    let names = [1, 2].map(|n| format!("eastus/00000000-0000-0000-0000-00000000000{n}"));
+    let folders = names.each_ref().map(|name| {
+        let (region, tenant) = name.split_once('/').unwrap();
+        dir.path().join("regions").join(region).join("tenants").join(tenant)
+    });
+    for (name, folder) in names.iter().zip(&folders) {
+        store_with(name, folder, &bytes).await;
+    }
+
+    let named = |told: &Value| -> Vec<String> {
+        told.as_array().into_iter().flatten().map(|r| r["region"].as_str().unwrap().to_owned()).collect()
+    };
+    let (code, told, said) = run(&["usage"]);
+    assert_eq!((code, named(&told)), (Some(0), names.to_vec()), "{said}");
+    assert!(told[0]["storedBytes"].as_u64() > Some(0) && told[0]["storedBytes"] == told[1]["storedBytes"], "{told}");
+
+    let (code, told, said) = run(&["index", "rebuild"]);
+    assert_eq!((code, named(&told)), (Some(0), names.to_vec()), "{said}");
+    write(&format!("encryption_keys = [\"file:{}\"]\n", key.display()));
+    let (code, told, said) = run(&["reseal"]);
+    assert_eq!((code, named(&told)), (Some(0), names.to_vec()), "{said}");
+    assert_eq!((&told[0]["packs"], &told[1]["left"]), (&json!(1), &json!(0)));
+    write("");
+    let (code, _, said) = run(&["usage"]);
+    assert!(code == Some(1) && said.contains("which is not given"), "{said}");
+    write(&format!("encryption_keys = [\"file:{}\"]\n", key.display()));
+
+    // Damage is named where it is.
+    let pack = a_pack_of(&folders[1]);
+    let mut damaged = std::fs::read(&pack).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&pack, damaged).unwrap();
+    let (code, told, said) = run(&["scrub", "--region", "eastus"]);
+    assert_eq!((code, named(&told)), (Some(2), names.to_vec()), "{said}");
+    let findings = [0, 1].map(|n| told[n]["findings"].as_array().unwrap().len());
+    assert!(findings[0] == 0 && findings[1] > 0, "{told}");
+
+    // No disk refers to anything.
+    let (code, preview, said) = run(&["gc", "--preview"]);
+    assert_eq!((code, named(&preview)), (Some(0), names.to_vec()), "{said}");
+    let (code, told, said) = run(&["gc"]);
+    assert_eq!((code, named(&told)), (Some(0), names.to_vec()), "{said}");
+    for n in [0, 1] {
+        assert!(
+            told[n]["freedBytes"].as_u64() > Some(0) && told[n]["freedBytes"] == preview[n]["freedBytes"],
+            "{told}"
+        );
+    }
+    assert!(!pack.exists());
+}
+
+#[tokio::test]
+async fn a_region_is_not_used_with_data_of_the_other_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let config = dir.path().join("lazuli.toml");
+    let folder = dir.path().join("regions/eastus");
+    store_with("eastus", &folder, &[7; 8192]).await;
+    let tenant = dir.path().join("regions/westus/tenants/00000000-0000-0000-0000-000000000001");
+    store_with("westus/00000000-0000-0000-0000-000000000001", &tenant, &[7; 8192]).await;
+    for (text_of_config, region, says) in [
+        (
+            "[regions.eastus]\ndedup = \"tenant\"\n[regions.westus]\ndedup = \"tenant\"\n",
+            "eastus",
+            "set dedup = \"region\"",
+        ),
+        ("", "westus", "set dedup = \"tenant\""),
+    ] {
+        std::fs::write(&config, text_of_config).unwrap();
+        for command in [
+            &["serve", "--no-host", "--listen", "127.0.0.1:0"][..],
+            &["scrub"],
+            &["usage"],
+            &["gc"],
+            &["gc", "--preview"],
+            &["index", "rebuild"],
+        ] {
+            let out = lazuli(&[command, &["--data-dir", path, "--config", config.to_str().unwrap()]].concat());
+            let said = text(&out.stderr);
+            assert_eq!(out.status.code(), Some(1), "{command:?}: {said}");
+            assert!(said.contains(region) && said.contains(says), "{command:?}: {said}");
+        }
+    }
+    let right = "[regions.westus]\ndedup = \"tenant\"\n";
+    std::fs::write(&config, right).unwrap();
+    let out = lazuli(&["scrub", "--data-dir", path, "--config", config.to_str().unwrap()]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+}

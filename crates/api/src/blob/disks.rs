@@ -129,7 +129,7 @@ impl DiskPlane {
             }
             None => None,
         };
-        page_list(&self.blobs, ask, blob, previous.as_ref()).await
+        page_list(ask, blob, previous.as_ref()).await
     }
 
     async fn put_page(&self, ask: &Ask, blob: &Blob, body: &mut Option<Body>) -> Result<Reply, Failure> {
@@ -277,7 +277,7 @@ fn metadata(ask: &Ask, blob: &Blob) -> Result<Reply, Failure> {
     Ok(response)
 }
 
-async fn page_list(blobs: &Blobs, ask: &Ask, blob: &Blob, previous: Option<&Blob>) -> Result<Reply, Failure> {
+async fn page_list(ask: &Ask, blob: &Blob, previous: Option<&Blob>) -> Result<Reply, Failure> {
     let properties = judged(ask, blob)?;
     let size = properties.size;
     let asked = ask.range().unwrap_or(0..u64::MAX);
@@ -300,7 +300,7 @@ async fn page_list(blobs: &Blobs, ask: &Ask, blob: &Blob, previous: Option<&Blob
     let range = asked.start / 512 * 512..asked.end.min(size).next_multiple_of(512);
     let data = |range: Range<u64>| PageChange { range, cleared: false };
     let mut ranges: Vec<PageChange> = match previous {
-        Some(previous) => blobs.changes(blob, previous, range).await?,
+        Some(previous) => blob.changes_since(previous, range).await?,
         None => blob.page_ranges(range).await?.into_iter().map(data).collect(),
     };
     ranges.retain(|r| r.range.start >= marker);

@@ -5,7 +5,7 @@
 //! their disks: it counts as changed only when the disk has grown.
 
 use super::ranges::{PAGE, Ranges};
-use super::{Blob, BlobError, Blobs, Kind};
+use super::{Blob, BlobError, Kind};
 use lazuli_arm::bodies::snapshot;
 use lazuli_chunks::DiffKind;
 use lazuli_meta::model::Resource;
@@ -36,13 +36,13 @@ pub struct PageChange {
     pub cleared: bool,
 }
 
-impl Blobs {
-    /// Where `range` of `newer` (cut at its end) differs from `older`: ascending, apart.
+impl Blob {
+    /// Where `range` of this one (cut at its end) differs from `older`: ascending, apart.
     ///
     /// # Errors
     /// [`BlobError::NoDifference`] unless both are incremental snapshots of one family; [`BlobError::PreviousNewer`].
-    pub async fn changes(&self, newer: &Blob, older: &Blob, range: Range<u64>) -> Result<Vec<PageChange>, BlobError> {
-        let (Kind::Export(new), Kind::Export(old)) = (&newer.0, &older.0) else {
+    pub async fn changes_since(&self, older: &Self, range: Range<u64>) -> Result<Vec<PageChange>, BlobError> {
+        let (Kind::Export(new), Kind::Export(old)) = (&self.0, &older.0) else {
             return Err(BlobError::NoDifference);
         };
         let (Some(to), Some(from)) = (&new.member, &old.member) else {
@@ -54,9 +54,8 @@ impl Blobs {
         if from.created_ms > to.created_ms {
             return Err(BlobError::PreviousNewer);
         }
-        let region = self.0.regions.open_region(&to.region).await.map_err(BlobError::of_chunks)?;
         let within = range.start..range.end.min(new.disk_size());
-        let found = region.diff_in(old.manifest(), new.manifest(), within).await.map_err(BlobError::of_chunks)?;
+        let found = new.reader().diff_from(old.reader(), within).await.map_err(BlobError::of_chunks)?;
         let mut data = Ranges::new();
         let mut cleared = Vec::new();
         for diff in found {
@@ -66,7 +65,7 @@ impl Blobs {
             }
         }
         if old.disk_size() != new.disk_size() {
-            let end = range.end.min(newer.size());
+            let end = range.end.min(self.size());
             data.push(range.start.max(new.disk_size())..end.max(new.disk_size()));
         }
         Ok(merged(data.into_vec(), cleared))

@@ -6,7 +6,7 @@ use super::conditions::{ContentHeaders, Properties};
 use super::difference::Member;
 use super::ranges::Ranges;
 use bytes::Bytes;
-use lazuli_chunks::{DiskReader, ManifestId};
+use lazuli_chunks::DiskReader;
 use lazuli_disks::vhd::FooterAppended;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -84,8 +84,8 @@ impl Export {
         }
     }
 
-    pub fn manifest(&self) -> ManifestId {
-        self.reader.manifest()
+    pub fn reader(&self) -> &DiskReader {
+        &self.reader
     }
 
     /// Without the footer.

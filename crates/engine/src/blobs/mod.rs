@@ -36,7 +36,7 @@ use export::{Export, Exported};
 use file::File;
 use futures::stream::{self, Stream, StreamExt};
 use lazuli_authz::rbac::Plane;
-use lazuli_chunks::{ChunkError, DiskReader, ManifestId, Region};
+use lazuli_chunks::{DiskReader, ManifestId};
 use lazuli_meta::Db;
 use lazuli_meta::model::{Grant, Resource};
 use std::collections::{BTreeMap, HashMap};
@@ -64,12 +64,14 @@ pub struct Sas {
     pub sig: String,
 }
 
-/// Gives the content store of a region.
+/// Opens disks in the content stores of a region.
 #[async_trait]
-pub trait OpenRegion: Send + Sync {
+pub trait OpenDisk: Send + Sync {
+    /// A disk to which `owner` (the key of a resource) refers.
+    ///
     /// # Errors
-    /// What opening the store says.
-    async fn open_region(&self, name: &str) -> Result<Region, ChunkError>;
+    /// What opening it says.
+    async fn open_disk(&self, region: &str, owner: &str, disk: ManifestId) -> Result<DiskReader, BlobError>;
 }
 
 /// All blobs. Cheap to clone.
@@ -78,12 +80,12 @@ pub struct Blobs(Arc<Inner>);
 
 struct Inner {
     db: Db,
-    regions: Arc<dyn OpenRegion>,
+    disks: Arc<dyn OpenDisk>,
     access: Arc<KeptAccess>,
     /// Uploads with requests in flight, by staging file.
     staged: Mutex<HashMap<PathBuf, Weak<Staged>>>,
-    /// Readers of stored disks, the one used last at the end.
-    readers: Mutex<Vec<(String, ManifestId, DiskReader)>>,
+    /// Readers of stored disks, by region and owner, the one opened last at the end.
+    readers: Mutex<Vec<(String, String, DiskReader)>>,
 }
 
 /// A blob that the caller may use, for one request. With the key of its disk.
@@ -98,14 +100,14 @@ enum Kind {
 }
 
 impl Blobs {
-    pub fn new(db: Db, regions: Arc<dyn OpenRegion>) -> Self {
+    pub fn new(db: Db, disks: Arc<dyn OpenDisk>) -> Self {
         let access = Arc::new(KeptAccess::new(db.clone()));
-        Self::with_access(db, regions, access)
+        Self::with_access(db, disks, access)
     }
 
     /// As [`Blobs::new`], with identities that others ask too.
-    pub(crate) fn with_access(db: Db, regions: Arc<dyn OpenRegion>, access: Arc<KeptAccess>) -> Self {
-        Self(Arc::new(Inner { db, regions, access, staged: Mutex::default(), readers: Mutex::default() }))
+    pub(crate) fn with_access(db: Db, disks: Arc<dyn OpenDisk>, access: Arc<KeptAccess>) -> Self {
+        Self(Arc::new(Inner { db, disks, access, staged: Mutex::default(), readers: Mutex::default() }))
     }
 
     /// The blob behind a URL. `account` is the label without a zone (`md-impexp-x`), `principal` the object id of whoever signed
@@ -142,7 +144,7 @@ impl Blobs {
                 Ok(Blob(Kind::File(Arc::new(file)), grant.resource_key.clone()))
             }
             GrantDetail::Manifest { region, manifest, size, footer_unique_id } => {
-                let reader = self.reader(&region, &manifest).await?;
+                let reader = self.reader(&region, &grant.resource_key, &manifest).await?;
                 let created_ms = disk.as_ref().map_or(0, |row| row.created_ms);
                 let member = Member::of(&region, disk.as_ref());
                 let mut export = Export::new(region, reader, size, footer_unique_id, created_ms)?;
@@ -206,20 +208,25 @@ impl Blobs {
         staged
     }
 
-    async fn reader(&self, region: &str, manifest: &str) -> Result<DiskReader, BlobError> {
+    async fn reader(&self, region: &str, owner: &str, manifest: &str) -> Result<DiskReader, BlobError> {
         let manifest: ManifestId = manifest.parse().map_err(|e| BlobError::internal(format!("{e}")))?;
         let lock = || self.0.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = lock().iter().find(|(r, m, _)| r == region && *m == manifest).map(|(_, _, reader)| reader.clone());
+        let kept = {
+            let mut readers = lock();
+            // What its store let go of may be in another one.
+            readers.retain(|(.., reader)| reader.is_held());
+            let kept = readers.iter().find(|(r, o, reader)| r == region && o == owner && reader.manifest() == manifest);
+            kept.map(|(.., reader)| reader.clone())
+        };
         if let Some(reader) = kept {
             return Ok(reader);
         }
-        let store = self.0.regions.open_region(region).await.map_err(BlobError::of_chunks)?;
-        let reader = store.reader(manifest).await.map_err(BlobError::of_chunks)?;
+        let reader = self.0.disks.open_disk(region, owner, manifest).await?;
         let mut readers = lock();
         if readers.len() >= READERS {
             readers.remove(0);
         }
-        readers.push((region.to_owned(), manifest, reader.clone()));
+        readers.push((region.to_owned(), owner.to_owned(), reader.clone()));
         Ok(reader)
     }
 }

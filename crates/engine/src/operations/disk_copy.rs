@@ -6,7 +6,7 @@
 //! ```
 //! Until it is at 100, nobody may read the resource.
 
-use crate::content::{manifest_id, reference, settle_found, store_op_error, watched};
+use crate::content::{guard, manifest_id, reference, settle_found, store_of, store_op_error, watched};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::sources::FoundDisk;
 use crate::stored::{DiskInternal, Stored, change_internal};
@@ -81,12 +81,13 @@ async fn bring(
     if from == to {
         return Ok(stored);
     }
-    let source = cx.engine.regions().get(from).await.map_err(|e| store_op_error(cx, e, from))?;
     // Held until the step has committed the reference.
-    let guard = cx.engine.regions().guard(to).await.map_err(|e| store_op_error(cx, e, to))?;
+    let guard = guard(cx, to, owner).await?;
     cx.step_with(step, async {
+        let manifest = manifest_id(&stored.manifest)?;
+        let source = store_of(cx, from, owner, manifest).await?;
         let progress = Progress::new();
-        let work = guard.region.replicate_from(&source, manifest_id(&stored.manifest)?, &progress, &cx.stop);
+        let work = guard.region.replicate_from(&source, manifest, &progress, &cx.stop);
         let moved = watched(cx, &progress, "copying from the other region", work).await;
         let moved = moved.map_err(|e| store_op_error(cx, e, to))?;
         tracing::info!(resource = owner, from, to, moved_bytes = moved.moved_bytes, "copied from another region");

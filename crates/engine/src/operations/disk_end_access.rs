@@ -6,7 +6,7 @@
 //! ```
 
 use super::disk_begin_access::{file_error, still_usable};
-use crate::content::{reference, store_op_error, watched};
+use crate::content::{guard, reference, store_op_error, watched};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::disk::EndAccess;
 use crate::stored::{DiskInternal, Stored, change_internal, internal};
@@ -91,7 +91,7 @@ fn uploaded(row: &mut Resource, stored: &Stored, guest_state: Option<&Stored>) {
 async fn ingest(cx: &OpContext, row: &Resource, step: &str, path: PathBuf) -> Result<Stored, OpError> {
     let region = row.location.as_str();
     // Held until the step has committed the reference.
-    let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
+    let guard = guard(cx, region, &row.key).await?;
     cx.step_with(step, async {
         let vhd = open(cx, row, path).await?;
         let size_bytes = vhd.size();

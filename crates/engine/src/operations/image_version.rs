@@ -8,10 +8,12 @@
 //!               Updating    another operation of the version still has regions to complete
 //!               Failed      a region is
 //! ```
+//! Its bytes lie in its own tenant's store of each region, where tenants are kept apart: in its own region too they are brought there,
+//! if it was made of what another tenant shares.
 
 mod progress;
 
-use crate::content::{manifest_id, reference, store_op_error};
+use crate::content::{guard, manifest_id, reference, store_of, store_op_error};
 use crate::operation::{OpContext, OpError};
 use crate::stored::{ImageVersionInternal, RegionState, Stored, change_internal, internal};
 use futures::StreamExt;
@@ -19,7 +21,7 @@ use futures::stream::FuturesUnordered;
 use lazuli_arm::bodies::disk::gib_of;
 use lazuli_arm::bodies::image_version::{show_disks, target_regions};
 use lazuli_arm::{ArmError, locations};
-use lazuli_chunks::{ChunkError, Region};
+use lazuli_chunks::ChunkError;
 use lazuli_meta::WriteError;
 use lazuli_meta::model::{Change, Conflict, Expect, OperationQuery, OperationState, Resource, Write};
 use progress::{Target, report};
@@ -77,7 +79,6 @@ pub(super) fn disks(row: &Resource) -> Result<Vec<Stored>, OpError> {
 /// is there already is only looked at again. After a failure the regions that were reached stay.
 pub(super) async fn replicate(cx: &OpContext, row: &Resource, disks: &[Stored]) -> Result<(), OpError> {
     let home = row.location.as_str();
-    let source = cx.engine.regions().get(home).await.map_err(|e| store_op_error(cx, e, home))?;
     let state: ImageVersionInternal = internal(row)?;
     let mut names = region_names(row);
     // The home region first: nothing can be copied from what it lacks.
@@ -89,7 +90,7 @@ pub(super) async fn replicate(cx: &OpContext, row: &Resource, disks: &[Stored]) 
     let slots = Semaphore::new(PARALLEL);
     let mut work = FuturesUnordered::new();
     for target in &targets {
-        work.push(bring(cx, row, &source, target, &slots));
+        work.push(bring(cx, row, target, &slots));
     }
     let mut tick = tokio::time::interval(crate::content::REPORT_EVERY);
     let mut failed: Option<OpError> = None;
@@ -111,21 +112,15 @@ pub(super) async fn replicate(cx: &OpContext, row: &Resource, disks: &[Stored]) 
 }
 
 /// One region, from whatever it has to `Completed` or `Failed`.
-async fn bring(
-    cx: &OpContext,
-    row: &Resource,
-    source: &Region,
-    target: &Target,
-    slots: &Semaphore,
-) -> Result<(), OpError> {
+async fn bring(cx: &OpContext, row: &Resource, target: &Target, slots: &Semaphore) -> Result<(), OpError> {
     let region = target.name.as_str();
     let _slot = slots.acquire().await.map_err(ArmError::internal)?;
-    if target.completed && all_there(cx, target).await? {
+    if target.completed && all_there(cx, row, target).await? {
         return Ok(());
     }
     let mut done = Ok(());
     for part in &target.parts {
-        done = copy(cx, row, source, target, part).await;
+        done = copy(cx, row, target, part).await;
         if done.is_err() {
             break;
         }
@@ -143,10 +138,11 @@ async fn bring(
 }
 
 /// Whether a region that was completed before still serves every disk.
-async fn all_there(cx: &OpContext, target: &Target) -> Result<bool, OpError> {
+async fn all_there(cx: &OpContext, row: &Resource, target: &Target) -> Result<bool, OpError> {
     let region = target.name.as_str();
     let failed = |e| store_op_error(cx, e, region);
-    let store = cx.engine.regions().get(region).await.map_err(failed)?;
+    let boundary = cx.engine.regions().boundary(region, &row.key).await?;
+    let store = cx.engine.regions().get(region, boundary).await.map_err(failed)?;
     for part in &target.parts {
         if !store.has(manifest_id(&part.disk.manifest)?).await.map_err(failed)? {
             return Ok(false);
@@ -156,22 +152,17 @@ async fn all_there(cx: &OpContext, target: &Target) -> Result<bool, OpError> {
     Ok(true)
 }
 
-async fn copy(
-    cx: &OpContext,
-    row: &Resource,
-    source: &Region,
-    target: &Target,
-    part: &progress::Part,
-) -> Result<(), OpError> {
+async fn copy(cx: &OpContext, row: &Resource, target: &Target, part: &progress::Part) -> Result<(), OpError> {
     let region = target.name.as_str();
     let manifest = manifest_id(&part.disk.manifest)?;
     // Held until the reference is committed.
-    let guard = cx.engine.regions().guard(region).await.map_err(|e| store_op_error(cx, e, region))?;
-    if region != row.location {
+    let guard = guard(cx, region, &row.key).await?;
+    if region != row.location || !guard.region.holds(manifest) {
+        let source = store_of(cx, &row.location, &row.key, manifest).await?;
         let mut attempt = 1;
         loop {
             cx.check()?;
-            match guard.region.replicate_from(source, manifest, &part.progress, &cx.stop).await {
+            match guard.region.replicate_from(&source, manifest, &part.progress, &cx.stop).await {
                 Ok(done) => {
                     tracing::info!(version = row.id, region, moved_bytes = done.moved_bytes, "replicated");
                     break;

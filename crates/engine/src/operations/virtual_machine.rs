@@ -127,13 +127,13 @@ async fn require(engine: &Engine, key: &str) -> Result<Resource, ArmError> {
 async fn disk_of(engine: &Engine, key: &str, lun: Option<u8>, data_dir: &Path) -> Result<DiskSpec, ArmError> {
     let row = require(engine, key).await?;
     let disk: DiskInternal = internal(&row)?;
+    let boundary = engine.regions().boundary(&row.location, key).await?;
+    let source = |manifest: &str| base_images::source(&row.location, boundary, manifest);
     Ok(DiskSpec {
         lun,
         overlay: disk.overlay_in(data_dir),
         size_bytes: disk.size_bytes,
-        base: disk
-            .base
-            .map(|b| BaseImage { source: base_images::source(&row.location, &b.manifest), size_bytes: b.size_bytes }),
+        base: disk.base.map(|b| BaseImage { source: source(&b.manifest), size_bytes: b.size_bytes }),
         read_only: false,
     })
 }

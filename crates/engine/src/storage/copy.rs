@@ -133,9 +133,8 @@ impl Storage {
         let Some(row) = self.find(at).await?.filter(|row| row.row.id == id) else { return Ok(()) };
         let Some(from) = row.body.copy.and_then(|copy| copy.from) else { return Ok(()) };
         let Some(manifest) = &from.bytes.manifest else { return Ok(()) };
-        let manifest = manifest.parse().map_err(|e| StorageError::internal(format!("{manifest}: {e}")))?;
-        let source = self.0.regions.get(&from.region).await?;
-        let guard = self.0.regions.guard(&from.to_region).await?;
+        let (source, manifest) = self.store_of(&at.account.key, &from.region, manifest).await?;
+        let guard = self.guard(&at.account, &from.to_region).await?;
         guard.region.replicate_from(&source, manifest, &Progress::new(), stop).await?;
         let gate = self.0.gates.of(&at.account.name, &at.container, &at.blob);
         let _alone = gate.alone().await;

@@ -166,7 +166,7 @@ impl Storage {
 
     /// The bytes of a blob as they are now.
     async fn view(&self, account: &Account, row: &BlobRow) -> Result<View, StorageError> {
-        let base = self.base(&account.location, &row.content.base).await?;
+        let base = self.base(&account.key, &account.location, &row.content.base).await?;
         let over = match (&row.content.staging, row.kind) {
             (None, _) => Over::Nothing,
             (Some(id), BlobKind::Append) => {
@@ -179,11 +179,11 @@ impl Storage {
         Ok(View { size: row.size(), base, over, runtime: Handle::current() })
     }
 
-    async fn base(&self, region: &str, settled: &Settled) -> Result<Base, StorageError> {
+    async fn base(&self, owner: &str, region: &str, settled: &Settled) -> Result<Base, StorageError> {
         let reader = match &settled.manifest {
             Some(manifest) => {
-                let manifest = manifest.parse().map_err(|e| StorageError::internal(format!("{manifest}: {e}")))?;
-                Some(self.0.regions.get(region).await?.reader(manifest).await?)
+                let (store, manifest) = self.store_of(owner, region, manifest).await?;
+                Some(store.reader(manifest).await?)
             }
             None => None,
         };

@@ -51,18 +51,18 @@ impl Storage {
         Ok((StoredFile { stored, tail_at: base.tail_at, tail: base.tail, size_bytes }, holder))
     }
 
-    /// The bytes of such a file; for small ones.
+    /// The bytes of such a file, to which `owner` (the key of a resource) refers; for small ones.
     ///
     /// # Errors
     /// What the store says.
-    pub(crate) async fn read_file(&self, region: &str, file: &StoredFile) -> Result<Bytes, StorageError> {
+    pub(crate) async fn read_file(&self, owner: &str, region: &str, file: &StoredFile) -> Result<Bytes, StorageError> {
         let settled = Settled {
             manifest: file.stored.as_ref().map(|s| s.manifest.clone()),
             stored: file.stored.as_ref().map_or(0, |s| s.size_bytes),
             tail_at: file.tail_at,
             tail: file.tail.clone(),
         };
-        let base = self.base(region, &settled).await?;
+        let base = self.base(owner, region, &settled).await?;
         let view = View { size: file.size_bytes, base, over: Over::Nothing, runtime: Handle::current() };
         Arc::new(view).read(0..file.size_bytes).await
     }

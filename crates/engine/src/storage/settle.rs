@@ -11,7 +11,7 @@ use super::{Account, BlobKind, Code, Place, Storage, StorageError, references};
 use crate::Engine;
 use crate::content::sweep;
 use crate::regions::ContentGuard;
-use lazuli_chunks::Progress;
+use lazuli_chunks::{ManifestId, Progress, Region};
 use lazuli_disks::vhd;
 use lazuli_meta::model::{Blob, BlobState};
 use std::collections::HashSet;
@@ -61,6 +61,26 @@ impl Storage {
         Ok(row)
     }
 
+    /// The store that an account's bytes come into.
+    pub(super) async fn guard(&self, account: &Account, region: &str) -> Result<ContentGuard, StorageError> {
+        let regions = &self.0.regions;
+        let boundary = regions.boundary(region, &account.key).await.map_err(StorageError::internal)?;
+        Ok(regions.guard(region, boundary).await?)
+    }
+
+    /// The store of a region that has a manifest to which `owner` (the key of a resource) refers.
+    pub(super) async fn store_of(
+        &self,
+        owner: &str,
+        region: &str,
+        manifest: &str,
+    ) -> Result<(Region, ManifestId), StorageError> {
+        let manifest = manifest.parse().map_err(|e| StorageError::internal(format!("{manifest}: {e}")))?;
+        let regions = &self.0.regions;
+        let boundary = regions.boundary(region, owner).await.map_err(StorageError::internal)?;
+        Ok((regions.find(region, boundary, manifest).await?, manifest))
+    }
+
     /// Brings a view's bytes into the region of the account. They are kept while the guard is held.
     pub(super) async fn ingest(
         &self,
@@ -73,7 +93,7 @@ impl Storage {
         if len == 0 {
             return Ok((settled, None));
         }
-        let guard = self.0.regions.guard(&account.location).await?;
+        let guard = self.guard(account, &account.location).await?;
         let source = Arc::new(Beginning { view, len });
         let ingested = guard.region.ingest(source, &Progress::new(), stop).await?;
         settled.manifest = Some(ingested.manifest.to_string());

@@ -23,7 +23,8 @@ impl Site {
         self.server.dir.path().join("disks").join(format!("{id}.qcow2"))
     }
 
-    async fn write(&self, disk: &str, commands: &[&str]) {
+    /// What a guest would have written.
+    pub(super) async fn write(&self, disk: &str, commands: &[&str]) {
         write_to(&self.overlay(disk).await, commands);
     }
 

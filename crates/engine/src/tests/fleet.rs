@@ -5,8 +5,9 @@ use super::capture::{CLUSTER, WRITES, expected, write_to};
 use super::site::{Site, VM, link, nic, until};
 use super::{MIB, Server};
 use crate::base_images::StoredImages;
-use crate::{Engine, RegionSettings, RegionStores, WorkerSettings};
+use crate::{Engine, OpenStores, RegionSettings, RegionStores, WorkerSettings};
 use lazuli_arm::ArmError;
+use lazuli_chunks::Cache;
 use lazuli_vmm::host::{Host, HostConfig, HostError};
 use lazuli_vmm::hypervisor::Fake;
 use serde_json::{Value, json};
@@ -136,7 +137,7 @@ impl Member {
     async fn begin(&mut self) {
         let data = self.dir.path();
         let stores = RegionStores::new(data.join("regions"), self.engine.config().regions.clone());
-        let images = StoredImages::new(stores, 16 << 20).following();
+        let images = StoredImages::of(OpenStores::for_following(stores, Cache::new(16 << 20)));
         let config = HostConfig::new(data.join("host"), Arc::new(images), Arc::new(self.fake.clone()));
         let stop = CancellationToken::new();
         let host = (stop.clone(), tokio::spawn(Host::run(config, stop)));

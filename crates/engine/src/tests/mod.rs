@@ -32,6 +32,7 @@ mod snapshots;
 mod soft_deletion;
 mod storage;
 mod storage_accounts;
+mod tenants_apart;
 mod trusted_launch;
 mod usage;
 mod version_disks;
@@ -42,7 +43,7 @@ use crate::call::{ActionReply, Call, Caller, Deleted, OperationView, Urls};
 use crate::grant::GrantDetail;
 use crate::{Bootstrap, Engine, EngineConfig};
 use lazuli_arm::{ApiVersion, ArmError, ResourceId, ResourceType};
-use lazuli_chunks::ManifestId;
+use lazuli_chunks::{DiskReader, ManifestId};
 use lazuli_disks::vhd::Footer;
 use lazuli_meta::model::OperationState;
 use serde_json::{Value, json};
@@ -246,10 +247,15 @@ impl Server {
         self.put("galleries/g/images/i", definition("sku1")).await.unwrap();
     }
 
+    async fn reader(&self, region: &str, manifest: &str) -> DiskReader {
+        let (regions, manifest) = (self.engine.regions(), manifest.parse::<ManifestId>().unwrap());
+        let boundary = regions.boundary(region, &self.group.key()).await.unwrap();
+        regions.find(region, boundary, manifest).await.unwrap().reader(manifest).await.unwrap()
+    }
+
     /// The bytes behind a row's `internal` manifest in a region.
     pub async fn stored(&self, region: &str, manifest: &str) -> Vec<u8> {
-        let store = self.engine.regions().get(region).await.unwrap();
-        let reader = store.reader(manifest.parse::<ManifestId>().unwrap()).await.unwrap();
+        let reader = self.reader(region, manifest).await;
         let mut bytes = vec![0; usize::try_from(reader.size()).unwrap()];
         reader.read_at(0, &mut bytes).await.unwrap();
         bytes
@@ -257,8 +263,7 @@ impl Server {
 
     /// A stored disk of `size` bytes that begins with `data` and has nothing but holes behind it.
     pub async fn check_grown(&self, region: &str, manifest: &str, data: &[u8], size: u64) {
-        let store = self.engine.regions().get(region).await.unwrap();
-        let reader = store.reader(manifest.parse::<ManifestId>().unwrap()).await.unwrap();
+        let reader = self.reader(region, manifest).await;
         assert_eq!(reader.size(), size);
         let mut head = vec![1; data.len()];
         reader.read_at(0, &mut head).await.unwrap();
@@ -271,8 +276,13 @@ impl Server {
         self.engine.db().resource(&self.id(tail).key()).await.unwrap().unwrap().internal
     }
 
+    /// In all stores of a region.
     pub async fn stored_bytes(&self, region: &str) -> u64 {
-        self.engine.regions().get(region).await.unwrap().usage().await.unwrap().stored_bytes
+        let mut bytes = 0;
+        for store in self.engine.regions().all(region).await.unwrap() {
+            bytes += store.region.usage().await.unwrap().stored_bytes;
+        }
+        bytes
     }
 }
 

@@ -8,13 +8,13 @@ use lazuli_arm::{ArmError, ResourceId, ResourceType, Target, parse_target};
 use serde_json::{Value, json};
 
 /// Somebody in another subscription.
-struct Consumer {
-    call: Call,
-    group: ResourceId,
+pub(super) struct Consumer {
+    pub call: Call,
+    pub group: ResourceId,
 }
 
 impl Consumer {
-    async fn of_other_tenant(server: &Server) -> Self {
+    pub async fn of_other_tenant(server: &Server) -> Self {
         let (owner, group) = other_tenant(server).await;
         Self { call: as_caller(server, &owner), group }
     }
@@ -65,7 +65,7 @@ fn undated(mut view: Value) -> Value {
     view
 }
 
-async fn share(server: &Server, operation: &str, groups: Value) {
+pub(super) async fn share(server: &Server, operation: &str, groups: Value) {
     let mut body = json!({"operationType": operation});
     if !groups.is_null() {
         body["groups"] = groups;
@@ -77,7 +77,7 @@ fn subscriptions(ids: &[&str]) -> Value {
     json!([{"type": "Subscriptions", "ids": ids}])
 }
 
-fn tenants(ids: &[&str]) -> Value {
+pub(super) fn tenants(ids: &[&str]) -> Value {
     json!([{"type": "AADTenants", "ids": ids}])
 }
 
@@ -90,16 +90,21 @@ async fn version(server: &Server, name: &str, publishing: Value) {
 /// Gallery `g` as `profile` says, with versions 1.0.0 (East US, West US), 1.1.0 (East US) and 2.0.0 (both, never the latest).
 async fn shared_images(profile: Value) -> Server {
     let server = Server::start().await;
+    share_images(&server, profile).await;
+    server
+}
+
+/// The same on a server that runs.
+pub(super) async fn share_images(server: &Server, profile: Value) {
     let gallery = json!({"location": "eastus", "tags": {"hidden": "tag", "ShareTag-Team": "base"},
         "properties": {"sharingProfile": profile}});
     server.put("galleries/g", gallery).await.unwrap();
     server.put("galleries/g/images/i", definition("sku1")).await.unwrap();
     server.uploaded("d1", &disk_bytes(1)).await;
     let both = json!([{"name": "eastus"}, {"name": "westus"}]);
-    version(&server, "1.0.0", json!({"targetRegions": both})).await;
-    version(&server, "1.1.0", json!({"targetRegions": [{"name": "eastus"}]})).await;
-    version(&server, "2.0.0", json!({"targetRegions": both, "excludeFromLatest": true})).await;
-    server
+    version(server, "1.0.0", json!({"targetRegions": both})).await;
+    version(server, "1.1.0", json!({"targetRegions": [{"name": "eastus"}]})).await;
+    version(server, "2.0.0", json!({"targetRegions": both, "excludeFromLatest": true})).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,7 +289,7 @@ async fn machines_run_from_shared_images() {
     assert_eq!(code(site.server.put(site::VM, again).await), (409, "PropertyChangeNotAllowed".into()));
 }
 
-fn community(prefix: &str) -> Value {
+pub(super) fn community(prefix: &str) -> Value {
     json!({"permissions": "Community", "communityGalleryInfo": {"publicNamePrefix": prefix, "eula": "https://e",
         "publisherUri": "https://p", "publisherContact": "c@example.org"}})
 }

@@ -1,9 +1,9 @@
 //! A server with a host process next to it that runs fake machines, and the bodies of what a machine needs.
 
 use super::{Server, definition, disk_bytes};
+use crate::EngineConfig;
 use crate::base_images::StoredImages;
 use crate::call::Written;
-use crate::{EngineConfig, RegionStores};
 use lazuli_arm::ArmError;
 use lazuli_vmm::host::{Host, HostConfig, HostError};
 use lazuli_vmm::hypervisor::Fake;
@@ -56,10 +56,7 @@ impl Site {
 
     pub async fn start_host(&mut self) {
         let data = self.server.dir.path();
-        let images = StoredImages::new(
-            RegionStores::new(data.join("regions"), self.server.engine.config().regions.clone()),
-            16 << 20,
-        );
+        let images = StoredImages::new(self.server.engine.regions().stores().clone(), 16 << 20);
         let config = HostConfig::new(data.join("host"), Arc::new(images), Arc::new(self.fake.clone()));
         let stop = CancellationToken::new();
         self.host = Some((stop.clone(), tokio::spawn(Host::run(config, stop))));

@@ -241,8 +241,7 @@ async fn what_changed_between_two_members_of_a_family() {
     server.incremental("s3", "disks/other").await;
 
     let (first, second) = (server.opened("snapshots/s1").await, server.opened("snapshots/s2").await);
-    let blobs = server.engine.blobs();
-    let changes = blobs.changes(&second, &first, 0..u64::MAX).await.unwrap();
+    let changes = second.changes_since(&first, 0..u64::MAX).await.unwrap();
     // Applied to the first, they give the second.
     let mut bytes = disk_bytes(7);
     for PageChange { range, cleared } in &changes {
@@ -260,15 +259,15 @@ async fn what_changed_between_two_members_of_a_family() {
         of_kind.map(|c| c.range.end - c.range.start).sum::<u64>()
     };
     assert!(told(true) > MIB / 2 && told(false) < MIB / 2, "{changes:?}");
-    assert_eq!(blobs.changes(&first, &first, 0..u64::MAX).await.unwrap(), []);
-    let part = blobs.changes(&second, &first, 0..MIB / 4).await.unwrap();
+    assert_eq!(first.changes_since(&first, 0..u64::MAX).await.unwrap(), []);
+    let part = second.changes_since(&first, 0..MIB / 4).await.unwrap();
     assert!(part.iter().all(|c| c.range.end <= MIB / 4), "{part:?}");
 
-    let backwards = blobs.changes(&first, &second, 0..u64::MAX).await;
+    let backwards = first.changes_since(&second, 0..u64::MAX).await;
     assert!(matches!(backwards, Err(BlobError::PreviousNewer)), "{backwards:?}");
     for stranger in ["snapshots/s3", "snapshots/full", "disks/other"] {
         let stranger = server.opened(stranger).await;
-        let refused = blobs.changes(&second, &stranger, 0..u64::MAX).await;
+        let refused = second.changes_since(&stranger, 0..u64::MAX).await;
         assert!(matches!(refused, Err(BlobError::NoDifference)), "{refused:?}");
     }
 }

@@ -26,7 +26,7 @@ struct World {
     account: Account,
 }
 
-fn upload(bytes: &[u8]) -> Upload {
+pub(super) fn upload(bytes: &[u8]) -> Upload {
     // In pieces, as they come from a client.
     let pieces: Vec<_> = bytes.chunks(300_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     Upload { bytes: stream::iter(pieces).boxed(), md5: Default::default() }
@@ -36,7 +36,7 @@ fn code<T: std::fmt::Debug>(result: Result<T, StorageError>) -> Code {
     result.unwrap_err().code().expect("a code of the blob service")
 }
 
-async fn account(server: &Server, name: &str, location: &str) -> Account {
+pub(super) async fn account(server: &Server, name: &str, location: &str) -> Account {
     let id = format!("{}/providers/Microsoft.Storage/storageAccounts/{name}", server.group).parse().unwrap();
     let body = json!({"location": location, "kind": "StorageV2", "sku": {"name": "Standard_LRS"}});
     server.engine.put(&server.call, &id, body).await.unwrap();
