@@ -221,7 +221,9 @@ async fn what_cannot_be_is_refused_and_leaves_nothing() {
     moved[0].address = "10.0.0.77".parse().unwrap();
     assert_eq!(code(client.update_network(good.id, &moved).await), HostErrorCode::Conflict);
 
+    assert_eq!(client.info().await.unwrap().room_mib, None);
     fixture.fake.limit_memory(300);
+    assert_eq!(client.info().await.unwrap().room_mib, Some(44), "one machine of 256 MiB runs");
     let large = fixture.machine(6);
     let error = client.define_and_start(&large).await.unwrap_err();
     assert_eq!(error.code(), Some(HostErrorCode::NotEnoughMemory));

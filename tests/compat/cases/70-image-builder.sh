@@ -73,6 +73,7 @@ JSON
 build=("$lazuli" build check --data-dir "$data" -g builder -n t3)
 works 'a dry run' "${build[@]}" "$work/template.json"
 holds 'tells the version' grep -q 'Version 1.0.0 would be published' <<< "$out"
+holds 'and that the machine fits' grep -q 'quota/machine *The host has room for a machine of the size' <<< "$out"
 refuses 'and makes nothing' 'ResourceNotFound' az image builder show -g builder -n t3
 sed -i 's/setup.sh/none.sh/; s/"latest"/"9.9.9"/' "$work/template.json"
 if try "${build[@]}" "$work/template.json"; then no 'a dry run of a bad template fails'; else ok 'a dry run of a bad template fails'; fi

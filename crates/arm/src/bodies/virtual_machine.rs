@@ -353,7 +353,8 @@ fn vm_size(properties: &Fields<'_>) -> Result<&'static str, ArmError> {
     size(&given).map(|s| s.0).ok_or_else(|| unknown_size(&given))
 }
 
-pub(super) fn unknown_size(given: &str) -> ArmError {
+/// 400 `InvalidParameter`, with the sizes that there are.
+pub fn unknown_size(given: &str) -> ArmError {
     let known: Vec<&str> = SIZES.iter().map(|s| s.0).collect();
     ArmError::invalid_parameter(
         "vmSize",

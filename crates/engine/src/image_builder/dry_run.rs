@@ -7,12 +7,14 @@
 //! It goes on after a failure as far as it can, so that one look shows all that is wrong.
 
 use super::fetch::{probe, shown};
+use super::quota;
 use super::rights::{self, SourceFacts};
 use super::{KIND, TemplateInternal, service_call};
 use crate::call::Call;
 use crate::provider::Context;
 use crate::providers::arm_context;
 use crate::providers::image_template::identity_changes;
+use crate::providers::virtual_machine::ImageSource;
 use crate::shared_galleries::VERSIONS;
 use crate::stored::to_internal;
 use crate::{Engine, db_error};
@@ -77,7 +79,13 @@ pub(crate) async fn dry_run(cx: Context<'_>, id: &ResourceId, given: &Value) -> 
         report.passed("identity", "It is there, and you may assign it.");
     }
     let call = service_call(cx.engine, &row).await?;
-    if let Some(facts) = source(cx.engine, &mut report, &call, &template, &row).await? {
+    if let Some((image, facts)) = source(cx.engine, &mut report, &call, &template, &row).await? {
+        if let Some(said) = report.take("quota/machine", quota::machine(cx.engine, &template, &image).await)? {
+            report.passed("quota/machine", said);
+        }
+        if let Some(said) = report.take("quota/disk", quota::disk(cx.engine, &template, &image))? {
+            report.passed("quota/disk", said);
+        }
         for distributor in &template.distribute {
             distribute(cx.engine, &mut report, &call, distributor, &facts).await?;
         }
@@ -127,7 +135,7 @@ async fn source(
     call: &Call,
     template: &ImageTemplate,
     row: &Resource,
-) -> Result<Option<SourceFacts>, ArmError> {
+) -> Result<Option<(ImageSource, SourceFacts)>, ArmError> {
     let Some(image) = report.take("source", rights::source(engine, call, template, &row.subscription).await)? else {
         return Ok(None);
     };
@@ -137,7 +145,7 @@ async fn source(
         Ok(()) => report.passed("steps", "The source supports all of them."),
         Err((code, message)) => report.failed("steps", code, message),
     }
-    Ok(Some(facts))
+    Ok(Some((image, facts)))
 }
 
 async fn distribute(

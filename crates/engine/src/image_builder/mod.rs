@@ -14,6 +14,7 @@ pub(crate) mod dry_run;
 pub(crate) mod fetch;
 pub(crate) mod log;
 mod own_blob;
+mod quota;
 pub(crate) mod rights;
 pub(crate) mod rules;
 pub(crate) mod staging;

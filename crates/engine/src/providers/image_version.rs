@@ -13,7 +13,7 @@
 
 mod source;
 
-pub(crate) use source::VersionSource;
+pub(crate) use source::{VersionSource, check_size};
 
 use super::{arm_context, by_number, content_etag, soft_deleted_version};
 use crate::provider::{Context, DeletePlan, Plan, Provider, Start, standard_view};

@@ -461,18 +461,7 @@ impl Builder<'_> {
     /// A disk of its own over the image's bytes in this region.
     async fn new_os_disk(&mut self, body: &mut Value, image: &ImageSource) -> Result<(String, String), ArmError> {
         let os = body["properties"]["storageProfile"]["osDisk"].clone();
-        let wanted = os["diskSizeGB"].as_u64().map_or(0, |gib| gib << 30);
-        if wanted != 0 && wanted < image.os_disk.size_bytes {
-            return Err(ArmError::bad_request(
-                "ResizeDiskError",
-                format!(
-                    "Disk size {} GB of the OS disk is smaller than the size of the corresponding disk in the VM image: {} GB.",
-                    wanted >> 30,
-                    disk::gib_of(image.os_disk.size_bytes)
-                ),
-            ));
-        }
-        let size = wanted.max(image.os_disk.size_bytes);
+        let size = image.os_disk_size(os["diskSizeGB"].as_u64().unwrap_or_default())?;
         // An image that is being deleted must not lose its bytes between the look at it and this commit.
         self.changes.push(Change::RequireResource { key: image.version_id.to_ascii_lowercase() });
         let mut properties = json!({"osType": image.os_type, "hyperVGeneration": image.generation});

@@ -2,7 +2,7 @@
 
 use super::authorization::{as_caller, ask, assign, stranger};
 use super::{Server, definition, disk_bytes};
-use crate::call::{Caller, Deleted, Method};
+use crate::call::{ActionReply, Caller, Deleted, Method};
 use crate::storage::{Access, Place};
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_authz::rbac::{CONTRIBUTOR, READER, STORAGE_BLOB_DATA_READER};
@@ -475,6 +475,30 @@ async fn a_template_is_not_moved_to_another_group() {
     let error = ask(&as_caller(server, &caller), "moveResources", &template).await;
     assert_eq!(error.code, "LinkedAuthorizationFailed");
     assert!(world.show("t1").await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_limits_of_the_server() {
+    let world = World::configured(|config| config.max_image_disk_gib = 1).await;
+    world.assign(CONTRIBUTOR).await;
+    let report = async |profile: Value| {
+        let body = world.body(json!({"customize": null, "vmProfile": profile}));
+        let asked =
+            world.server.engine.action(&world.server.call, &world.template("t1"), "dryRun", body).await.unwrap();
+        let ActionReply::Done(Some(report)) = asked else { panic!("{asked:?}") };
+        let quota = |name: &str| {
+            let checks = report["checks"].as_array().unwrap();
+            let check = checks.iter().find(|c| c["name"] == format!("quota/{name}")).unwrap();
+            format!("{}: {}", check["code"].as_str().unwrap_or("ok"), check["message"].as_str().unwrap())
+        };
+        (quota("machine"), quota("disk"))
+    };
+    let (machine, disk) = report(json!({})).await;
+    assert_eq!(machine, "AllocationFailed: Allocation failed. The host of the machines does not answer.");
+    assert_eq!(disk, "ok: The OS disk has 1 GiB.");
+    let (_, disk) = report(json!({"osDiskSizeGB": 2})).await;
+    assert_eq!(disk, "BadRequest: The GalleryImageVersion source resource size 2 exceeds the max size 1 supported.");
+    assert_eq!(world.show("t1").await.unwrap_err().status, 404, "nothing is made");
 }
 
 #[test]

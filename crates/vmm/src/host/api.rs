@@ -120,4 +120,7 @@ pub struct HostInfo {
     pub version: String,
     /// e.g. `QEMU 10.0.2, tcg`.
     pub hypervisor: String,
+    /// Memory of the largest machine that could be started now; `None`: whatever is asked for (or a host of before).
+    #[serde(default)]
+    pub room_mib: Option<u64>,
 }

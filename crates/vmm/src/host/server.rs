@@ -261,6 +261,7 @@ fn info(host: &Host) -> HostInfo {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hypervisor: host.env.hypervisor.describe(),
+        room_mib: host.env.hypervisor.room_mib(),
     }
 }
 

@@ -72,6 +72,13 @@ struct State {
     without_agent: BTreeSet<Uuid>,
 }
 
+impl State {
+    fn room_mib(&self) -> Option<u64> {
+        let used: u64 = self.machines.values().map(|m| m.memory_mib).sum();
+        self.free_memory_mib.map(|limit| limit.saturating_sub(used))
+    }
+}
+
 struct Guest {
     memory_mib: u64,
     /// Labels of its disks.
@@ -174,6 +181,10 @@ impl Hypervisor for Fake {
         "fake".into()
     }
 
+    fn room_mib(&self) -> Option<u64> {
+        self.inner.state().room_mib()
+    }
+
     async fn start(&self, launch: &Launch) -> Result<Running, HypervisorError> {
         let id = launch.spec.id;
         let (events, receiver) = mpsc::unbounded_channel();
@@ -184,9 +195,8 @@ impl Hypervisor for Fake {
             if let Behaviour::DoesNotStart { reason } = behaviour {
                 return Err(HypervisorError::Start(reason));
             }
-            let used: u64 = state.machines.values().map(|m| m.memory_mib).sum();
             let needed_mib = launch.spec.memory_mib;
-            if let Some(free_mib) = state.free_memory_mib.map(|limit| limit.saturating_sub(used))
+            if let Some(free_mib) = state.room_mib()
                 && needed_mib > free_mib
             {
                 return Err(HypervisorError::NotEnoughMemory { needed_mib, free_mib });

@@ -257,6 +257,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// For people: kind and version.
     fn describe(&self) -> String;
 
+    /// Memory of the largest machine that could be started now; `None`: no limit is known. Nothing is reserved.
+    fn room_mib(&self) -> Option<u64>;
+
     /// Switches a machine on. When this returns its processors run.
     async fn start(&self, launch: &Launch) -> Result<Running, HypervisorError>;
 

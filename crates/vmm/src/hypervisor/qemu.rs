@@ -104,8 +104,8 @@ impl Qemu {
         }
     }
 
-    /// Refuses a machine that would push the host into swapping or killing.
-    fn check_memory(&self, memory_mib: u64) -> Result<(), HypervisorError> {
+    /// What machines may still take, without pushing the host into swapping or killing.
+    fn free_mib(&self) -> Result<u64, HypervisorError> {
         let meminfo = std::fs::read_to_string("/proc/meminfo").map_err(|e| io_error("cannot read /proc/meminfo", e))?;
         let available = kib_of(&meminfo, "MemAvailable:").unwrap_or(u64::MAX) / 1024;
         let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +114,11 @@ impl Qemu {
             let resident = process.upgrade().map_or(*mib, |p| p.resident_mib());
             mib.saturating_sub(resident)
         });
-        let free_mib = available.saturating_sub(outstanding.sum::<u64>()).saturating_sub(RESERVE_MIB);
+        Ok(available.saturating_sub(outstanding.sum::<u64>()).saturating_sub(RESERVE_MIB))
+    }
+
+    fn check_memory(&self, memory_mib: u64) -> Result<(), HypervisorError> {
+        let free_mib = self.free_mib()?;
         let needed_mib = memory_mib + OVERHEAD_MIB;
         if needed_mib > free_mib {
             return Err(HypervisorError::NotEnoughMemory { needed_mib, free_mib });
@@ -172,6 +176,10 @@ struct Connected {
 impl Hypervisor for Qemu {
     fn describe(&self) -> String {
         format!("{}, {}", self.version, self.decision.accelerator.name())
+    }
+
+    fn room_mib(&self) -> Option<u64> {
+        self.free_mib().ok().map(|free| free.saturating_sub(OVERHEAD_MIB))
     }
 
     async fn start(&self, launch: &Launch) -> Result<Running, HypervisorError> {

@@ -8,12 +8,12 @@
 //! ```
 
 use super::super::virtual_machine::resolve_shared;
-use crate::db_error;
 use crate::provider::Context;
 use crate::sources::{
     FoundDisk, SourceDisk, SourceImage, SourceMachine, blob, disk_or_snapshot, managed_image, virtual_machine,
 };
 use crate::stored::{ImageVersionInternal, Stored, internal};
+use crate::{Engine, db_error};
 use lazuli_arm::bodies::image_version::{self, DataDisk, DiskOrBlob, Source, SourceFacts};
 use lazuli_arm::bodies::shared_gallery::SharedImageId;
 use lazuli_arm::{ArmError, ResourceId};
@@ -321,16 +321,22 @@ async fn check_unused(cx: Context<'_>, version: &ResourceId, image: &Resource) -
 /// IV-8, T6: a limit of the server, in GiB as they are shown.
 fn check_sizes(cx: Context<'_>, body: &Value, source: &VersionSource) -> Result<(), ArmError> {
     let shallow = body["properties"]["publishingProfile"]["replicationMode"] == "Shallow";
-    let most = if shallow { MAX_SHALLOW_GIB } else { cx.engine.config().max_image_disk_gib };
-    for part in source.parts() {
-        let size = lazuli_arm::bodies::disk::gib_of(part.disk.size_bytes);
-        if size > most {
-            return Err(ArmError::bad_request(
-                "BadRequest",
-                format!("The GalleryImageVersion source resource size {size} exceeds the max size {most} supported."),
-            )
-            .target("galleryImageVersion.properties.storageProfile"));
-        }
+    source.parts().try_for_each(|part| check_size(cx.engine, shallow, part.disk.size_bytes))
+}
+
+/// Whether a disk of this size may be part of a version.
+///
+/// # Errors
+/// 400 `BadRequest`.
+pub(crate) fn check_size(engine: &Engine, shallow: bool, size_bytes: u64) -> Result<(), ArmError> {
+    let most = if shallow { MAX_SHALLOW_GIB } else { engine.config().max_image_disk_gib };
+    let size = lazuli_arm::bodies::disk::gib_of(size_bytes);
+    if size > most {
+        return Err(ArmError::bad_request(
+            "BadRequest",
+            format!("The GalleryImageVersion source resource size {size} exceeds the max size {most} supported."),
+        )
+        .target("galleryImageVersion.properties.storageProfile"));
     }
     Ok(())
 }

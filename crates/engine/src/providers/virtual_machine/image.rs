@@ -7,6 +7,7 @@ use crate::provider::Context;
 use crate::shared_galleries::{VERSIONS, serves};
 use crate::sources::{self, SourceImage};
 use crate::stored::{ImageVersionInternal, Stored, internal};
+use lazuli_arm::bodies::disk::gib_of;
 use lazuli_arm::bodies::image_definition::security_type_of;
 use lazuli_arm::bodies::image_version::is_latest_candidate;
 use lazuli_arm::bodies::managed_image;
@@ -52,6 +53,24 @@ pub(crate) struct ImageSource {
 }
 
 impl ImageSource {
+    /// Bytes of an OS disk of so many GiB that is made of it; 0: as large as the image's.
+    ///
+    /// # Errors
+    /// 400 `ResizeDiskError`: disks only grow.
+    pub(crate) fn os_disk_size(&self, wanted_gib: u64) -> Result<u64, ArmError> {
+        let (own, wanted) = (self.os_disk.size_bytes, wanted_gib << 30);
+        if wanted_gib != 0 && wanted < own {
+            return Err(ArmError::bad_request(
+                "ResizeDiskError",
+                format!(
+                    "Disk size {wanted_gib} GB of the OS disk is smaller than the size of the corresponding disk in the VM image: {} GB.",
+                    gib_of(own)
+                ),
+            ));
+        }
+        Ok(wanted.max(own))
+    }
+
     /// A managed image serves its own subscription (MI-5). `user`: what is made of it, a `what`.
     ///
     /// # Errors
