@@ -35,11 +35,7 @@ impl Site {
     async fn prepare(&self, guest: &Path) -> String {
         self.arm.put(&self.arm.group_path(GROUP, ""), &json!({"location": HOME})).await.unwrap();
         self.put("Microsoft.Compute/galleries/g", json!({"location": HOME})).await;
-        let identifier = json!({"publisher": "builds", "offer": "linux", "sku": "1"});
-        let properties =
-            json!({"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "identifier": identifier});
-        self.put("Microsoft.Compute/galleries/g/images/linux", json!({"location": HOME, "properties": properties}))
-            .await;
+        self.definition("linux").await;
         let disk = self.upload(guest).await;
         let storage = json!({"osDiskImage": {"source": {"id": disk}}});
         let properties = json!({"publishingProfile": {"targetRegions": [{"name": HOME}]}, "storageProfile": storage});
@@ -55,6 +51,16 @@ impl Site {
             self.arm.send(Method::PUT, &self.path(assignment), Some(&json!({"properties": properties}))).await;
         assigned.unwrap().ok().unwrap();
         self.path(below)
+    }
+
+    /// The id of a new definition of this name.
+    async fn definition(&self, name: &str) -> String {
+        let identifier = json!({"publisher": "builds", "offer": "linux", "sku": name});
+        let properties =
+            json!({"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "identifier": identifier});
+        let below = format!("Microsoft.Compute/galleries/g/images/{name}");
+        self.put(&below, json!({"location": HOME, "properties": properties})).await;
+        self.path(&below)
     }
 
     async fn upload(&self, vhd: &Path) -> String {
@@ -87,6 +93,22 @@ impl Site {
 
     async fn run(&self, template: &str) -> anyhow::Result<Value> {
         self.arm.post(&format!("{template}/run?api-version=2024-02-01"), None).await
+    }
+
+    /// Runs a template whose version must have this number, and at least `written` bytes of its own, but not much more.
+    async fn build(&self, server: &TestServer, template: &str, number: &str, written: u64) {
+        if let Err(error) = self.run(template).await {
+            panic!("{template}: {error:#}\n{}", server.log());
+        }
+        let output = self.show(&format!("{template}/runOutputs/gallery")).await;
+        let version = output["properties"]["artifactId"].as_str().unwrap();
+        assert!(version.ends_with(&format!("/versions/{number}")), "{version}");
+        let usage = self.arm.get(&format!("{version}/usage")).await.unwrap();
+        let region = &usage["regions"][0];
+        let (own, all) =
+            (region["freedByDelete"]["storedBytes"].as_u64().unwrap(), region["storedBytes"].as_u64().unwrap());
+        eprintln!("{version}: {own} bytes of its own of {all} stored");
+        assert!((written..all / 3).contains(&own), "{usage}");
     }
 
     async fn show(&self, path: &str) -> Value {
@@ -214,6 +236,38 @@ async fn a_build_in_a_network_reaches_what_is_there_without_a_public_address() {
     }
     let addresses = site.arm.path("/providers/Microsoft.Network/publicIPAddresses");
     assert_eq!(site.arm.get(&addresses).await.unwrap()["value"], json!([]));
+}
+
+/// A baseline that a department goes on from (IB-5). Numbers follow their schemes, and each version keeps only what its build has
+/// changed: a MiB that cannot be compressed, and what a boot leaves behind.
+#[tokio::test]
+async fn chained_builds_keep_only_what_they_change() {
+    const WRITTEN: u64 = 1 << 20;
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let chain = [("baseline", "linux", "Latest"), ("department", "baseline", "Source")];
+    let mut templates = Vec::new();
+    for (name, from, scheme) in chain {
+        let definition = site.definition(name).await;
+        let source = site.path(&format!("Microsoft.Compute/galleries/g/images/{from}/versions/latest"));
+        let inline = json!([
+            format!("head -c {WRITTEN} /dev/urandom | sudo tee /var/lib/{name} > /dev/null"),
+            OWN_DEPROVISIONING
+        ]);
+        let properties = json!({
+            "source": {"type": "SharedImageVersion", "imageVersionId": source},
+            "customize": [{"type": "Shell", "name": name, "inline": inline}],
+            "distribute": [{"type": "SharedImage", "runOutputName": "gallery", "galleryImageId": definition,
+                "versioning": {"scheme": scheme}, "targetRegions": [{"name": HOME}]}],
+        });
+        // The first run of the template before has made what this one starts from.
+        templates.push(site.template(name, &identity, properties).await);
+        site.build(&server, templates.last().unwrap(), "1.0.0", WRITTEN).await;
+    }
+    for template in &templates {
+        site.build(&server, template, "1.0.1", WRITTEN).await;
+    }
 }
 
 /// Whatever stops a run at whatever moment: nothing is left of it, and the template can be run again. The moments come from a seed,

@@ -15,6 +15,7 @@ use crate::credentials::Credentials;
 use crate::data_dir::DataDir;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
+use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -163,9 +164,25 @@ async fn follow(
         let properties = &output["properties"];
         let artifact = properties["artifactId"].as_str().or(properties["artifactUri"].as_str()).unwrap_or_default();
         eprintln!("lazuli: {}: {artifact}", output["name"].as_str().unwrap_or_default());
+        if artifact.contains("/versions/") {
+            // Only for people: a run is not told to have failed because its version is gone already.
+            let usage = client.get(&format!("{artifact}/usage")).await.unwrap_or_default();
+            eprint!("{}", own_bytes(&usage));
+        }
     }
     eprintln!("lazuli: {state}{}{message}", if message.is_empty() { "" } else { ": " });
     exit_code(state)
+}
+
+/// What a version has that nothing else in its regions has, a line a region: of a build from a baseline, what the build changed.
+fn own_bytes(usage: &Value) -> String {
+    let line = |region: &Value| {
+        let size = |bytes: &Value| BinaryBytes(bytes.as_u64().unwrap_or_default()).to_string();
+        let (own, name) = (&region["freedByDelete"], region["region"].as_str().unwrap_or_default());
+        let [new, stored, data] = [&own["uniqueBytes"], &own["storedBytes"], &region["dataBytes"]].map(size);
+        format!("lazuli:   {name}: {new} of its own ({stored} stored) of {data} of data\n")
+    };
+    usage["regions"].as_array().into_iter().flatten().map(line).collect()
 }
 
 fn exit_code(state: &str) -> anyhow::Result<ExitCode> {
@@ -224,6 +241,17 @@ mod tests {
             {"name": "source", "status": "Succeeded", "message": "It is 1.0.0 now."},
             {"name": "files/customize/0", "status": "Failed", "code": "NoScript", "message": "'https://example.com/a' cannot be fetched."}]});
         insta::assert_snapshot!(table(&report));
+    }
+
+    #[test]
+    fn a_version_tells_what_it_has_alone() {
+        let region = |name: &str, new: u64| json!({"region": name, "dataBytes": 48 << 20, "freedByDelete": {"uniqueBytes": new, "storedBytes": new / 4}});
+        let usage = json!({"regions": [region("eastus", 3 << 20), region("westus2", 0)], "localBytes": 0});
+        insta::assert_snapshot!(own_bytes(&usage), @r"
+        lazuli:   eastus: 3.00 MiB of its own (768.00 KiB stored) of 48.00 MiB of data
+        lazuli:   westus2: 0 B of its own (0 B stored) of 48.00 MiB of data
+        ");
+        assert_eq!(own_bytes(&Value::Null), "");
     }
 
     #[test]
