@@ -39,6 +39,9 @@ pub struct DiskInternal {
     pub incomplete: bool,
     /// The state of the guest's firmware, in the region of the disk.
     pub guest_state: Option<Stored>,
+    /// The UEFI keys that its image brings along, as the version's body says them; null: none.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub uefi_settings: Value,
     /// Keys of the resources whose operations read the overlay; see [`crate::capture`].
     pub readers: Vec<String>,
     /// The worker on which its overlay is; see [`crate::fleet`]. `None`: it is here, if there is one.

@@ -14,6 +14,7 @@ pub mod overlay;
 pub mod provisioning;
 pub mod qmp;
 pub mod spec;
+pub mod uefi;
 
 pub use host::{BaseImages, Host, HostClient, HostConfig};
 pub use spec::{PowerState, ProvisioningState, VmSpec, VmStatus};

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use crate::net::{PortRule, Protocol, PublicAddress};
+use crate::uefi::UefiKeys;
 
 /// Firmware generation (HV-4): 1 boots with a BIOS, 2 with UEFI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,18 +72,21 @@ pub struct VmSpec {
 ///
 /// ```text
 /// STATE/efivars.fd           firmware variables without secure boot
-///       efivars-secure.fd    the same with Microsoft's keys; a machine whose secure boot is switched has both
+///       efivars-secure.fd    the same with keys; a machine whose secure boot is switched has both
 ///       tpm/                 what its TPM keeps
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustedLaunch {
-    /// The firmware starts nothing but what is signed with Microsoft's keys.
+    /// The firmware starts nothing but what is signed with its keys.
     pub secure_boot: bool,
     /// The guest has a TPM 2.0.
     pub vtpm: bool,
     /// Absolute path of a folder that lives as long as the OS disk. The host makes it if it is not there, and never
     /// removes it.
     pub state: PathBuf,
+    /// `None`: Microsoft's. They are put into the firmware when it first starts with secure boot, and then are its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<UefiKeys>,
 }
 
 /// `storageProfile.imageReference` as IMDS shows it; empty for a VM that was made from a gallery image or a disk.
@@ -294,6 +298,10 @@ impl VmSpec {
             }
             if !launch.state.is_absolute() || launch.state.to_str().is_none() {
                 return bad("the path of the firmware's state must be absolute UTF-8".into());
+            }
+            let lacking = launch.keys.as_ref().filter(|_| launch.secure_boot).and_then(UefiKeys::lacking);
+            if let Some(lacking) = lacking {
+                return bad(format!("for secure boot its firmware's keys lack {lacking}"));
             }
         }
         if self.os_disk.lun.is_some() {

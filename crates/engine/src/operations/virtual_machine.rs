@@ -4,6 +4,7 @@ use crate::operation::{OpContext, OpError};
 use crate::providers::network_interface::NicInternal;
 use crate::providers::public_ip_address::PublicIpInternal;
 use crate::providers::virtual_machine::MachineInternal;
+use crate::providers::virtual_machine::security::firmware_keys;
 use crate::stored::{DiskInternal, internal};
 use crate::{Engine, base_images, db_error};
 use lazuli_arm::bodies::network_security_group::{Open, WELL_KNOWN_PORTS, open_ports};
@@ -36,7 +37,7 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
         Some((secure_boot, vtpm)) => {
             let disk: DiskInternal = internal(&require(engine, &state.os_disk).await?)?;
             let state = disk.firmware_state_path(engine.config());
-            Some(TrustedLaunch { secure_boot, vtpm, state })
+            Some(TrustedLaunch { secure_boot, vtpm, state, keys: firmware_keys(&disk.uefi_settings)? })
         }
         None => None,
     };

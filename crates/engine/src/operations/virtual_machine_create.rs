@@ -183,14 +183,18 @@ fn failure(spec: &VmSpec, status: &VmStatus) -> Option<ArmError> {
 
 /// What keeps a guest from booting, as far as its console shows it.
 fn advice(launch: Option<&TrustedLaunch>, console: &str) -> &'static str {
-    let secure_boot = launch.is_some_and(|launch| launch.secure_boot);
+    let Some(launch) = launch.filter(|launch| launch.secure_boot) else { return "" };
     // OVMF: `failed to load Boot0001 "UEFI Misc Device" …: Access Denied`; shim: `… Security Violation`.
-    let refused = ["Access Denied", "Security Violation"].iter().any(|text| console.contains(text));
-    if secure_boot && refused {
+    if !["Access Denied", "Security Violation"].iter().any(|text| console.contains(text)) {
+        return "";
+    }
+    if launch.keys.is_some() {
+        " Secure boot is enabled, and the firmware refused a boot loader that is not signed with the keys of the image \
+         (securityProfile.uefiSettings of its version): create the VM without secure boot \
+         (securityProfile.uefiSettings.secureBootEnabled), or from an image version with the certificate of its boot loader."
+    } else {
         " Secure boot is enabled, and the firmware refused a boot loader that is not signed with Microsoft's keys: create the VM \
          without secure boot (securityProfile.uefiSettings.secureBootEnabled), or from an image with a signed boot loader."
-    } else {
-        ""
     }
 }
 
@@ -203,15 +207,17 @@ fn tail(status: &VmStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lazuli_vmm::uefi::UefiKeys;
 
     #[test]
     fn a_refused_boot_loader_is_told_from_silence() {
         let refused =
             "BdsDxe: failed to load Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0): Access Denied";
+        let launch = |secure_boot, keys| TrustedLaunch { secure_boot, vtpm: true, state: "/s".into(), keys };
         let of = |secure_boot: Option<bool>, console: &str| {
-            let launch = secure_boot.map(|secure_boot| TrustedLaunch { secure_boot, vtpm: true, state: "/s".into() });
-            advice(launch.as_ref(), console)
+            advice(secure_boot.map(|secure_boot| launch(secure_boot, None)).as_ref(), console)
         };
+        assert!(advice(Some(&launch(true, Some(UefiKeys::default()))), refused).contains("keys of the image"));
         assert!(of(Some(true), refused).contains("not signed with Microsoft's keys"));
         for (secure_boot, console) in [(Some(true), "login:"), (Some(false), refused), (None, refused)] {
             assert_eq!(of(secure_boot, console), "");

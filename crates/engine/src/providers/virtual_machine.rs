@@ -9,7 +9,7 @@ pub(crate) mod identity;
 pub(crate) mod image;
 mod instance_view;
 mod interfaces;
-mod security;
+pub(crate) mod security;
 mod update;
 
 use super::arm_context;
@@ -475,6 +475,7 @@ impl Builder<'_> {
             sku: &os["managedDisk"]["storageAccountType"],
             base: Some(image.os_disk.clone()),
             size_bytes: size,
+            uefi_settings: image.uefi_settings.clone(),
         };
         let (disk_id, key) = self.new_disk(body, new).await?;
         let os = &mut body["properties"]["storageProfile"]["osDisk"];
@@ -492,6 +493,7 @@ impl Builder<'_> {
             body["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
         let row = self.attach(&id, &self.location(body)).await?;
         security::check_os_disk(body, &row.body)?;
+        security::check_keys(body, &internal::<DiskInternal>(&row)?.uefi_settings, &row.id)?;
         let generation = row.body["properties"]["hyperVGeneration"].as_str().unwrap_or("V1").to_owned();
         let os = &mut body["properties"]["storageProfile"]["osDisk"];
         os["name"] = json!(row.name);

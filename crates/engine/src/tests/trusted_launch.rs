@@ -3,6 +3,7 @@
 use super::definition;
 use super::site::{Site, VERSION, VM};
 use lazuli_arm::ArmError;
+use lazuli_vmm::spec::TrustedLaunch;
 use serde_json::{Value, json};
 
 fn trusted(secure_boot: bool) -> Value {
@@ -120,18 +121,47 @@ async fn images_say_what_their_machines_may_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_of_an_images_own_are_not_ignored() {
+async fn keys_of_an_image_reach_the_firmware() {
     let site = Site::start().await;
     let mut body = definition("keyed");
     body["properties"]["features"] = json!([{"name": "SecurityType", "value": "TrustedLaunchSupported"}]);
     site.server.put("galleries/g/images/keyed", body).await.unwrap();
-    let version = json!({"location": "eastus", "properties": {
-        "storageProfile": {"osDiskImage": {"source": {"id": site.server.id("disks/d1").to_string()}}},
-        "securityProfile": {"uefiSettings": {"signatureTemplateNames": ["NoSignatureTemplate"]}}}});
-    site.server.put("galleries/g/images/keyed/versions/1.0.0", version).await.unwrap();
-    let image = site.server.id("galleries/g/images/keyed/versions/1.0.0").to_string();
-    let error = site.launched(&image, trusted(true)).await.unwrap_err();
-    assert_eq!(error.code, "OperationNotSupported");
-    assert!(error.message.contains("UEFI keys of its own"), "{error}");
-    site.launched(&image, trusted(false)).await.unwrap();
+    let version = async |name: &str, settings: Value| {
+        let tail = format!("galleries/g/images/keyed/versions/{name}");
+        let version = json!({"location": "eastus", "properties": {
+            "storageProfile": {"osDiskImage": {"source": {"id": site.server.id("disks/d1").to_string()}}},
+            "securityProfile": {"uefiSettings": settings}}});
+        site.server.put(&tail, version).await.unwrap();
+        site.server.id(&tail).to_string()
+    };
+    // Nothing could start with it.
+    let bare = version("1.0.0", json!({"signatureTemplateNames": ["NoSignatureTemplate"]})).await;
+    let error = site.launched(&bare, trusted(true)).await.unwrap_err();
+    assert_eq!(error.code, "OperationNotAllowed");
+    assert!(error.message.contains("lack a platform key (pk)"), "{error}");
+    assert_eq!(site.server.get(VM).await.unwrap_err().status, 404, "nothing was left");
+
+    let certificate = json!({"type": "x509", "value": ["MAA="]});
+    let own = json!({"signatureTemplateNames": ["NoSignatureTemplate"],
+        "additionalSignatures": {"pk": certificate, "kek": [certificate], "db": [certificate]}});
+    let keyed = version("1.0.1", own).await;
+    site.launched(&keyed, trusted(true)).await.unwrap();
+    let keys = |launch: Option<TrustedLaunch>| launch.unwrap().keys.unwrap();
+    let first = keys(site.defined(site.vm_id().await).unwrap().trusted_launch);
+    assert_eq!((first.templates.len(), first.pk.is_some(), first.db.len()), (0, true, 1));
+
+    // They go with the disk: to a machine that is made of it, and to its copies.
+    site.server.delete(VM).await.unwrap();
+    let copy = json!({"location": "eastus", "properties": {
+        "creationData": {"createOption": "Copy", "sourceResourceId": site.server.id("disks/os1").to_string()}}});
+    site.server.put("disks/os2", copy).await.unwrap();
+    let disk = json!({"createOption": "Attach", "osType": "Linux", "managedDisk": {"id": site.server.id("disks/os2").to_string()}});
+    site.create(|b| {
+        b["properties"]["storageProfile"] = json!({"osDisk": disk});
+        b["properties"].as_object_mut().unwrap().remove("osProfile");
+        b["properties"]["securityProfile"] = trusted(true);
+    })
+    .await
+    .unwrap();
+    assert_eq!(keys(site.defined(site.vm_id().await).unwrap().trusted_launch), first);
 }

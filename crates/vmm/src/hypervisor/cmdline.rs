@@ -104,7 +104,10 @@ fn text(path: &Path) -> String {
 fn processor(line: &mut Line, launch: &Launch, accelerator: Accelerator) {
     let spec = &launch.spec;
     line.option("-machine", if launch.secure_boot() { "q35,smm=on" } else { "q35,smm=off" });
-    line.option("-accel", accelerator.name());
+    // With a thread a processor, emulated machines were seen to stand still in system management mode: all processors waited
+    // for an interrupt that did not come.
+    let one_thread = accelerator == Accelerator::Tcg && launch.secure_boot();
+    line.option("-accel", if one_thread { "tcg,thread=single" } else { accelerator.name() });
     // systemd, and with it waagent's ConditionVirtualization=microsoft, goes by the hypervisor leaf of CPUID before it
     // looks at SMBIOS: the leaf must be absent (TCG) or Hyper-V's (KVM).
     line.option(
@@ -301,7 +304,7 @@ mod tests {
         spec.generation = Generation::V2;
         spec.provisioning = None;
         let state = "/var/lib/lazuli/disks/os.state".into();
-        spec.trusted_launch = Some(TrustedLaunch { secure_boot: true, vtpm: true, state });
+        spec.trusted_launch = Some(TrustedLaunch { secure_boot: true, vtpm: true, state, keys: None });
         insta::assert_snapshot!(shown(spec, Accelerator::Tcg));
     }
 }

@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::guest_agent::Ended;
 use crate::provisioning::Fabric;
 use crate::spec::{DiskSpec, VmSpec};
+use crate::uefi::UefiKeys;
 
 pub use fake::{Behaviour, Fake};
 pub use process::Process;
@@ -138,6 +139,11 @@ impl Launch {
 
     pub fn secure_boot(&self) -> bool {
         self.spec.trusted_launch.as_ref().is_some_and(|launch| launch.secure_boot)
+    }
+
+    /// The keys that its firmware trusts in place of those that it comes with.
+    pub fn uefi_keys(&self) -> Option<&UefiKeys> {
+        self.spec.trusted_launch.as_ref().filter(|launch| launch.secure_boot)?.keys.as_ref()
     }
 
     /// Where the machine's TPM keeps its state; `None`: it has none.

@@ -31,6 +31,7 @@ use crate::accel::{self, Accelerator, Decision};
 use crate::guest_agent::{Ended, Port};
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::spec::{DiskSpec, Generation};
+use crate::uefi::{self, UefiKeys};
 
 /// How long QEMU may take from its start to the first answer of its monitor.
 const START_TIME: Duration = Duration::from_secs(90);
@@ -187,7 +188,7 @@ impl Hypervisor for Qemu {
         let firmware = self.firmware(launch)?;
         let files = &launch.files;
         if launch.spec.generation == Generation::V2 {
-            copy_once(&firmware.variables, &launch.firmware_variables())?;
+            variables_once(&firmware.variables, launch.uefi_keys(), &launch.firmware_variables())?;
         }
         // Nothing is frozen in a guest that starts.
         for socket in [files.monitor(), files.console(), files.guest_agent(), files.frozen()] {
@@ -559,15 +560,20 @@ fn find_firmware(places: &[(&str, &str)]) -> Option<Firmware> {
     found.find(|f| f.code.exists() && f.variables.exists())
 }
 
-/// A machine's own variables, from the template unless it has them already.
-fn copy_once(from: &Path, to: &Path) -> Result<(), HypervisorError> {
+/// A machine's own variables, from the template and its image's keys unless it has them already.
+fn variables_once(template: &Path, keys: Option<&UefiKeys>, to: &Path) -> Result<(), HypervisorError> {
     if to.exists() {
         return Ok(());
     }
+    let failed = |e| io_error("cannot write the firmware's variables", e);
+    let mut flash = std::fs::read(template).map_err(failed)?;
+    if let Some(keys) = keys {
+        let why = |e| format!("its keys cannot be put into {}: {e}", template.display());
+        flash = uefi::enroll(flash, keys).map_err(|e| HypervisorError::Start(why(e)))?;
+    }
     let part = to.with_extension("part");
     let folder = to.parent().map_or(Ok(()), private_dir);
-    let copy = folder.and_then(|()| std::fs::copy(from, &part)).and_then(|_| std::fs::rename(&part, to));
-    copy.map_err(|e| io_error("cannot copy the firmware's variables", e))
+    folder.and_then(|()| std::fs::write(&part, flash)).and_then(|()| std::fs::rename(&part, to)).map_err(failed)
 }
 
 /// Makes a folder, and those above it, that only its owner may enter.

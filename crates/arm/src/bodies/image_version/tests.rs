@@ -385,16 +385,37 @@ fn storage_strategies() {
     assert!(error.message.ends_with("is not allowed: it cannot be given along with storageAccountType."), "{error}");
 }
 
+/// 32 zeros.
+const HASH: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+#[test]
+fn uefi_keys_that_firmware_would_not_take_are_refused() {
+    let refused = |signatures: Value| {
+        let mut new = body(json!({}), os_disk());
+        new["properties"]["securityProfile"] = json!({"uefiSettings": {"additionalSignatures": signatures}});
+        let error = create(&new).unwrap_err();
+        assert_eq!(error.code, "InvalidParameter");
+        error.message.rsplit_once("additionalSignatures.").unwrap().1.to_owned()
+    };
+    let x509 = |value: &str| json!({"type": "x509", "value": [value]});
+    insta::assert_snapshot!(refused(json!({"db": [x509("-----BEGIN CERTIFICATE-----")]})), @"db.value is invalid: a certificate as Base64 of its DER form is expected.");
+    insta::assert_snapshot!(refused(json!({"db": [x509("MAAA")]})), @"db.value is invalid: a certificate as Base64 of its DER form is expected.");
+    insta::assert_snapshot!(refused(json!({"dbx": [{"type": "sha256", "value": ["MAA="]}]})), @"dbx.value is invalid: a SHA-256 hash as Base64 of its 32 bytes is expected.");
+    insta::assert_snapshot!(refused(json!({"pk": {"type": "sha256", "value": [HASH]}})), @"pk is invalid: a platform key is one certificate (x509).");
+    insta::assert_snapshot!(refused(json!({"pk": {"type": "x509", "value": ["MAA=", "MAA="]}})), @"pk is invalid: a platform key is one certificate (x509).");
+    insta::assert_snapshot!(refused(json!({"dbx": [{"type": "sha256", "value": vec![HASH; 432]}]})), @"dbx is invalid: its keys take 32832 bytes, and firmware takes 32768.");
+}
+
 #[test]
 fn uefi_settings_are_shown_to_who_asks() {
     let mut new = body(json!({}), os_disk());
     new["properties"]["securityProfile"] = json!({"uefiSettings": {
         "signatureTemplateNames": ["microsoftueficertificateauthoritytemplate"],
-        "additionalSignatures": {"pk": {"type": "X509", "value": ["AAAA"]}, "db": [{"type": "sha256", "value": ["x"]}]}}});
+        "additionalSignatures": {"pk": {"type": "X509", "value": ["MAA="]}, "db": [{"type": "sha256", "value": [HASH]}]}}});
     let stored = create(&new).unwrap();
     let settings = json!({
         "signatureTemplateNames": ["MicrosoftUefiCertificateAuthorityTemplate"],
-        "additionalSignatures": {"pk": {"type": "x509", "value": ["AAAA"]}, "db": [{"type": "sha256", "value": ["x"]}]}});
+        "additionalSignatures": {"pk": {"type": "x509", "value": ["MAA="]}, "db": [{"type": "sha256", "value": [HASH]}]}});
     let api = version("2024-03-03");
     let asked = show(&stored, &api, Expand { uefi_settings: true, validations: false });
     assert_eq!(asked["properties"]["securityProfile"]["uefiSettings"], settings);

@@ -23,6 +23,8 @@ pub(in super::super) struct Source {
     pub guest_state: Option<Stored>,
     /// As [`FoundDisk::holder`].
     pub guest_state_holder: Option<String>,
+    /// As [`DiskInternal::uefi_settings`].
+    pub uefi_settings: Value,
     /// Properties that the new resource takes over.
     pub properties: Value,
     /// The disk or snapshot, if it is one.
@@ -42,6 +44,7 @@ impl Source {
             region: row.location.clone(),
             guest_state_holder: Some(row.key.clone()),
             guest_state: state.guest_state,
+            uefi_settings: state.uefi_settings,
             properties: row.body["properties"].clone(),
             required: Some(row.key.clone()),
             row: Some(row),
@@ -88,6 +91,7 @@ pub(in super::super) async fn find(
                 region: location.to_owned(),
                 guest_state,
                 guest_state_holder,
+                uefi_settings: Value::Null,
                 properties: json!({}),
                 row: None,
                 required: None,
@@ -112,16 +116,17 @@ async fn from_image(cx: Context<'_>, image: ImageSource, lun: Option<i64>, locat
             })?
         }
     };
-    // A data disk has neither OS nor generation.
-    let properties = match lun {
-        None => json!({"osType": image.os_type, "hyperVGeneration": image.generation}),
-        Some(_) => json!({}),
+    // A data disk has neither OS nor generation nor firmware.
+    let (properties, uefi_settings) = match lun {
+        None => (json!({"osType": image.os_type, "hyperVGeneration": image.generation}), image.uefi_settings),
+        Some(_) => (json!({}), Value::Null),
     };
     Ok(Source {
         found: FoundDisk::stored(stored, &holder),
         region: location.to_owned(),
         guest_state: None,
         guest_state_holder: None,
+        uefi_settings,
         properties,
         row: None,
         required: Some(holder),
@@ -153,6 +158,7 @@ pub(in super::super) fn take_over(
     let holder = source.guest_state_holder.as_deref();
     let kept = source.guest_state.iter();
     changes.extend(kept.flat_map(|s| sources::take_over(holder, &owner.key, &source.region, s)));
+    state.uefi_settings.clone_from(&source.uefi_settings);
     if source.background {
         disk::set_completion_percent(body, 0.0);
         changes.push(background(source, owner)?);

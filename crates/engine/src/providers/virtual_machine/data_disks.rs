@@ -31,6 +31,8 @@ pub(super) struct NewDisk<'a> {
     pub sku: &'a Value,
     pub base: Option<Stored>,
     pub size_bytes: u64,
+    /// As [`DiskInternal::uefi_settings`].
+    pub uefi_settings: Value,
 }
 
 impl Builder<'_> {
@@ -158,7 +160,8 @@ impl Builder<'_> {
     ) -> Result<String, ArmError> {
         let name = entry["name"].as_str().unwrap_or_default().to_owned();
         let sku = entry["managedDisk"]["storageAccountType"].clone();
-        let new = NewDisk { name: &name, properties: json!({}), creation_data, sku: &sku, base, size_bytes };
+        let (properties, uefi_settings) = (json!({}), Value::Null);
+        let new = NewDisk { name: &name, properties, creation_data, sku: &sku, base, size_bytes, uefi_settings };
         let (id, key) = self.new_disk(body, new).await?;
         entry["diskSizeGB"] = json!(disk::gib_of(size_bytes));
         entry["managedDisk"]["id"] = json!(id);
@@ -187,6 +190,7 @@ impl Builder<'_> {
             size_bytes: new.size_bytes,
             base: new.base,
             written: true,
+            uefi_settings: new.uefi_settings,
             ..DiskInternal::default()
         };
         self.changes.extend(state.base.iter().map(|base| {

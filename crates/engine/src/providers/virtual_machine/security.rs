@@ -1,19 +1,19 @@
-//! What a machine's security type asks of its image and its OS disk, in Azure's words. Pure.
+//! What a machine's security type asks of its image and its OS disk, in Azure's words, and the keys of its firmware. Pure.
 
 use super::image::{ImageKind, ImageSource};
 use lazuli_arm::ArmError;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use lazuli_arm::bodies::virtual_machine::trusted_launch;
+use lazuli_vmm::uefi::{KeyTemplate, Signature, UefiKeys};
 use serde_json::Value;
 
 const TRUSTED: &str = "TrustedLaunch";
-/// Microsoft's own keys, which the firmware has; an image that asks for nothing else gets what it asks for.
-const MICROSOFT: [&str; 2] = ["MicrosoftUefiCertificateAuthorityTemplate", "MicrosoftWindowsTemplate"];
 
 /// What the feature `SecurityType` of an image lets machines be.
 ///
 /// # Errors
-/// `BadRequest` (azure-cli issue 27975, terraform-provider-azurerm issue 23148); `OperationNotSupported` for an image with UEFI keys
-/// of its own.
+/// `BadRequest` (azure-cli issue 27975, terraform-provider-azurerm issue 23148); as [`check_keys`].
 pub(super) fn check_image(body: &Value, image: &ImageSource) -> Result<(), ArmError> {
     if image.kind == ImageKind::Managed {
         return Ok(());
@@ -29,23 +29,80 @@ pub(super) fn check_image(body: &Value, image: &ImageSource) -> Result<(), ArmEr
              OS Image. For more information, see https://aka.ms/TrustedLaunch-FAQ."
                 .to_owned(),
         ),
-        (_, Some((true, _))) if has_own_keys(&image.uefi_settings) => Err(ArmError::bad_request(
-            "OperationNotSupported",
-            format!(
-                "The image '{}' has UEFI keys of its own (securityProfile.uefiSettings), which this server does not put into a \
-                 machine's firmware yet. Create the VM without secure boot, or from an image without them.",
-                image.shown_id
-            ),
-        )
-        .target("securityProfile.uefiSettings.secureBootEnabled")),
+        _ => check_keys(body, &image.uefi_settings, &image.shown_id),
+    }
+}
+
+/// Secure boot with the keys of an image needs a platform key, and something that may start. `owner` has these settings.
+///
+/// # Errors
+/// `OperationNotAllowed`.
+pub(super) fn check_keys(body: &Value, settings: &Value, owner: &str) -> Result<(), ArmError> {
+    let keys = firmware_keys(settings)?;
+    match keys.as_ref().and_then(UefiKeys::lacking) {
+        Some(lacking) if trusted_launch(body).is_some_and(|(secure_boot, _)| secure_boot) => {
+            Err(ArmError::conflict(
+                "OperationNotAllowed",
+                format!(
+                    "Secure boot cannot be enabled with the UEFI keys of '{owner}': its securityProfile.uefiSettings lack \
+                     {lacking}. Name a signature template or more keys in the image version, or create the VM without secure boot."
+                ),
+            )
+            .target("securityProfile.uefiSettings.secureBootEnabled"))
+        }
         _ => Ok(()),
     }
 }
 
-fn has_own_keys(settings: &Value) -> bool {
-    let mut templates = settings["signatureTemplateNames"].as_array().into_iter().flatten();
-    settings["additionalSignatures"].as_object().is_some_and(|keys| !keys.is_empty())
-        || templates.any(|name| !MICROSOFT.iter().any(|m| name == m))
+/// The keys that the `uefiSettings` of an image version mean; `None`: those that the firmware has.
+///
+/// Keys without any template are added to those that firmware has for systems that are not Windows.
+///
+/// # Errors
+/// `OperationNotSupported`: they were stored before keys were checked.
+pub(crate) fn firmware_keys(settings: &Value) -> Result<Option<UefiKeys>, ArmError> {
+    if settings.is_null() {
+        return Ok(None);
+    }
+    let templates = match settings["signatureTemplateNames"].as_array().filter(|names| !names.is_empty()) {
+        None => vec![KeyTemplate::MicrosoftUefiCertificateAuthority],
+        Some(names) => names.iter().filter_map(template).collect(),
+    };
+    let additional = &settings["additionalSignatures"];
+    let of = |name: &str| -> Result<Vec<Signature>, ArmError> {
+        let keys = additional[name].as_array().into_iter().flatten();
+        Ok(keys.map(signatures).collect::<Result<Vec<_>, _>>()?.concat())
+    };
+    let pk = signatures(&additional["pk"])?.into_iter().next();
+    Ok(Some(UefiKeys { templates, pk, kek: of("kek")?, db: of("db")?, dbx: of("dbx")? }))
+}
+
+/// `NoSignatureTemplate` is none.
+fn template(name: &Value) -> Option<KeyTemplate> {
+    match name.as_str()? {
+        "MicrosoftUefiCertificateAuthorityTemplate" => Some(KeyTemplate::MicrosoftUefiCertificateAuthority),
+        "MicrosoftWindowsTemplate" => Some(KeyTemplate::MicrosoftWindows),
+        _ => None,
+    }
+}
+
+/// The values of a key, which are of one type.
+fn signatures(key: &Value) -> Result<Vec<Signature>, ArmError> {
+    let signature = |value: &Value| {
+        let bytes = STANDARD.decode(value.as_str()?).ok()?;
+        match key["type"].as_str()? {
+            "x509" => Some(Signature::X509(bytes)),
+            _ => bytes.try_into().ok().map(Signature::Sha256),
+        }
+    };
+    let values = key["value"].as_array().into_iter().flatten();
+    values.map(signature).collect::<Option<_>>().ok_or_else(|| {
+        ArmError::bad_request(
+            "OperationNotSupported",
+            "The image version has a UEFI key that is neither a certificate nor a SHA-256 hash in Base64. Create the version \
+             again with other keys.",
+        )
+    })
 }
 
 /// A disk of a machine with Trusted Launch is for such machines alone, and they take no other.
@@ -100,11 +157,33 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_ones_own_are_told_from_microsofts() {
-        assert!(!has_own_keys(&json!(null)));
-        assert!(!has_own_keys(&json!({"signatureTemplateNames": MICROSOFT})));
-        assert!(has_own_keys(&json!({"signatureTemplateNames": ["NoSignatureTemplate"]})));
-        assert!(has_own_keys(&json!({"additionalSignatures": {"db": [{"type": "x509", "value": ["AA=="]}]}})));
+    fn settings_become_keys() {
+        assert_eq!(firmware_keys(&Value::Null).unwrap(), None);
+        let keys = |settings: Value| firmware_keys(&settings).unwrap().unwrap();
+        let windows = keys(json!({"signatureTemplateNames": ["MicrosoftWindowsTemplate"]}));
+        assert_eq!(windows.templates, [KeyTemplate::MicrosoftWindows]);
+        let hash = STANDARD.encode([7; 32]);
+        let certificates = json!({"type": "x509", "value": ["MAA=", "MAA="]});
+        let own = json!({"pk": {"type": "x509", "value": ["MAA="]}, "db": [certificates, {"type": "sha256", "value": [hash]}]});
+        let added = keys(json!({"additionalSignatures": own}));
+        assert_eq!(added.templates, [KeyTemplate::MicrosoftUefiCertificateAuthority]);
+        let certificate = Signature::X509(vec![0x30, 0]);
+        assert_eq!(added.pk, Some(certificate.clone()));
+        assert_eq!(added.db, [certificate.clone(), certificate, Signature::Sha256([7; 32])]);
+        let replaced = keys(json!({"signatureTemplateNames": ["NoSignatureTemplate"], "additionalSignatures": own}));
+        assert_eq!((replaced.templates, replaced.lacking()), (vec![], None));
+        let old = json!({"additionalSignatures": {"db": [{"type": "sha256", "value": ["x"]}]}});
+        assert_eq!(firmware_keys(&old).unwrap_err().code, "OperationNotSupported");
+    }
+
+    #[test]
+    fn secure_boot_needs_keys_that_something_can_start_with() {
+        let none = json!({"signatureTemplateNames": ["NoSignatureTemplate"]});
+        let error = check_keys(&machine(Some(true)), &none, "v").unwrap_err();
+        assert!(error.message.contains("lack a platform key (pk)"), "{error}");
+        for (body, settings) in [(machine(Some(false)), &none), (machine(None), &none), (machine(Some(true)), &Value::Null)] {
+            check_keys(&body, settings, "v").unwrap();
+        }
     }
 
     #[test]
