@@ -175,6 +175,11 @@ pub trait Provider: Send + Sync {
         Err(unknown_action(&row.id, action))
     }
 
+    /// Whether an action is for what is under way on the resource, and so may come meanwhile.
+    fn interrupts(&self, _action: &str) -> bool {
+        false
+    }
+
     /// An action on a resource that need not exist. `None` where the type has none of that name.
     async fn absent_action(
         &self,

@@ -356,7 +356,9 @@ impl Engine {
             let Some(old) = self.db().resource(&id.key()).await.map_err(db_error)? else {
                 return Err(provider.absent(id));
             };
-            self.check_writable(provider.as_ref(), &old).await?;
+            if !provider.interrupts(action) {
+                self.check_writable(provider.as_ref(), &old).await?;
+            }
             let cx = Context { engine: self, call, now_ms: now_ms() };
             let plan = provider.action(cx, &old, action, body.clone()).await?;
             if let Some(reply) = self.commit_action(call, &old, &right, plan).await? {

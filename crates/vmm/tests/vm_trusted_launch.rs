@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use lazuli_vmm::hypervisor::{Process, Qemu, QemuConfig};
 use base64::Engine as _;
+use lazuli_vmm::hypervisor::{Process, Qemu, QemuConfig};
 use lazuli_vmm::spec::{Generation, PowerState, TrustedLaunch, VmSpec};
 use lazuli_vmm::uefi::{Database, Signature, UefiKeys, VariableStore, signatures};
 use support::{TestHost, is_ready, machine, short_dir, signed_guest, status_is, tiny_guest, until, with_ssh};
@@ -16,7 +16,8 @@ use support::{TestHost, is_ready, machine, short_dir, signed_guest, status_is, t
 fn trusted(dir: &Path, image: &Path) -> VmSpec {
     let mut spec = machine(dir, image, 9);
     spec.generation = Generation::V2;
-    spec.trusted_launch = Some(TrustedLaunch { secure_boot: true, vtpm: true, state: dir.join("disks/web09.state"), keys: None });
+    spec.trusted_launch =
+        Some(TrustedLaunch { secure_boot: true, vtpm: true, state: dir.join("disks/web09.state"), keys: None });
     spec
 }
 
@@ -53,7 +54,8 @@ fn own_address(network: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, network, high, low.max(1))
 }
 
-const SECURE_BOOT: &str = "sudo od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+const SECURE_BOOT: &str =
+    "sudo od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
 /// TPM2_ReadClock: how often this TPM was switched on.
 const RESETS: &str = r#"sudo python3 -c 'import os
@@ -137,7 +139,18 @@ async fn vm_unsigned_guest_is_refused_by_its_firmware() {
 fn stranger(dir: &Path) -> Signature {
     let certificate = dir.join("certificate.der");
     let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=Nobody", "-outform", "DER", "-keyout"]);
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=Nobody",
+        "-outform",
+        "DER",
+        "-keyout",
+    ]);
     let output = openssl.arg(dir.join("key.pem")).arg("-out").arg(&certificate).output();
     assert!(output.expect("openssl is missing: install the package openssl").status.success());
     Signature::X509(std::fs::read(certificate).expect("a certificate"))
@@ -145,7 +158,8 @@ fn stranger(dir: &Path) -> Signature {
 
 /// What the boot loader of the signed guest is signed with, as the firmware's own keys have it.
 fn microsofts() -> Signature {
-    let flash = std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.ms.fd").expect("there is no OVMF: install the package ovmf");
+    let flash =
+        std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.ms.fd").expect("there is no OVMF: install the package ovmf");
     let store = VariableStore::parse(flash).expect("variables");
     let (name, vendor) = Database::Db.variable();
     let found = signatures(store.get(name, vendor).expect("a db")).expect("lists");

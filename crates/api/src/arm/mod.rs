@@ -116,15 +116,14 @@ fn generic_list(context: &Context) -> Option<(ResourceId, ResourceType)> {
 }
 
 /// `POST {group}/{action}`: an action of the group itself, which has no namespace in its path.
-fn group_action(context: &Context) -> Option<(ResourceId, ResourceType)> {
+fn group_action(context: &Context) -> Option<(ResourceId, String)> {
     match context.segments().as_slice() {
         [subscriptions, id, groups, group, action]
             if context.method == Method::POST
                 && subscriptions.eq_ignore_ascii_case("subscriptions")
                 && groups.eq_ignore_ascii_case("resourceGroups") =>
         {
-            let action = ResourceType { namespace: String::new(), types: vec![(*action).to_owned()] };
-            Some((ResourceId::group(id, group), action))
+            Some((ResourceId::group(id, group), (*action).to_owned()))
         }
         _ => None,
     }
@@ -138,7 +137,20 @@ impl Arm<'_> {
             Method::PUT => self.put(id).await,
             Method::PATCH => self.patch(id).await,
             Method::DELETE => self.delete(id).await,
+            Method::POST => self.deep_action(id).await,
             _ => Err(method_not_allowed(self.context)),
+        }
+    }
+
+    /// `POST {resource}/{word}/{word}`: an action of two words, as `…/rollingUpgrades/cancel`, looks like a resource.
+    async fn deep_action(&self, id: &ResourceId) -> Result<Reply, ArmError> {
+        let (Some(parent), Some((word, _))) = (id.parent().filter(|p| !p.segments.is_empty()), id.segments.last())
+        else {
+            return Err(method_not_allowed(self.context));
+        };
+        match self.action(&parent, &format!("{word}/{}", id.name())).await {
+            Err(error) if error.code == "InvalidResourceAction" => Err(method_not_allowed(self.context)),
+            answer => answer,
         }
     }
 
@@ -149,7 +161,12 @@ impl Arm<'_> {
                 None => self.list(parent, collection).await,
             },
             Method::HEAD => self.list(parent, collection).await.map(|_| respond::empty(StatusCode::NO_CONTENT)),
-            Method::POST => self.action(parent, collection).await,
+            Method::POST => {
+                let word = collection.types.last().map_or("", String::as_str);
+                let on_provider = parent.segments.is_empty();
+                let action = if on_provider { format!("{}/{word}", collection.namespace) } else { word.to_owned() };
+                self.action(parent, &action).await
+            }
             _ => Err(method_not_allowed(self.context)),
         }
     }

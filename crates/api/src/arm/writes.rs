@@ -5,7 +5,7 @@ use super::lro::{self, Family, Headers, PollUrls, Shape, Verb};
 use super::{Arm, set_etag};
 use crate::respond::{self, Reply};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use lazuli_arm::{ArmError, ResourceId, ResourceType, lenient_json, locations};
+use lazuli_arm::{ArmError, ResourceId, lenient_json, locations};
 use lazuli_engine::call::{ActionReply, Deleted, Written};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -80,17 +80,14 @@ impl Arm<'_> {
     }
 
     /// `POST {resource}/{action}`. On a provider, the action keeps its namespace.
-    pub(super) async fn action(&self, parent: &ResourceId, collection: &ResourceType) -> Result<Reply, ArmError> {
-        let word = collection.types.last().map_or("", String::as_str);
-        let on_provider = parent.segments.is_empty() && !collection.namespace.is_empty();
-        let action = if on_provider { format!("{}/{word}", collection.namespace) } else { word.to_owned() };
+    pub(super) async fn action(&self, parent: &ResourceId, action: &str) -> Result<Reply, ArmError> {
         let body = lenient_json::parse(self.body)?.unwrap_or(Value::Null);
         let kind = parent.resource_type().key();
-        match self.app.backend.action(&self.call, parent, &action, body).await? {
+        match self.app.backend.action(&self.call, parent, action, body).await? {
             ActionReply::Done(Some(value)) => Ok(respond::json(StatusCode::OK, &value)),
-            ActionReply::Done(None) => Ok(respond::empty(lro::done_without_result(&kind, word))),
+            ActionReply::Done(None) => Ok(respond::empty(lro::done_without_result(&kind, action))),
             ActionReply::Started { operation } => {
-                let lower = word.to_ascii_lowercase();
+                let lower = action.to_ascii_lowercase();
                 let shape = lro::shape_of(&kind, Verb::Action(&lower));
                 if shape.headers == Headers::None {
                     self.wait(&parent.subscription, &operation).await?;

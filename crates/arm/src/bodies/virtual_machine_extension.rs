@@ -21,7 +21,11 @@ pub const CUSTOM_SCRIPT: (&str, &str, &str) = ("Microsoft.Azure.Extensions", "Cu
 pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     let new = Fields::root(ROOT, new)?;
     let head = Head::read(id, &new, old, ctx)?;
-    let given = new.object("properties")?;
+    Ok(head.body(vec![], properties(&new.object("properties")?)?))
+}
+
+/// The properties of an extension in their settled form, of a machine's own or of a model's.
+pub(super) fn properties(given: &Fields<'_>) -> Result<Map<String, Value>, ArmError> {
     let (publisher, kind) = (given.required_str("publisher")?, given.required_str("type")?);
     let (offered_publisher, offered_kind, newest) = CUSTOM_SCRIPT;
     if !publisher.eq_ignore_ascii_case(offered_publisher) || !kind.eq_ignore_ascii_case(offered_kind) {
@@ -69,7 +73,19 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
             properties.insert(name.into(), settings.clone());
         }
     }
-    Ok(head.body(vec![], properties))
+    Ok(properties)
+}
+
+/// The second extension of a type on a machine or in a model (Azure's text).
+pub fn one_per_handler(name: &str) -> ArmError {
+    let (publisher, kind, _) = CUSTOM_SCRIPT;
+    ArmError::bad_request(
+        "BadRequest",
+        format!(
+            "Multiple VMExtensions per handler not supported for OS type 'Linux'. VMExtension '{name}' with handler '{publisher}.{kind}' \
+             already added or specified in input."
+        ),
+    )
 }
 
 /// What the handler does in the guest.

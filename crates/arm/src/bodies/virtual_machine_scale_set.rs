@@ -7,9 +7,15 @@
 //! The model's machines are ordinary ones: what theirs may say (`virtual_machine.rs`) is what a model may say. Those of Flexible
 //! sets are known by their names, those of Uniform sets by numbers, which are never given twice while the highest one lives.
 
+mod extensions;
+mod upgrade_policy;
+
 use super::{Context, Fields, Head, merge_patch, not_offered, unchanged, virtual_machine};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
+
+pub use extensions::{extension_body, extensions, extensions_mut, is_applied};
+pub use upgrade_policy::{Rolling, Upgrades, rolling, upgrades};
 
 const ROOT: &str = "virtualMachineScaleSet";
 /// As in Azure.
@@ -32,7 +38,7 @@ pub struct Member<'a> {
 /// A new body, or an update: what a PUT leaves out of the model stays (clients scale with a PUT of `sku` alone).
 ///
 /// # Errors
-/// As [`virtual_machine::create`] for the model; `OperationNotSupported` for load balancers and extensions;
+/// As [`virtual_machine::create`] for the model; `OperationNotSupported` for load balancers;
 /// `PropertyChangeNotAllowed`.
 pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Result<Value, ArmError> {
     virtual_machine::check_name(id.name())?;
@@ -57,7 +63,7 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     let mode = given.or(known).unwrap_or("Uniform").to_owned();
     let uniform = mode == "Uniform";
     body.insert("orchestrationMode".into(), mode.into());
-    body.insert("upgradePolicy".into(), upgrade_policy(&properties, stored)?);
+    body.insert("upgradePolicy".into(), upgrade_policy::settled(&properties, stored)?);
     let overprovision = properties.bool("overprovision")?.map(Value::from);
     if let Some(value) = overprovision.or_else(|| stored?.get("overprovision").cloned()) {
         body.insert("overprovision".into(), value);
@@ -70,7 +76,12 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     body.insert("singlePlacementGroup".into(), single.unwrap_or_else(|| uniform.into()));
     let given = properties.get("virtualMachineProfile").cloned().unwrap_or_else(|| json!({}));
     let before = stored.map_or(Value::Null, |s| s["virtualMachineProfile"].clone());
-    let profile = merge_patch(&before, &given);
+    let mut profile = merge_patch(&before, &given);
+    let settled = extensions::settled(&Fields::root("virtualMachineProfile", &profile)?, &before)?;
+    if let (Some(settled), Some(profile)) = (settled, profile.as_object_mut()) {
+        profile.retain(|name, _| !name.eq_ignore_ascii_case("extensionProfile"));
+        profile.insert("extensionProfile".into(), settled);
+    }
     if profile.as_object().is_some_and(|p| !p.is_empty()) {
         check_profile(&Fields::root("virtualMachineProfile", &profile)?)?;
         body.insert("virtualMachineProfile".into(), profile);
@@ -100,69 +111,6 @@ pub fn is_uniform(body: &Value) -> bool {
     body["properties"]["orchestrationMode"] == "Uniform"
 }
 
-/// How machines that are not of the model as it is now come to be so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upgrades {
-    /// When somebody asks for it.
-    Manual,
-    /// With each change of the model.
-    Automatic,
-    /// The same, some at a time: percent of all machines, seconds between two batches.
-    Rolling { percent: usize, pause_seconds: u64 },
-}
-
-/// What a stored body's policy is.
-pub fn upgrades(body: &Value) -> Upgrades {
-    let policy = &body["properties"]["upgradePolicy"];
-    let rolling = &policy["rollingUpgradePolicy"];
-    match policy["mode"].as_str() {
-        Some("Automatic") => Upgrades::Automatic,
-        Some("Rolling") => Upgrades::Rolling {
-            percent: rolling["maxBatchInstancePercent"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(20),
-            pause_seconds: rolling["pauseTimeBetweenBatches"].as_str().and_then(seconds).unwrap_or(0),
-        },
-        _ => Upgrades::Manual,
-    }
-}
-
-/// Seconds of an ISO 8601 duration as `PT1M30S`.
-fn seconds(text: &str) -> Option<u64> {
-    let duration: jiff::SignedDuration = text.parse().ok()?;
-    u64::try_from(duration.as_secs()).ok()
-}
-
-/// Azure's defaults; what is not given stays.
-fn upgrade_policy(properties: &Fields<'_>, stored: Option<&Value>) -> Result<Value, ArmError> {
-    let given = properties.object("upgradePolicy")?;
-    let before = stored.map_or(&Value::Null, |s| &s["upgradePolicy"]);
-    let mode = given.one_of("mode", &["Manual", "Automatic", "Rolling"])?;
-    let mode = mode.or(before["mode"].as_str()).unwrap_or("Manual");
-    let mut policy = json!({ "mode": mode });
-    if mode == "Rolling" {
-        let rolling = given.object("rollingUpgradePolicy")?;
-        let before = &before["rollingUpgradePolicy"];
-        let mut settled = Map::new();
-        for (name, low) in [
-            ("maxBatchInstancePercent", 5),
-            ("maxUnhealthyInstancePercent", 5),
-            ("maxUnhealthyUpgradedInstancePercent", 0),
-        ] {
-            let percent = rolling.int_within(name, low, 100)?.or(before[name].as_i64()).unwrap_or(20);
-            settled.insert(name.into(), percent.into());
-        }
-        let pause = rolling.str("pauseTimeBetweenBatches")?;
-        let pause = pause.or_else(|| before["pauseTimeBetweenBatches"].as_str().map(str::to_owned));
-        let pause = pause.unwrap_or_else(|| "PT0S".to_owned());
-        if seconds(&pause).is_none() {
-            let path = rolling.path("pauseTimeBetweenBatches");
-            return Err(ArmError::invalid_parameter(&path, format!("'{pause}' is no ISO 8601 duration, as PT1M is.")));
-        }
-        settled.insert("pauseTimeBetweenBatches".into(), pause.into());
-        policy["rollingUpgradePolicy"] = Value::Object(settled);
-    }
-    Ok(policy)
-}
-
 fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmError> {
     let identity = root.object("identity")?.str("type")?;
     if identity.is_some_and(|t| !t.eq_ignore_ascii_case("None")) {
@@ -189,9 +137,6 @@ fn unchanged_zones(root: &Fields<'_>, old: Option<&Value>) -> Result<(), ArmErro
 }
 
 fn check_profile(profile: &Fields<'_>) -> Result<(), ArmError> {
-    if profile.object("extensionProfile")?.objects("extensions")?.is_some_and(|e| !e.is_empty()) {
-        return Err(not_offered(&profile.path("extensionProfile"), "no extensions are installed into guests here"));
-    }
     let network = profile.object("networkProfile")?;
     if !network.object("healthProbe")?.is_empty() {
         return Err(not_offered(&network.path("healthProbe"), "there are no load balancers"));
@@ -470,12 +415,8 @@ mod tests {
     #[test]
     fn what_is_not_offered_is_refused_by_name() {
         type Change<'a> = &'a dyn Fn(&mut Value);
-        let cases: [(&str, &str, Change<'_>); 6] = [
+        let cases: [(&str, &str, Change<'_>); 5] = [
             ("InvalidParameter", "orchestrationMode", &|b| b["properties"]["orchestrationMode"] = json!("Other")),
-            ("InvalidParameter", "pauseTimeBetweenBatches", &|b| {
-                let rolling = json!({"pauseTimeBetweenBatches": "soon"});
-                b["properties"]["upgradePolicy"] = json!({"mode": "Rolling", "rollingUpgradePolicy": rolling});
-            }),
             ("OperationNotSupported", "loadBalancerBackendAddressPools", &|b| {
                 let nic = &mut b["properties"]["virtualMachineProfile"]["networkProfile"]["networkInterfaceConfigurations"]
                     [0];
@@ -525,19 +466,6 @@ mod tests {
         assert!(is_uniform(&scaled));
         assert_eq!(upgrades(&scaled), Upgrades::Automatic);
         assert_eq!(made(&of_az(), Some(&set)).unwrap_err().code, "PropertyChangeNotAllowed");
-    }
-
-    #[test]
-    fn upgrades_in_batches() {
-        let mut new = of_az();
-        new["properties"]["upgradePolicy"] = json!({"mode": "Rolling"});
-        let set = made(&new, None).unwrap();
-        assert_eq!(upgrades(&set), Upgrades::Rolling { percent: 20, pause_seconds: 0 });
-        let rolling = json!({"maxBatchInstancePercent": 50, "pauseTimeBetweenBatches": "PT1M30S"});
-        let set =
-            made(&json!({"properties": {"upgradePolicy": {"rollingUpgradePolicy": rolling}}}), Some(&set)).unwrap();
-        assert_eq!(upgrades(&set), Upgrades::Rolling { percent: 50, pause_seconds: 90 });
-        assert_eq!(upgrades(&made(&of_az(), None).unwrap()), Upgrades::Manual);
     }
 
     #[test]

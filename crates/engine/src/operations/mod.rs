@@ -75,10 +75,12 @@ pub(crate) fn all() -> Vec<Arc<dyn Operation>> {
         Arc::new(VirtualMachinePower(Action::Reapply)),
         Arc::new(virtual_machine_run_command::VirtualMachineRunCommand),
         Arc::new(virtual_machine_update::VirtualMachineUpdate),
+        Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.cancel_rolling")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.delete")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.delete_instances")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.power")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.reimage")),
+        Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.roll")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.scale")),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet("virtual_machine_scale_set.upgrade")),
     ]

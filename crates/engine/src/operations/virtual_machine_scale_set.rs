@@ -3,19 +3,24 @@
 //! ```text
 //! Scale    fewer than the capacity: new machines, side by side ─ more: the newest go ─ then upgrades, as the policy says
 //! Delete   these go, and the capacity with them
-//! Upgrade  in batches: the machine goes and comes again, under its name, of the model as it is now
-//! Reimage  the same, of the image and the size that it has
+//! Upgrade  one after the other: a machine that is not of the model as it is now goes and comes again, under its name; if only
+//!          its extensions are not, they are put
+//! Roll     the same in batches, under the set's rolling upgrade policy (`virtual_machine_scale_set/rolling.rs`)
+//! Reimage  each goes and comes again, of the image and the size that it has
 //! Power    start, powerOff, restart or deallocate each
 //! Remove   all go, then the set
 //! ```
 //! A machine takes a public address and interfaces along, which are made before it and removed with it. All of them are ordinary
 //! resources, written under the rights of whoever asked; what failed stays for them to look at.
 
+mod rolling;
+
 use crate::call::Call;
 use crate::deployments::Who;
 use crate::on_behalf;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
-use crate::providers::virtual_machine_scale_set::{ScaleSetInternal, is_latest, members, number, with_secrets};
+use crate::providers::virtual_machine_scale_set::rolling::Code;
+use crate::providers::virtual_machine_scale_set::{Model, ScaleSetInternal, members, number, outdated};
 use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -25,7 +30,6 @@ use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Machines that are worked on at the same time.
@@ -40,11 +44,34 @@ pub(crate) struct Params {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Work {
     Scale,
-    Delete { machines: Vec<String> },
-    Upgrade { machines: Vec<String> },
-    Reimage { machines: Vec<String> },
-    Power { machines: Vec<String>, action: String },
+    Delete {
+        machines: Vec<String>,
+    },
+    Upgrade {
+        machines: Vec<String>,
+    },
+    Reimage {
+        machines: Vec<String>,
+    },
+    Power {
+        machines: Vec<String>,
+        action: String,
+    },
+    /// A rolling upgrade that somebody asked for.
+    Roll {
+        what: What,
+    },
+    /// Ends when the rolling upgrade that runs has.
+    CancelRolling,
     Remove,
+}
+
+/// What an upgrade changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum What {
+    Machines,
+    /// Of machines that stay.
+    Extensions,
 }
 
 impl Work {
@@ -55,6 +82,8 @@ impl Work {
             Self::Upgrade { .. } => "virtual_machine_scale_set.upgrade",
             Self::Reimage { .. } => "virtual_machine_scale_set.reimage",
             Self::Power { .. } => "virtual_machine_scale_set.power",
+            Self::Roll { .. } => "virtual_machine_scale_set.roll",
+            Self::CancelRolling => "virtual_machine_scale_set.cancel_rolling",
             Self::Remove => "virtual_machine_scale_set.delete",
         }
     }
@@ -79,8 +108,13 @@ impl Operation for VirtualMachineScaleSet {
                 set.upgrade_by_policy().await?;
             }
             Work::Delete { machines } => set.remove(&machines).await?,
-            Work::Upgrade { machines } => set.again(&machines, 1, Duration::ZERO, false).await?,
-            Work::Reimage { machines } => set.again(&machines, SIDE_BY_SIDE, Duration::ZERO, true).await?,
+            Work::Upgrade { machines } => set.upgrade(&machines, 1).await?,
+            Work::Reimage { machines } => set.reimage(&machines).await?,
+            Work::Roll { what } => set.roll_what(what).await?,
+            Work::CancelRolling => {
+                set.rolling_ended().await?;
+                return Ok(Outcome::default());
+            }
             Work::Power { machines, action } => set.power(&machines, &action).await?,
             Work::Remove => {
                 let all: Vec<String> = members(&cx.engine, &set.row).await?.into_iter().map(|m| m.name).collect();
@@ -93,6 +127,19 @@ impl Operation for VirtualMachineScaleSet {
         Ok(Outcome::update(move |row| {
             body::set_capacity(&mut row.body, count);
             change_internal(row, |state: &mut ScaleSetInternal| state.next = state.next.max(next));
+        }))
+    }
+
+    /// What was made or changed stays; a rolling upgrade that did not come to its end is shown as such.
+    async fn undo(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        let error = cx.done_step(crate::operation::FAILED).unwrap_or_default();
+        let code = if error.is_null() { Code::Cancelled } else { Code::Faulted };
+        Ok(Outcome::update(move |row| {
+            change_internal(row, |state: &mut ScaleSetInternal| {
+                if let Some(upgrade) = state.rolling.as_mut().filter(|upgrade| upgrade.runs()) {
+                    upgrade.end(code, error.clone());
+                }
+            });
         }))
     }
 }
@@ -131,12 +178,16 @@ impl Set<'_> {
             let names: Vec<String> = now.into_iter().map(|m| m.name).collect();
             return self.remove(&names[wanted.min(names.len())..]).await;
         }
-        let body = with_secrets(&self.cx.engine, &self.row)?;
+        let model = self.model()?;
         let making = missing.iter().map(|new| {
-            let body = &body;
+            let body = &model.body;
             async move { self.cx.step(&format!("made/{}", new.suffix), self.make(body, new)).await }.boxed()
         });
         self.side_by_side(making.collect(), "making machines").await
+    }
+
+    fn model(&self) -> Result<Model, OpError> {
+        Ok(Model::of(&self.cx.engine, &self.row)?)
     }
 
     /// The number of the next machine of a Uniform set.
@@ -159,7 +210,7 @@ impl Set<'_> {
         first
     }
 
-    /// Addresses, interfaces and the machine itself. Each is a PUT: what an earlier attempt made stays as it is.
+    /// Addresses, interfaces, the machine itself and its extensions. Each is a PUT: what an earlier attempt made stays as it is.
     async fn make(&self, set: &Value, new: &New) -> Result<(), OpError> {
         let shown = self.row.id.clone();
         let member = Member { set: &shown, suffix: &new.suffix, index: new.index };
@@ -179,7 +230,17 @@ impl Set<'_> {
             nics.push(id.to_string());
         }
         let machine = self.machine(&body::machine_name(self.id.name(), &new.suffix));
-        on_behalf::put(self.cx, &self.call, &machine, &body::machine_body(set, member, &nics)).await
+        on_behalf::put(self.cx, &self.call, &machine, &body::machine_body(set, member, &nics)).await?;
+        self.put_extensions(set, &machine).await
+    }
+
+    /// In their order: one that fails keeps those behind it away.
+    async fn put_extensions(&self, set: &Value, machine: &ResourceId) -> Result<(), OpError> {
+        for extension in body::extensions(set) {
+            let id = machine.child("extensions", extension["name"].as_str().unwrap_or_default());
+            on_behalf::put(self.cx, &self.call, &id, &body::extension_body(set, extension)).await?;
+        }
+        Ok(())
     }
 
     async fn remove(&self, machines: &[String]) -> Result<(), OpError> {
@@ -203,61 +264,81 @@ impl Set<'_> {
         Ok(())
     }
 
-    /// What is not of the model as it is now, where that is not left to somebody's asking. A machine counts as well when it is
-    /// provisioned and runs: one that does not come up ends a rolling upgrade.
+    /// What is not of the model as it is now, where that is not left to somebody's asking.
     async fn upgrade_by_policy(&self) -> Result<(), OpError> {
-        let policy = body::upgrades(&self.row.body);
-        if policy == Upgrades::Manual {
-            return Ok(());
-        }
-        let old: Vec<String> = self
-            .cx
-            .step("outdated", async {
-                let now = members(&self.cx.engine, &self.row).await?;
-                let old = now.into_iter().filter(|m| !is_latest(&self.row.body, &m.body));
-                Ok(old.map(|m| m.name).collect())
-            })
-            .await?;
-        match policy {
+        match body::upgrades(&self.row.body) {
             Upgrades::Manual => Ok(()),
-            Upgrades::Automatic => self.again(&old, SIDE_BY_SIDE, Duration::ZERO, false).await,
-            Upgrades::Rolling { percent, pause_seconds } => {
-                let batch = (body::capacity(&self.row.body) * percent / 100).max(1);
-                self.again(&old, batch, Duration::from_secs(pause_seconds), false).await
+            Upgrades::Automatic => {
+                let model = self.model()?;
+                let old: Vec<String> = self
+                    .cx
+                    .step("outdated", async {
+                        let mut old = Vec::new();
+                        for machine in members(&self.cx.engine, &self.row).await? {
+                            if outdated(&self.cx.engine, &model, &machine).await?.is_some() {
+                                old.push(machine.name);
+                            }
+                        }
+                        Ok(old)
+                    })
+                    .await?;
+                self.upgrade(&old, SIDE_BY_SIDE).await
             }
+            Upgrades::Rolling => self.roll_by_policy().await,
         }
     }
 
-    /// Machines go and come again, `batch` of them at a time, so that the others go on serving. `as_they_are`: not of the model's
-    /// image and size, but of their own.
-    async fn again(
-        &self,
-        machines: &[String],
-        batch: usize,
-        pause: Duration,
-        as_they_are: bool,
-    ) -> Result<(), OpError> {
-        let body = with_secrets(&self.cx.engine, &self.row)?;
+    /// Brings machines to the model, so many of them at a time.
+    async fn upgrade(&self, machines: &[String], batch: usize) -> Result<(), OpError> {
+        let model = self.model()?;
         for (n, names) in machines.chunks(batch.max(1)).enumerate() {
-            if n > 0 {
-                self.cx
-                    .step(&format!("paused/{n}"), async {
-                        tokio::select! {
-                            () = self.cx.stop.cancelled() => self.cx.check(),
-                            () = tokio::time::sleep(pause) => Ok(()),
-                        }
-                    })
-                    .await?;
-            }
             let work = names.iter().enumerate().map(|(i, name)| {
-                let body = &body;
-                async move { self.one_again(name, n * batch + i, body, as_they_are).await }.boxed()
+                let model = &model;
+                async move { self.bring(name, n * batch + i, model, None).await }.boxed()
             });
-            self.side_by_side(work.collect(), "replacing machines").await?;
+            self.side_by_side(work.collect(), "upgrading machines").await?;
         }
         Ok(())
     }
 
+    /// Brings a machine to the model. `what`: known already, and decided once.
+    async fn bring(&self, name: &str, index: usize, model: &Model, what: Option<What>) -> Result<(), OpError> {
+        let machine = self.machine(name);
+        let what: Option<What> = self
+            .cx
+            .step(&format!("outdated/{name}"), async {
+                if what.is_some() {
+                    return Ok(what);
+                }
+                match self.cx.engine.db().resource(&machine.key()).await.map_err(crate::db_error)? {
+                    Some(row) => Ok(outdated(&self.cx.engine, model, &row).await?),
+                    None => Ok(None),
+                }
+            })
+            .await?;
+        match what {
+            None => Ok(()),
+            Some(What::Machines) => self.one_again(name, index, &model.body, false).await,
+            Some(What::Extensions) => {
+                for gone in &model.former_extensions {
+                    on_behalf::delete(self.cx, &self.call, &machine.child("extensions", gone)).await?;
+                }
+                self.put_extensions(&model.body, &machine).await
+            }
+        }
+    }
+
+    /// Machines go and come again as they are, side by side.
+    async fn reimage(&self, machines: &[String]) -> Result<(), OpError> {
+        let model = self.model()?;
+        let work = machines.iter().enumerate().map(|(index, name)| {
+            let body = &model.body;
+            async move { self.one_again(name, index, body, true).await }.boxed()
+        });
+        self.side_by_side(work.collect(), "replacing machines").await
+    }
+
+    /// A machine goes and comes again. `as_it_is`: not of the model's image and size, but of its own.
     async fn one_again(&self, name: &str, index: usize, model: &Value, as_it_is: bool) -> Result<(), OpError> {
         let Some(suffix) = self.suffix_of(name) else { return Ok(()) };
         let mut model = model.clone();

@@ -70,6 +70,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(virtual_machine::VirtualMachine),
         Arc::new(virtual_machine_extension::VirtualMachineExtension),
         Arc::new(virtual_machine_scale_set::ScaleSetInstance),
+        Arc::new(virtual_machine_scale_set::rolling::RollingUpgrades),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet),
         Arc::new(virtual_network::Subnet),
         Arc::new(virtual_network::VirtualNetwork),

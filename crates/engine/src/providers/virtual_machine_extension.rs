@@ -125,20 +125,12 @@ pub(super) fn instance_view(row: &Resource) -> Result<Value, ArmError> {
         "typeHandlerVersion": body::CUSTOM_SCRIPT.2, "statuses": statuses}))
 }
 
-/// One extension of a type a machine (Azure's text).
+/// One extension of a type a machine.
 async fn alone(cx: Context<'_>, id: &ResourceId, machine: &ResourceId, body: &Value) -> Result<(), ArmError> {
     let others = named_children(cx, &machine.key()).await?;
     let same = |other: &Value| ["publisher", "type"].iter().all(|n| other["properties"][n] == body["properties"][n]);
     if !others.iter().any(|(name, other)| !name.eq_ignore_ascii_case(id.name()) && same(other)) {
         return Ok(());
     }
-    let (publisher, kind, _) = body::CUSTOM_SCRIPT;
-    Err(ArmError::bad_request(
-        "BadRequest",
-        format!(
-            "Multiple VMExtensions per handler not supported for OS type 'Linux'. VMExtension '{}' with handler '{publisher}.{kind}' \
-             already added or specified in input.",
-            id.name()
-        ),
-    ))
+    Err(body::one_per_handler(id.name()))
 }

@@ -7,10 +7,13 @@
 //! The machines are ordinary virtual machines that name their set; `operations/virtual_machine_scale_set.rs` makes and removes them
 //! under the rights of whoever asked.
 
+pub(crate) mod rolling;
+
 use super::arm_context;
+use super::virtual_machine_extension::ExtensionInternal;
 use crate::call::{ActionReply, Listing};
 use crate::deployments::Who;
-use crate::operations::virtual_machine_scale_set::{Params, Work};
+use crate::operations::virtual_machine_scale_set::{Params, What, Work};
 use crate::provider::{
     ActionPlan, Context, DeletePlan, Elsewhere, Kept, Plan, Provider, Start, standard_view, unknown_action,
 };
@@ -20,9 +23,10 @@ use async_trait::async_trait;
 use lazuli_arm::bodies::virtual_machine_scale_set as body;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, OperationState, Resource, ResourceQuery, Write};
+use rolling::{CANCEL, RollingUpgrade};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -32,6 +36,8 @@ pub(crate) const INSTANCE: &str = "Microsoft.Compute/virtualMachineScaleSets/vir
 const GONE: Duration = Duration::from_secs(120);
 /// In the profile's `osProfile`, never shown.
 const SECRETS: [&str; 2] = ["adminPassword", "customData"];
+/// Among the sealed secrets: those of the model's extensions, by their names.
+const PROTECTED: &str = "protectedSettings";
 
 pub(crate) struct VirtualMachineScaleSet;
 
@@ -40,11 +46,29 @@ pub(crate) struct VirtualMachineScaleSet;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ScaleSetInternal {
     pub unique_id: Uuid,
-    /// The secrets of the profile's `osProfile`, a JSON object, sealed for [`place`].
+    /// The secrets of the profile's `osProfile` and [`PROTECTED`], a JSON object, sealed for [`place`].
     pub sealed: String,
     /// The number of a Uniform set's next machine, if none that lives has a higher one.
     #[serde(default)]
     pub next: u64,
+    /// Extensions that the model once had: an upgrade takes them off machines.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub former_extensions: BTreeSet<String>,
+    /// The rolling upgrade that runs, or that ran last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<RollingUpgrade>,
+}
+
+impl ScaleSetInternal {
+    fn new() -> Self {
+        Self {
+            unique_id: Uuid::new_v4(),
+            sealed: String::new(),
+            next: 0,
+            former_extensions: BTreeSet::new(),
+            rolling: None,
+        }
+    }
 }
 
 /// Where a set's secrets are sealed for.
@@ -62,11 +86,40 @@ pub(crate) fn with_secrets(engine: &Engine, row: &Resource) -> Result<Value, Arm
     let secrets: Value =
         serde_json::from_str(&engine.secrets().unseal(&place(&row.key), &state.sealed)?).map_err(ArmError::internal)?;
     if let Some(profile) = body["properties"]["virtualMachineProfile"]["osProfile"].as_object_mut() {
-        for (name, value) in secrets.as_object().into_iter().flatten() {
+        for (name, value) in secrets.as_object().into_iter().flatten().filter(|(name, _)| *name != PROTECTED) {
             profile.insert(name.clone(), value.clone());
         }
     }
+    for extension in body::extensions_mut(&mut body) {
+        let protected = &secrets[PROTECTED][extension["name"].as_str().unwrap_or_default()];
+        if !protected.is_null() {
+            extension["properties"]["protectedSettings"] = protected.clone();
+        }
+    }
     Ok(body)
+}
+
+/// Takes what is secret out of a body.
+fn take_secrets(body: &mut Value) -> Value {
+    let mut secrets = json!({});
+    if let Some(profile) =
+        body["properties"]["virtualMachineProfile"].get_mut("osProfile").and_then(Value::as_object_mut)
+    {
+        for name in SECRETS {
+            if let Some(secret) = profile.shift_remove(name) {
+                secrets[name] = secret;
+            }
+        }
+    }
+    for extension in body::extensions_mut(body) {
+        let name = extension["name"].as_str().unwrap_or_default().to_owned();
+        if let Some(secret) =
+            extension["properties"].as_object_mut().and_then(|properties| properties.shift_remove("protectedSettings"))
+        {
+            secrets[PROTECTED][name] = secret;
+        }
+    }
+    secrets
 }
 
 /// The machines of a set, by their age.
@@ -95,7 +148,7 @@ pub(crate) fn number(set: &str, machine: &str) -> Option<u64> {
 }
 
 /// What actions on a set call its machine.
-fn instance_id(set: &Resource, machine: &Resource) -> String {
+pub(crate) fn instance_id(set: &Resource, machine: &Resource) -> String {
     match number(&set.name, &machine.name).filter(|_| body::is_uniform(&set.body)) {
         Some(number) => number.to_string(),
         None => machine.name.clone(),
@@ -128,28 +181,20 @@ impl Provider for VirtualMachineScaleSet {
     ) -> Result<Plan, ArmError> {
         let before = old.map(|o| with_secrets(cx.engine, o)).transpose()?;
         let mut body = body::put(id, &new, before.as_ref(), &arm_context(cx))?;
-        let mut secrets = json!({});
-        if let Some(profile) =
-            body["properties"]["virtualMachineProfile"].get_mut("osProfile").and_then(Value::as_object_mut)
-        {
-            for name in SECRETS {
-                if let Some(secret) = profile.shift_remove(name) {
-                    secrets[name] = secret;
-                }
-            }
-        }
-        let (unique_id, next) = match old.map(internal::<ScaleSetInternal>).transpose()? {
-            Some(old) => (old.unique_id, old.next),
-            None => (Uuid::new_v4(), 0),
+        let secrets = take_secrets(&mut body);
+        let mut state = match old.map(internal::<ScaleSetInternal>).transpose()? {
+            Some(state) => state,
+            None => ScaleSetInternal::new(),
         };
-        let sealed = cx.engine.secrets().seal(&place(&id.key()), &secrets.to_string())?;
+        state.sealed = cx.engine.secrets().seal(&place(&id.key()), &secrets.to_string())?;
+        let names =
+            |set: &Value| body::extensions(set).iter().filter_map(|e| e["name"].as_str().map(str::to_owned)).collect();
+        let had: BTreeSet<String> = old.map(|o| names(&o.body)).unwrap_or_default();
+        let has: BTreeSet<String> = names(&body);
+        state.former_extensions.extend(had);
+        state.former_extensions.retain(|name| !has.contains(name));
         let start = start(cx, Work::Scale)?;
-        Ok(Plan {
-            body,
-            internal: to_internal(&ScaleSetInternal { unique_id, sealed, next }),
-            start: Some(start),
-            changes: vec![],
-        })
+        Ok(Plan { body, internal: to_internal(&state), start: Some(start), changes: vec![] })
     }
 
     async fn delete(&self, cx: Context<'_>, _old: &Resource) -> Result<DeletePlan, ArmError> {
@@ -177,23 +222,43 @@ impl Provider for VirtualMachineScaleSet {
         if !name.eq_ignore_ascii_case("instanceView") {
             return Ok(None);
         }
-        let mut counts: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
-        for member in members(cx.engine, row).await? {
-            let code = format!("ProvisioningState/{}", member.provisioning_state.to_lowercase());
-            *counts.entry(code).or_default() += 1;
+        let machines = members(cx.engine, row).await?;
+        let mut extensions = Vec::new();
+        for extension in body::extensions(&row.body) {
+            let name = extension["name"].as_str().unwrap_or_default();
+            let mut on_machines = Vec::new();
+            for machine in &machines {
+                on_machines.extend(extension_of(cx.engine, machine, name).await?);
+            }
+            extensions.push(json!({"name": name, "statusesSummary": summary(&on_machines)}));
         }
-        let summary: Vec<Value> =
-            counts.into_iter().map(|(code, count)| json!({"code": code, "count": count})).collect();
         let state = row.provisioning_state.to_lowercase();
         Ok(Some(json!({
-            "virtualMachine": {"statusesSummary": summary},
+            "virtualMachine": {"statusesSummary": summary(&machines)},
+            "extensions": extensions,
             "statuses": [{"code": format!("ProvisioningState/{state}"), "level": "Info",
                 "displayStatus": format!("Provisioning {state}"), "time": time_text(row.changed_ms)}],
         })))
     }
 
     fn actions(&self) -> &'static [&'static str] {
-        &["start", "powerOff", "restart", "deallocate", "delete", "manualupgrade", "reimage", "reimageall"]
+        &[
+            "start",
+            "powerOff",
+            "restart",
+            "deallocate",
+            "delete",
+            "manualupgrade",
+            "reimage",
+            "reimageall",
+            "osRollingUpgrade",
+            "extensionRollingUpgrade",
+            CANCEL,
+        ]
+    }
+
+    fn interrupts(&self, action: &str) -> bool {
+        action == CANCEL
     }
 
     async fn action(
@@ -203,7 +268,15 @@ impl Provider for VirtualMachineScaleSet {
         action: &str,
         request: Value,
     ) -> Result<ActionPlan, ArmError> {
+        if action == CANCEL {
+            return rolling::cancel(cx, row);
+        }
         let action = action.to_ascii_lowercase();
+        match action.as_str() {
+            "osrollingupgrade" => return rolling::begin(cx, row, What::Machines),
+            "extensionrollingupgrade" => return rolling::begin(cx, row, What::Extensions),
+            _ => {}
+        }
         let required = matches!(action.as_str(), "delete" | "manualupgrade");
         let wanted = body::instance_ids(&request, required)?;
         let known = members(cx.engine, row).await?;
@@ -403,12 +476,67 @@ async fn instance(cx: Context<'_>, set: &Resource, machine: &Resource) -> Result
     }
     view["instanceId"] = json!(id);
     view["sku"] = json!({"name": machine.body["properties"]["hardwareProfile"]["vmSize"], "tier": "Standard"});
-    view["properties"]["latestModelApplied"] = json!(is_latest(&set.body, &machine.body));
+    let outdated = outdated(cx.engine, &Model::of(cx.engine, set)?, machine).await?;
+    view["properties"]["latestModelApplied"] = json!(outdated.is_none());
     Ok(view)
 }
 
-/// Whether the machine was made of the model as it is now, as far as an upgrade would change it.
-pub(crate) fn is_latest(set: &Value, machine: &Value) -> bool {
+/// What machines are compared with.
+pub(crate) struct Model {
+    /// The set's body with its secrets.
+    pub body: Value,
+    pub former_extensions: BTreeSet<String>,
+}
+
+impl Model {
+    pub(crate) fn of(engine: &Engine, set: &Resource) -> Result<Self, ArmError> {
+        let former_extensions = internal::<ScaleSetInternal>(set)?.former_extensions;
+        Ok(Self { body: with_secrets(engine, set)?, former_extensions })
+    }
+}
+
+/// What an upgrade would change of a machine: itself, and with it all else, or its extensions alone. `None`: it is of the model as
+/// it is now.
+pub(crate) async fn outdated(engine: &Engine, model: &Model, machine: &Resource) -> Result<Option<What>, ArmError> {
+    if !is_latest(&model.body, &machine.body) {
+        return Ok(Some(What::Machines));
+    }
+    for extension in body::extensions(&model.body) {
+        let applied = match extension_of(engine, machine, extension["name"].as_str().unwrap_or_default()).await? {
+            Some(row) => {
+                let protected = internal::<ExtensionInternal>(&row)?.protected(engine, &row.key)?;
+                body::is_applied(extension, &row.body["properties"], &protected)
+            }
+            None => false,
+        };
+        if !applied {
+            return Ok(Some(What::Extensions));
+        }
+    }
+    for name in &model.former_extensions {
+        if extension_of(engine, machine, name).await?.is_some() {
+            return Ok(Some(What::Extensions));
+        }
+    }
+    Ok(None)
+}
+
+async fn extension_of(engine: &Engine, machine: &Resource, name: &str) -> Result<Option<Resource>, ArmError> {
+    let key = format!("{}/extensions/{}", machine.key, name.to_ascii_lowercase());
+    engine.db().resource(&key).await.map_err(db_error)
+}
+
+/// How many of these are in which state, as instance views of sets tell it.
+fn summary(rows: &[Resource]) -> Value {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for row in rows {
+        *counts.entry(format!("ProvisioningState/{}", row.provisioning_state.to_lowercase())).or_default() += 1;
+    }
+    counts.into_iter().map(|(code, count)| json!({"code": code, "count": count})).collect()
+}
+
+/// Whether the machine itself is of the model as it is now.
+fn is_latest(set: &Value, machine: &Value) -> bool {
     let model = &set["properties"]["virtualMachineProfile"]["storageProfile"]["imageReference"];
     let has = &machine["properties"]["storageProfile"]["imageReference"];
     let same = |name: &str| model[name].is_null() || model[name] == has[name];

@@ -1,5 +1,7 @@
 //! Scale sets: machines of one model, as many as it asks for, each a real machine.
 
+mod upgrades;
+
 use super::site::{Site, VERSION, link, until};
 use lazuli_arm::ArmError;
 use serde_json::{Value, json};

@@ -56,7 +56,8 @@ fn uefi_settings(given: &Fields<'_>) -> Result<Value, ArmError> {
         let (shown, _) = key(&pk)?;
         if shown["type"] != "x509" || shown["value"].as_array().is_none_or(|values| values.len() != 1) {
             let path = additional.path("pk");
-            let message = format!("The value of parameter {path} is invalid: a platform key is one certificate (x509).");
+            let message =
+                format!("The value of parameter {path} is invalid: a platform key is one certificate (x509).");
             return Err(ArmError::invalid_parameter(&path, message));
         }
         signatures.insert("pk".into(), shown);

@@ -1,9 +1,9 @@
 //! What a machine's security type asks of its image and its OS disk, in Azure's words, and the keys of its firmware. Pure.
 
 use super::image::{ImageKind, ImageSource};
-use lazuli_arm::ArmError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use lazuli_arm::ArmError;
 use lazuli_arm::bodies::virtual_machine::trusted_launch;
 use lazuli_vmm::uefi::{KeyTemplate, Signature, UefiKeys};
 use serde_json::Value;
@@ -181,7 +181,9 @@ mod tests {
         let none = json!({"signatureTemplateNames": ["NoSignatureTemplate"]});
         let error = check_keys(&machine(Some(true)), &none, "v").unwrap_err();
         assert!(error.message.contains("lack a platform key (pk)"), "{error}");
-        for (body, settings) in [(machine(Some(false)), &none), (machine(None), &none), (machine(Some(true)), &Value::Null)] {
+        for (body, settings) in
+            [(machine(Some(false)), &none), (machine(None), &none), (machine(Some(true)), &Value::Null)]
+        {
             check_keys(&body, settings, "v").unwrap();
         }
     }
