@@ -95,6 +95,9 @@ pub struct EngineConfig {
     pub provisioning_time: Duration,
     /// How long an operation on a machine waits for a host process that does not answer.
     pub host_time: Duration,
+    /// How long after a machine was provisioned its guest's agent may take until it answers; guests report that they are
+    /// provisioned long before all of their services run.
+    pub agent_time: Duration,
     /// The largest disk that an image version may have, in GiB (mission.md T6). Versions that are replicated `Shallow` may have
     /// disks of 32 TiB.
     pub max_image_disk_gib: u64,
@@ -136,6 +139,7 @@ impl EngineConfig {
             // Azure gives a guest 20 minutes (40 for Windows).
             provisioning_time: Duration::from_secs(20 * 60),
             host_time: Duration::from_secs(60),
+            agent_time: Duration::from_secs(180),
             max_image_disk_gib: 2048,
             http_issuers: vec![],
             identity_providers: vec![],

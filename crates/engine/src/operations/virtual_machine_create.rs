@@ -42,6 +42,7 @@ impl Operation for VirtualMachineCreate {
 pub(super) fn mark_created(row: &mut Resource) {
     change_internal(row, |state: &mut MachineInternal| {
         state.created = true;
+        state.created_at_ms = crate::now_ms();
         state.provision = false;
         state.deallocated = false;
         state.admin_password = None;

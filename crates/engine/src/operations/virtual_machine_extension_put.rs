@@ -4,7 +4,6 @@
 
 use super::virtual_machine_run_command as run_command;
 use crate::operation::{OpContext, OpError, Operation, Outcome};
-use crate::providers::virtual_machine::MachineInternal;
 use crate::providers::virtual_machine_extension::ExtensionInternal;
 use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
@@ -13,11 +12,8 @@ use lazuli_arm::bodies::virtual_machine_extension::{
     CustomScript, Run, command_failed, custom_script, failed, provisioning_error, succeeded,
 };
 use serde_json::Value;
-use std::time::Duration;
 use uuid::Uuid;
 
-/// As in Azure.
-const TIME: Duration = Duration::from_secs(90 * 60);
 /// Where the handler of Azure works in the guest; a folder below it for each set of settings.
 const FOLDER: &str = "/var/lib/waagent/custom-script/download";
 /// Makes the folder, fetches the files, then runs the command or the script from its input, in that folder. The arguments: folder,
@@ -98,7 +94,6 @@ fn with_status(mut status: Value) -> Outcome {
 async fn run(cx: &OpContext, machine: &str, number: u64, script: &CustomScript) -> Result<Value, OpError> {
     let row = cx.engine.db().resource(machine).await.map_err(crate::db_error)?;
     let row = row.ok_or_else(|| ArmError::new(404, "NotFound", "The virtual machine was removed meanwhile."))?;
-    let state: MachineInternal = internal(&row)?;
     let (kind, input) = match &script.run {
         Run::Command(line) => ("command", line),
         Run::Script(encoded) => ("script", encoded),
@@ -106,13 +101,7 @@ async fn run(cx: &OpContext, machine: &str, number: u64, script: &CustomScript) 
     let mut arguments: Vec<String> = ["-c", RUNNER, "custom-script"].map(str::to_owned).to_vec();
     arguments.extend([format!("{FOLDER}/{number}"), kind.to_owned()]);
     arguments.extend(script.files.iter().cloned());
-    let host = cx.engine.home_of(&row, &state).await?.host;
-    let asked = host.run_shell(state.vm_id, arguments, input.clone(), TIME);
-    let asked = tokio::select! {
-        () = cx.stop.cancelled() => return Err(cx.check().err().unwrap_or(OpError::Interrupted)),
-        asked = asked => asked,
-    };
-    let ended = asked.map_err(|error| run_command::failed(error, &row.name))?;
+    let ended = run_command::in_guest(cx, &row, arguments, input).await?;
     Ok(match ended.exit_code {
         Some(0) => succeeded(&ended.stdout, &ended.stderr),
         code => failed(&command_failed(code, &ended.stdout, &ended.stderr)),

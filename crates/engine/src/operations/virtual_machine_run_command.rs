@@ -7,6 +7,8 @@ use crate::stored::internal;
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
 use lazuli_arm::bodies::virtual_machine::{Script, run_command_result};
+use lazuli_meta::model::Resource;
+use lazuli_vmm::guest_agent::Ended;
 use lazuli_vmm::host::HostErrorCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +17,7 @@ use uuid::Uuid;
 
 /// As in Azure.
 const TIME: Duration = Duration::from_secs(90 * 60);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Writes the script from its input into a file and runs that, so that its first line says what runs it.
 const RUNNER: &str = "d=$(mktemp -d -p /var/tmp) && cat > \"$d/script.sh\" && chmod 700 \"$d/script.sh\" || exit 125
 \"$d/script.sh\" \"$@\" < /dev/null
@@ -48,7 +51,6 @@ impl Operation for VirtualMachineRunCommand {
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
         let RunCommand { sealed, state: before } = cx.params()?;
         let row = cx.resource().await?;
-        let state: MachineInternal = internal(&row)?;
         let text = cx.engine.secrets().unseal(&context(&row.key), &sealed).map_err(OpError::Failed)?;
         let script: Script = serde_json::from_str(&text).map_err(ArmError::internal)?;
         let this = Uuid::new_v4();
@@ -67,13 +69,7 @@ impl Operation for VirtualMachineRunCommand {
                 }
                 let mut arguments = vec!["-c".to_owned(), RUNNER.to_owned(), "run-command".to_owned()];
                 arguments.extend(script.arguments.clone());
-                let host = cx.engine.home_of(&row, &state).await?.host;
-                let asked = host.run_shell(state.vm_id, arguments, script.text.clone(), TIME);
-                let asked = tokio::select! {
-                    () = cx.stop.cancelled() => return Err(cx.check().err().unwrap_or(OpError::Interrupted)),
-                    asked = asked => asked,
-                };
-                let ended = asked.map_err(|error| failed(error, &row.name))?;
+                let ended = in_guest(cx, &row, arguments, &script.text).await?;
                 Ok(run_command_result(ended.exit_code, &ended.stdout, &ended.stderr))
             })
             .await?;
@@ -83,6 +79,35 @@ impl Operation for VirtualMachineRunCommand {
     async fn undo(&self, cx: &OpContext) -> Result<Outcome, OpError> {
         let RunCommand { state, .. } = cx.params()?;
         Ok(as_before(state))
+    }
+}
+
+/// Runs a shell in a machine's guest. An agent that has not come up yet is waited for.
+pub(super) async fn in_guest(
+    cx: &OpContext,
+    machine: &Resource,
+    arguments: Vec<String>,
+    input: &str,
+) -> Result<Ended, OpError> {
+    let state: MachineInternal = internal(machine)?;
+    let time = i64::try_from(cx.engine.config().agent_time.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        let host = cx.engine.home_of(machine, &state).await?.host;
+        let asked = host.run_shell(state.vm_id, arguments.clone(), input.to_owned(), TIME);
+        let asked = tokio::select! {
+            () = cx.stop.cancelled() => return Err(cx.check().err().unwrap_or(OpError::Interrupted)),
+            asked = asked => asked,
+        };
+        match asked {
+            Err(e) if e.code() == Some(HostErrorCode::NoAgent) && crate::now_ms() < state.created_at_ms.saturating_add(time) => {
+                cx.progress(0, 0, "waiting for the guest's agent").await;
+                tokio::select! {
+                    () = cx.stop.cancelled() => {}
+                    () = tokio::time::sleep(ASK_AGAIN) => {}
+                }
+            }
+            asked => return asked.map_err(|error| failed(error, &machine.name)),
+        }
     }
 }
 
@@ -96,7 +121,7 @@ fn as_before(state: String) -> Outcome {
 }
 
 /// Why the guest's agent did not run it to its end.
-pub(super) fn failed(error: lazuli_vmm::host::ClientError, name: &str) -> OpError {
+fn failed(error: lazuli_vmm::host::ClientError, name: &str) -> OpError {
     let arm = match error.code() {
         Some(HostErrorCode::NoAgent) => ArmError::conflict(
             "VMAgentStatusCommunicationError",

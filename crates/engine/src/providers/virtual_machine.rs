@@ -72,6 +72,9 @@ pub(crate) struct MachineInternal {
     /// Its creation has succeeded once: whatever starts it afterwards only switches it on.
     #[serde(default)]
     pub created: bool,
+    /// When it did.
+    #[serde(default)]
+    pub created_at_ms: i64,
     /// The storage account that boot diagnostics go to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diagnostics_account: Option<String>,
@@ -158,6 +161,7 @@ impl Provider for VirtualMachine {
             admin_password: secret(&mut body, "adminPassword"),
             custom_data: secret(&mut body, "customData"),
             created: false,
+            created_at_ms: 0,
             diagnostics_account,
             deallocated: false,
             generalized: false,

@@ -1,6 +1,6 @@
 //! Extensions of machines: the custom script runs in the guest once for each set of settings, and is shown as it ended.
 
-use super::site::{Site, VM};
+use super::site::{Site, VM, until};
 use crate::call::Call;
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use serde_json::{Value, json};
@@ -132,4 +132,20 @@ async fn the_catalogue_says_what_there_is() {
     assert_eq!(list(&of("Canonical"), "types").await.unwrap_err().status, 404);
     let one: ResourceId = format!("{kind}/versions/2.1.10").parse().unwrap();
     assert_eq!(server.engine.get(&server.call, &one).await.unwrap()["properties"]["operatingSystem"], "Linux");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_comes_up_later_is_waited_for() {
+    let site = Site::configured(|c| c.agent_time = std::time::Duration::from_secs(600)).await;
+    site.create(|_| {}).await.unwrap();
+    let id = site.vm_id().await;
+    site.fake.stop_agent(id);
+    let body = extension(&json!({"commandToExecute": "true"}), &Value::Null);
+    let written = site.server.engine.put(&site.server.call, &site.server.id(EXTENSION), body).await.unwrap();
+    let operation = written.operation.unwrap();
+    let phase = async || site.server.engine.db().operation(&operation).await.unwrap().unwrap().phase;
+    until("it waits", async || phase().await == "waiting for the guest's agent").await;
+    site.fake.start_agent(id);
+    site.server.end(&operation).await.unwrap();
+    assert_eq!(site.status().await["code"], "ProvisioningState/succeeded");
 }

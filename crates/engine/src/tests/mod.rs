@@ -87,6 +87,8 @@ impl Server {
     pub async fn configured(change: impl FnOnce(&mut EngineConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = EngineConfig::local(dir.path());
+        // The agent of a fake guest is there at once, or never.
+        config.agent_time = Duration::ZERO;
         change(&mut config);
         let engine = Engine::open(config).await.unwrap();
         let owner = Bootstrap::generate().unwrap();

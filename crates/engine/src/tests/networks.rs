@@ -290,6 +290,7 @@ async fn open(server: &Server, name: &str) -> Option<Vec<u16>> {
         admin_password: None,
         custom_data: None,
         created: true,
+        created_at_ms: 0,
         deallocated: false,
         generalized: false,
         place: None,

@@ -143,6 +143,11 @@ impl Fake {
         self.inner.state().without_agent.insert(id);
     }
 
+    /// The agent of a machine's guest answers again.
+    pub fn start_agent(&self, id: Uuid) {
+        self.inner.state().without_agent.remove(&id);
+    }
+
     /// The machine dies under the guest.
     pub fn crash(&self, id: Uuid) {
         self.inner.end(id, Exit::Died { detail: "the fake machine was told to crash".into() });
