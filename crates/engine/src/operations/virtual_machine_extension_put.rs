@@ -11,6 +11,7 @@ use lazuli_arm::ArmError;
 use lazuli_arm::bodies::virtual_machine_extension::{
     CustomScript, Run, command_failed, custom_script, failed, provisioning_error, succeeded,
 };
+use lazuli_meta::model::Resource;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -49,7 +50,10 @@ impl Operation for VirtualMachineExtensionPut {
         let row = cx.resource().await?;
         let extension: ExtensionInternal = internal(&row)?;
         let protected = extension.protected(&cx.engine, &row.key).map_err(OpError::Failed)?;
-        let parent = row.parent.clone().unwrap_or_default();
+        let machine = cx.engine.db().resource(row.parent.as_deref().unwrap_or_default()).await.map_err(crate::db_error)?;
+        let machine =
+            machine.ok_or_else(|| ArmError::new(404, "NotFound", "The virtual machine was removed meanwhile."))?;
+        run_command::wait_for_agent(cx, &machine).await?;
         let this = Uuid::new_v4();
         let first: Uuid = cx.step("begin", async { Ok(this) }).await?;
         let status: Value = cx
@@ -60,7 +64,7 @@ impl Operation for VirtualMachineExtensionPut {
                     ));
                 }
                 match custom_script(&row.body["properties"]["settings"], &protected) {
-                    Ok(script) => run(cx, &parent, extension.number, &script).await,
+                    Ok(script) => run(cx, &machine, extension.number, &script).await,
                     Err(why) => Ok(failed(&format!("invalid configuration: {why}"))),
                 }
             })
@@ -91,9 +95,7 @@ fn with_status(mut status: Value) -> Outcome {
 }
 
 /// The status at the end.
-async fn run(cx: &OpContext, machine: &str, number: u64, script: &CustomScript) -> Result<Value, OpError> {
-    let row = cx.engine.db().resource(machine).await.map_err(crate::db_error)?;
-    let row = row.ok_or_else(|| ArmError::new(404, "NotFound", "The virtual machine was removed meanwhile."))?;
+async fn run(cx: &OpContext, machine: &Resource, number: u64, script: &CustomScript) -> Result<Value, OpError> {
     let (kind, input) = match &script.run {
         Run::Command(line) => ("command", line),
         Run::Script(encoded) => ("script", encoded),
@@ -101,7 +103,7 @@ async fn run(cx: &OpContext, machine: &str, number: u64, script: &CustomScript) 
     let mut arguments: Vec<String> = ["-c", RUNNER, "custom-script"].map(str::to_owned).to_vec();
     arguments.extend([format!("{FOLDER}/{number}"), kind.to_owned()]);
     arguments.extend(script.files.iter().cloned());
-    let ended = run_command::in_guest(cx, &row, arguments, input).await?;
+    let ended = run_command::in_guest(cx, machine, arguments, input).await?;
     Ok(match ended.exit_code {
         Some(0) => succeeded(&ended.stdout, &ended.stderr),
         code => failed(&command_failed(code, &ended.stdout, &ended.stderr)),

@@ -53,6 +53,7 @@ impl Operation for VirtualMachineRunCommand {
         let row = cx.resource().await?;
         let text = cx.engine.secrets().unseal(&context(&row.key), &sealed).map_err(OpError::Failed)?;
         let script: Script = serde_json::from_str(&text).map_err(ArmError::internal)?;
+        wait_for_agent(cx, &row).await?;
         let this = Uuid::new_v4();
         let first: Uuid = cx.step("begin", async { Ok(this) }).await?;
         let output: Value = cx
@@ -82,7 +83,29 @@ impl Operation for VirtualMachineRunCommand {
     }
 }
 
-/// Runs a shell in a machine's guest. An agent that has not come up yet is waited for.
+/// Returns when the guest's agent answers, or is not to be expected any more. Nothing has been run then: an operation that is
+/// interrupted here can begin again.
+pub(super) async fn wait_for_agent(cx: &OpContext, machine: &Resource) -> Result<(), OpError> {
+    let state: MachineInternal = internal(machine)?;
+    let time = i64::try_from(cx.engine.config().agent_time.as_millis()).unwrap_or(i64::MAX);
+    let until = state.created_at_ms.saturating_add(time);
+    while crate::now_ms() < until {
+        cx.check()?;
+        let nothing = ["-c", "exit 0"].map(str::to_owned).to_vec();
+        let asked = cx.engine.host().run_shell(state.vm_id, nothing, String::new(), TIME).await;
+        if !asked.is_err_and(|e| e.code() == Some(HostErrorCode::NoAgent)) {
+            return Ok(());
+        }
+        cx.progress(0, 0, "waiting for the guest's agent").await;
+        tokio::select! {
+            () = cx.stop.cancelled() => {}
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Runs a shell in a machine's guest.
 pub(super) async fn in_guest(
     cx: &OpContext,
     machine: &Resource,
@@ -90,25 +113,13 @@ pub(super) async fn in_guest(
     input: &str,
 ) -> Result<Ended, OpError> {
     let state: MachineInternal = internal(machine)?;
-    let time = i64::try_from(cx.engine.config().agent_time.as_millis()).unwrap_or(i64::MAX);
-    loop {
-        let host = cx.engine.home_of(machine, &state).await?.host;
-        let asked = host.run_shell(state.vm_id, arguments.clone(), input.to_owned(), TIME);
-        let asked = tokio::select! {
-            () = cx.stop.cancelled() => return Err(cx.check().err().unwrap_or(OpError::Interrupted)),
-            asked = asked => asked,
-        };
-        match asked {
-            Err(e) if e.code() == Some(HostErrorCode::NoAgent) && crate::now_ms() < state.created_at_ms.saturating_add(time) => {
-                cx.progress(0, 0, "waiting for the guest's agent").await;
-                tokio::select! {
-                    () = cx.stop.cancelled() => {}
-                    () = tokio::time::sleep(ASK_AGAIN) => {}
-                }
-            }
-            asked => return asked.map_err(|error| failed(error, &machine.name)),
-        }
-    }
+    let host = cx.engine.home_of(machine, &state).await?.host;
+    let asked = host.run_shell(state.vm_id, arguments, input.to_owned(), TIME);
+    let asked = tokio::select! {
+        () = cx.stop.cancelled() => return Err(cx.check().err().unwrap_or(OpError::Interrupted)),
+        asked = asked => asked,
+    };
+    asked.map_err(|error| failed(error, &machine.name))
 }
 
 /// The command failed, the machine did not.
