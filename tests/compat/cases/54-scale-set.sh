@@ -9,6 +9,10 @@ works 'their network' az network vnet create -g sets -n net --address-prefixes 1
 works 'its rules' az network nsg create -g sets -n nsg
 works 'open port 22' az network nsg rule create -g sets --nsg-name nsg -n ssh --priority 1000 --access Allow --protocol Tcp \
   --direction Inbound --destination-port-ranges 22
+# An agent is waited for as long as a machine is young: this one is asked last.
+works 'an interface' az network nic create -g sets -n nic --vnet-name net --subnet default
+works 'a machine' az vm create -g sets -n scripted --size Standard_B1ls --nics nic --image "$version" --security-type Standard \
+  --admin-username azureuser --ssh-key-values "$work/key.pub"
 # set_of NAME MODE COUNT
 set_of() {
   az vmss create -g sets -n "$1" --orchestration-mode "$2" --instance-count "$3" --image "$version" --security-type Standard \
@@ -21,7 +25,7 @@ works 'az vmss create: Uniform' set_of uniform Uniform 1
 gives 'show it' 'Uniform 1 Succeeded' \
   sh -c "az vmss show -g sets -n uniform --query '[orchestrationMode, sku.capacity, provisioningState]' -o tsv | xargs"
 gives 'its instances have numbers' 0 ids uniform
-gives 'they are no machines of the group' '[]' az vm list -g sets -o json
+gives 'they are no machines of the group' scripted az vm list -g sets --query '[].name' -o tsv
 address=$(az network public-ip list -g sets --query '[0].ipAddress' -o tsv)
 on_set() {
   ssh -i "$work/key" -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
@@ -47,19 +51,33 @@ works 'make it again' az vmss reimage -g sets -n uniform --instance-ids 1
 holds 'it is a new machine' test "$before" != "$(vm_id)"
 works 'bring it to the model' az vmss update-instances -g sets -n uniform --instance-ids '*'
 gives 'it is of the model' true az vmss list-instances -g sets -n uniform --query '[0].latestModelApplied' -o tsv
+works 'a model of another version' az vmss update -g sets -n uniform \
+  --set "virtualMachineProfile.storageProfile.imageReference.id=${version%1.0.0}1.0.10"
+gives 'it is not of the model' false az vmss list-instances -g sets -n uniform --query '[0].latestModelApplied' -o tsv
+works 'az vmss rolling-upgrade start' az vmss rolling-upgrade start -g sets -n uniform
+gives 'az vmss rolling-upgrade get-latest' 'Completed 1' sh -c \
+  "az vmss rolling-upgrade get-latest -g sets -n uniform --query '[runningStatus.code, progress.successfulInstanceCount]' -o tsv | xargs"
+gives 'it is of the new model' true az vmss list-instances -g sets -n uniform --query '[0].latestModelApplied' -o tsv
+refuses 'az vmss rolling-upgrade cancel where none runs' 'no ongoing Rolling Upgrade' az vmss rolling-upgrade cancel -g sets -n uniform
+gives 'upgrades in batches' 'Rolling 50' sh -c "az vmss update -g sets -n uniform --set upgradePolicy.mode=Rolling \
+  --max-batch-instance-percent 50 --query '[upgradePolicy.mode, upgradePolicy.rollingUpgradePolicy.maxBatchInstancePercent]' -o tsv | xargs"
+works 'and as somebody asks' az vmss update -g sets -n uniform --set upgradePolicy.mode=Manual
+script=(--vmss-name uniform -g sets --publisher Microsoft.Azure.Extensions -n CustomScript)
+works 'a script in the model' az vmss extension set "${script[@]}" --version 2.1 --settings '{"commandToExecute": "true"}'
+gives 'it is there' CustomScript az vmss extension list -g sets --vmss-name uniform --query '[].name' -o tsv
+refuses 'another extension' ArtifactNotFound az vmss extension set -g sets --vmss-name uniform \
+  --publisher Microsoft.Azure.ActiveDirectory -n AADSSHLoginForLinux --version 1.0
+works 'no script in the model' az vmss extension delete -g sets --vmss-name uniform -n CustomScript
 works 'delete the set' az vmss delete -g sets -n uniform
-gives 'nothing of it is left' '' az network nic list -g sets --query '[].name' -o tsv
+gives 'nothing of it is left' nic az network nic list -g sets --query '[].name' -o tsv
 
 works 'az vmss create: Flexible' set_of flexible Flexible 1
 name=$(ids flexible)
-gives 'its instance is a machine' "$name" az vm list -g sets --query '[].name' -o tsv
+gives 'its instance is a machine' "$name scripted" sh -c "az vm list -g sets --query 'sort([].name)' -o tsv | xargs"
 works 'none' az vmss scale -g sets -n flexible --new-capacity 0
-gives 'it is gone' '[]' az vm list -g sets -o json
+gives 'it is gone' scripted az vm list -g sets --query '[].name' -o tsv
 
 # The tiny guest has no agent: what az sends is taken, and the failure is told.
-works 'an interface' az network nic create -g sets -n nic --vnet-name net --subnet default
-works 'a machine' az vm create -g sets -n scripted --size Standard_B1ls --nics nic --image "$version" --security-type Standard \
-  --admin-username azureuser --ssh-key-values "$work/key.pub"
 gives 'the extension that there is' '2.1.10' az vm extension image list -l eastus -p Microsoft.Azure.Extensions --query '[].version' -o tsv
 refuses 'a script for a guest without an agent' VMAgentStatusCommunicationError az vm extension set -g sets --vm-name scripted \
   --publisher Microsoft.Azure.Extensions -n CustomScript --settings '{"commandToExecute": "true"}'

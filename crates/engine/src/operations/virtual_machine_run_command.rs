@@ -17,6 +17,8 @@ use uuid::Uuid;
 
 /// As in Azure.
 const TIME: Duration = Duration::from_secs(90 * 60);
+/// How long an agent may take over nothing at all.
+const PROBE: Duration = Duration::from_secs(60);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Writes the script from its input into a file and runs that, so that its first line says what runs it.
 const RUNNER: &str = "d=$(mktemp -d -p /var/tmp) && cat > \"$d/script.sh\" && chmod 700 \"$d/script.sh\" || exit 125
@@ -92,7 +94,7 @@ pub(super) async fn wait_for_agent(cx: &OpContext, machine: &Resource) -> Result
     while crate::now_ms() < until {
         cx.check()?;
         let nothing = ["-c", "exit 0"].map(str::to_owned).to_vec();
-        let asked = cx.engine.host().run_shell(state.vm_id, nothing, String::new(), TIME).await;
+        let asked = cx.engine.host().run_shell(state.vm_id, nothing, String::new(), PROBE).await;
         if !asked.is_err_and(|e| e.code() == Some(HostErrorCode::NoAgent)) {
             return Ok(());
         }
