@@ -142,6 +142,27 @@ async fn host_process() {
     Host::run(config, CancellationToken::new()).await.expect("the host runs");
 }
 
+/// What the engine tells of a machine that did not come up is the end of its console.
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_disk_that_does_not_boot_says_so_on_its_console() {
+    let dir = short_dir();
+    let host_dir = dir.path().join("host");
+    let host = TestHost::start(&host_dir, qemu(&host_dir).await).await;
+    let zeros = dir.path().join("zeros.raw");
+    std::fs::File::create(&zeros).and_then(|file| file.set_len(20 << 20)).expect("a file of zeros");
+    let mut spec = machine(dir.path(), &zeros, 6);
+    spec.generation = Generation::V2;
+    host.client.define_and_start(&spec).await.expect("it starts");
+    until("the firmware gives up", async || {
+        let status = host.client.status(spec.id).await.expect("a status");
+        assert!(!is_ready(&status));
+        status.console_tail.contains("BdsDxe").then_some(())
+    })
+    .await;
+    host.client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_survives_the_death_of_its_host() {
     let _turn = ONE_AT_A_TIME.lock().await;

@@ -535,11 +535,16 @@ fn os_profile(profile: &Fields<'_>) -> Result<Option<Value>, ArmError> {
     let mut keys = Vec::new();
     for key in linux.object("ssh")?.objects("publicKeys")?.unwrap_or_default() {
         let path = key.str("path")?.unwrap_or_else(|| format!("/home/{user}/.ssh/authorized_keys"));
-        keys.push(json!({"path": path, "keyData": key.required_str("keyData")?}));
+        let data = key.required_str("keyData")?;
+        if !is_ssh_key(&data) {
+            let name = "linuxConfiguration.ssh.publicKeys.keyData";
+            return Err(ArmError::invalid_parameter(name, format!("The value of parameter {name} is invalid.")));
+        }
+        keys.push(json!({"path": path, "keyData": data}));
     }
     let password = profile.str("adminPassword")?;
     let disable = linux.bool("disablePasswordAuthentication")?.unwrap_or(password.is_none());
-    if password.is_none() && keys.is_empty() {
+    if keys.is_empty() && (password.is_none() || disable) {
         let what = "Authentication using either SSH or by user name and password must be enabled in Linux profile.";
         return Err(ArmError::invalid_parameter("linuxConfiguration", what));
     }
@@ -611,6 +616,16 @@ fn check_user(user: &str) -> Result<(), ArmError> {
     Ok(())
 }
 
+/// One line of an `authorized_keys` file, without options: its type, its Base64, perhaps a comment.
+fn is_ssh_key(line: &str) -> bool {
+    const KINDS: [&str; 5] =
+        ["ssh-rsa", "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"];
+    let line = line.trim();
+    let mut words = line.split_ascii_whitespace();
+    let (kind, key) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    KINDS.contains(&kind) && !key.is_empty() && is_base64(key) && !line.chars().any(char::is_control)
+}
+
 /// 6–72 characters (Azure's bounds), three of: lower, upper, digit, other.
 fn check_password(password: &str) -> Result<(), ArmError> {
     let classes = [
@@ -619,7 +634,8 @@ fn check_password(password: &str) -> Result<(), ArmError> {
         password.chars().any(|c| c.is_ascii_digit()),
         password.chars().any(|c| !c.is_alphanumeric()),
     ];
-    if (6..=72).contains(&password.chars().count()) && classes.iter().filter(|c| **c).count() >= 3 {
+    let complex = classes.iter().filter(|c| **c).count() >= 3 && !password.chars().any(char::is_control);
+    if complex && (6..=72).contains(&password.chars().count()) {
         return Ok(());
     }
     Err(ArmError::invalid_parameter(

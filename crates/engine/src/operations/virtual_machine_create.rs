@@ -184,6 +184,10 @@ fn failure(spec: &VmSpec, status: &VmStatus) -> Option<ArmError> {
 
 /// What keeps a guest from booting, as far as its console shows it.
 fn advice(launch: Option<&TrustedLaunch>, console: &str) -> &'static str {
+    if console.trim().is_empty() {
+        return " It has said nothing on its serial console: the disk may not boot with the image's generation, or its kernel does not \
+                use that console (console=ttyS0). `lazuli image check` tells.";
+    }
     let Some(launch) = launch.filter(|launch| launch.secure_boot) else { return "" };
     // OVMF: `failed to load Boot0001 "UEFI Misc Device" …: Access Denied`; shim: `… Security Violation`.
     if !["Access Denied", "Security Violation"].iter().any(|text| console.contains(text)) {
@@ -214,14 +218,16 @@ mod tests {
     fn a_refused_boot_loader_is_told_from_silence() {
         let refused =
             "BdsDxe: failed to load Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0): Access Denied";
-        let launch = |secure_boot, keys| TrustedLaunch { secure_boot, vtpm: true, state: "/s".into(), keys };
-        let of = |secure_boot: Option<bool>, console: &str| {
-            advice(secure_boot.map(|secure_boot| launch(secure_boot, None)).as_ref(), console)
+        let of = |secure_boot: Option<bool>, keys: Option<UefiKeys>, console: &str| {
+            let state = "/s".into();
+            let launch = secure_boot.map(|secure_boot| TrustedLaunch { secure_boot, vtpm: true, state, keys });
+            advice(launch.as_ref(), console)
         };
-        assert!(advice(Some(&launch(true, Some(UefiKeys::default()))), refused).contains("keys of the image"));
-        assert!(of(Some(true), refused).contains("not signed with Microsoft's keys"));
+        assert!(of(Some(true), Some(UefiKeys::default()), refused).contains("keys of the image"));
+        assert!(of(Some(true), None, refused).contains("not signed with Microsoft's keys"));
         for (secure_boot, console) in [(Some(true), "login:"), (Some(false), refused), (None, refused)] {
-            assert_eq!(of(secure_boot, console), "");
+            assert_eq!(of(secure_boot, None, console), "");
         }
+        assert!(of(None, None, " \n").contains("said nothing on its serial console"));
     }
 }

@@ -41,6 +41,9 @@ pub const PLUGIN_PORT: u16 = 32526;
 /// Tokens of managed identities.
 const TOKEN_PATH: &str = "/metadata/identity/oauth2/token";
 const TOKENS_AT_ONCE: usize = 4;
+/// Requests of one guest that are read or answered at the same time; its agents make a few. More are told to come again, so that
+/// what they send does not pile up here.
+const REQUESTS_AT_ONCE: usize = 32;
 /// The largest request body read from a guest.
 const MAX_BODY: usize = 4 << 20;
 /// How long a guest may take to send a request, and an idle connection may live.
@@ -112,11 +115,12 @@ pub struct Fabric {
     tokens: Arc<dyn Tokens>,
     /// One guest does not keep the server from the others.
     asking: Semaphore,
+    requests: Semaphore,
 }
 
 impl Fabric {
     pub fn new(spec: Arc<VmSpec>, reports: Arc<dyn Reports>, tokens: Arc<dyn Tokens>) -> Arc<Self> {
-        Arc::new(Self { spec: RwLock::new(spec), reports, tokens, asking: Semaphore::new(TOKENS_AT_ONCE) })
+        Arc::new(Self { spec: RwLock::new(spec), reports, tokens, asking: Semaphore::new(TOKENS_AT_ONCE), requests: Semaphore::new(REQUESTS_AT_ONCE) })
     }
 
     /// Later requests are answered from `spec`.
@@ -143,6 +147,11 @@ impl Fabric {
 
     async fn handle(&self, dest: SocketAddrV4, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (parts, body) = request.into_parts();
+        let Ok(_permit) = self.requests.try_acquire() else {
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            return response;
+        };
         let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect());
         let answer = match read.await {
             Ok(Ok(body)) => {
@@ -220,6 +229,7 @@ pub(crate) fn parse_query(query: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     /// A machine for tests: one disk, one interface, one key.
     pub fn example() -> VmSpec {
@@ -240,6 +250,76 @@ pub(crate) mod tests {
     #[test]
     fn the_example_is_sound() {
         example().check().unwrap();
+    }
+
+    struct Nobody;
+    impl Reports for Nobody {
+        fn news(&self, _: News) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn fabric() -> Arc<Fabric> {
+        let tokens = tokens::ServerTokens::new("/nonexistent".into());
+        Fabric::new(Arc::new(example()), Arc::new(Nobody), Arc::new(tokens))
+    }
+
+    /// A connection of the guest to the metadata service, over which this was sent.
+    async fn sent(fabric: &Arc<Fabric>, request: &str) -> tokio::io::DuplexStream {
+        let (mut guest, ours) = tokio::io::duplex(16 << 10);
+        tokio::spawn(Arc::clone(fabric).serve(SocketAddrV4::new(IMDS, HTTP_PORT), ours));
+        guest.write_all(request.as_bytes()).await.unwrap();
+        guest
+    }
+
+    /// The status of the answer to a small request.
+    async fn status(fabric: &Arc<Fabric>) -> String {
+        let request =
+            "GET /metadata/instance?api-version=2021-08-01 HTTP/1.1\r\nHost: x\r\nMetadata: true\r\nConnection: close\r\n\r\n";
+        let mut answer = String::new();
+        sent(fabric, request).await.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_floods_is_told_to_come_again_and_harms_nobody_else() {
+        let (flooded, other) = (fabric(), fabric());
+        assert_eq!(status(&flooded).await, "200");
+        // Bodies that never come.
+        let mut held = Vec::new();
+        for _ in 0..REQUESTS_AT_ONCE {
+            let request = "PUT /metadata/instance HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\nmore";
+            held.push(sent(&flooded, request).await);
+        }
+        let until = async |wanted: &str| {
+            while status(&flooded).await != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        let patience = Duration::from_secs(60);
+        tokio::time::timeout(patience, until("429")).await.expect("too many are refused");
+        assert_eq!(status(&other).await, "200", "another machine is answered");
+        held.clear();
+        tokio::time::timeout(patience, until("200")).await.expect("those that are gone make room");
+    }
+
+    #[tokio::test]
+    async fn a_body_without_end_is_cut_off() {
+        let mut guest = sent(&fabric(), "PUT /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        let (mut from, mut to) = tokio::io::split(&mut guest);
+        let flood = async {
+            let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+            while to.write_all(chunk.as_bytes()).await.is_ok() {}
+        };
+        let answer = async {
+            let mut head = [0; 12];
+            from.read_exact(&mut head).await.expect("an answer");
+            head
+        };
+        tokio::select! {
+            () = flood => panic!("it was hung up without an answer"),
+            head = answer => assert_eq!(&head, b"HTTP/1.1 413"),
+        }
     }
 
     #[test]

@@ -139,3 +139,39 @@ fn an_update_changes_what_may_change() {
         assert_eq!(changed(&old, new).unwrap_err().code, "PropertyChangeNotAllowed", "{path}");
     }
 }
+
+#[test]
+fn a_profile_with_which_nobody_could_log_in_is_refused() {
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut profile = user();
+        change(&mut profile);
+        let error = made(of_az(from_image(), Some(profile))).unwrap_err();
+        assert_eq!(error.code, "InvalidParameter");
+        format!("{}: {}", error.target.unwrap_or_default(), error.message)
+    };
+    let key = |data: &'static str| {
+        move |p: &mut Value| p["linuxConfiguration"]["ssh"]["publicKeys"][0]["keyData"] = json!(data)
+    };
+    let bad = "linuxConfiguration.ssh.publicKeys.keyData: The value of parameter linuxConfiguration.ssh.publicKeys.keyData is invalid.";
+    for data in ["AAAA", "ssh-dss AAAA", "ssh-rsa", "ssh-rsa A!", "ssh-rsa AAAA x\nssh-rsa AAAA y", "-----BEGIN PRIVATE KEY-----"] {
+        assert_eq!(refused(&key(data)), bad, "{data}");
+    }
+    let password = |text: &'static str| move |p: &mut Value| p["adminPassword"] = json!(text);
+    for text in ["Ab1!", "abcdefgh1", "Abcdef!\n1"] {
+        assert!(refused(&password(text)).starts_with("adminPassword: The supplied password must be between 6-72"), "{text}");
+    }
+    let long = "Ab1!".repeat(19);
+    assert!(refused(&|p| p["adminPassword"] = json!(long)).starts_with("adminPassword: "));
+    let none = "linuxConfiguration: Authentication using either SSH or by user name and password must be enabled in Linux profile.";
+    assert_eq!(refused(&|p| p["linuxConfiguration"]["ssh"] = Value::Null), none);
+    // Neither does a password that is not taken.
+    let locked = |p: &mut Value| {
+        p["adminPassword"] = json!("Tr0ub4dor&3");
+        p["linuxConfiguration"]["ssh"] = Value::Null;
+    };
+    assert_eq!(refused(&locked), none);
+    for name in ["root", "Admin", "a b", "-x"] {
+        assert!(refused(&|p| p["adminUsername"] = json!(name)).starts_with("adminUsername: "), "{name}");
+    }
+    assert!(refused(&|p| p["computerName"] = json!("a_b")).starts_with("computerName: Linux host name cannot exceed 64"));
+}
