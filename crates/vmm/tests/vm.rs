@@ -145,6 +145,7 @@ async fn host_process() {
 /// What the engine tells of a machine that did not come up is the end of its console.
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_disk_that_does_not_boot_says_so_on_its_console() {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let dir = short_dir();
     let host_dir = dir.path().join("host");
     let host = TestHost::start(&host_dir, qemu(&host_dir).await).await;
