@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use data_disks::NewDisk;
 use image::ImageKind;
 pub(crate) use image::{ImageSource, resolve_image, resolve_shared};
-use image::{check_plan, resolve_reference};
+use image::{check_architecture, check_plan, resolve_reference};
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_arm::bodies::virtual_machine_scale_set::is_uniform;
 use lazuli_arm::bodies::{Fields, managed_identity, merge_patch, virtual_machine as body};
@@ -137,6 +137,7 @@ impl Provider for VirtualMachine {
         check_os_profile(&body, image.as_ref())?;
         check_managed_image(id, &body, image.as_ref())?;
         if let Some(image) = &image {
+            check_architecture(&body, &image.architecture)?;
             security::check_image(&body, image)?;
         }
         let (os_disk, generation) = match &image {
@@ -496,6 +497,8 @@ impl Builder<'_> {
         let id =
             body["properties"]["storageProfile"]["osDisk"]["managedDisk"]["id"].as_str().unwrap_or_default().to_owned();
         let row = self.attach(&id, &self.location(body)).await?;
+        let capabilities = &row.body["properties"]["supportedCapabilities"];
+        check_architecture(body, capabilities["architecture"].as_str().unwrap_or("x64"))?;
         security::check_os_disk(body, &row.body)?;
         security::check_keys(body, &internal::<DiskInternal>(&row)?.uefi_settings, &row.id)?;
         let generation = row.body["properties"]["hyperVGeneration"].as_str().unwrap_or("V1").to_owned();

@@ -143,6 +143,29 @@ async fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     let error = site.create(|b| b["properties"]["securityProfile"] = launch).await.unwrap_err();
     assert!(error.message.contains("Please select Trusted Launch Supported Gen2 OS Image"), "{error}");
     assert_eq!(site.state("disks/west").await, "Unattached");
+    let mut arm = definition("arm");
+    arm["properties"]["architecture"] = json!("Arm64");
+    arm["properties"]["hyperVGeneration"] = json!("V2");
+    server.put("galleries/g/images/arm", arm).await.unwrap();
+    let version = json!({"location": "eastus", "properties": {
+        "storageProfile": {"osDiskImage": {"source": {"id": server.id("disks/d2").to_string()}}}}});
+    let disk = json!({"location": "eastus", "properties": {"osType": "Linux", "hyperVGeneration": "V2",
+        "supportedCapabilities": {"architecture": "Arm64"},
+        "creationData": {"createOption": "Copy", "sourceResourceId": server.id("disks/d1").to_string()}}});
+    server.put("disks/d2", disk).await.unwrap();
+    server.put("galleries/g/images/arm/versions/1.0.0", version).await.unwrap();
+    let of_arm = server.id("galleries/g/images/arm/versions/1.0.0").to_string();
+    let error = site.create(|b| image(b, &of_arm)).await.unwrap_err();
+    assert!(error.message.contains("an image or disk with CPU Architecture 'Arm64' was given"), "{error}");
+    let error = site
+        .create(|b| {
+            b["properties"]["storageProfile"] = json!({"osDisk": {"createOption": "Attach", "osType": "Linux",
+                "managedDisk": link(server, "disks/d2")}});
+            b["properties"].as_object_mut().unwrap().remove("osProfile");
+        })
+        .await
+        .unwrap_err();
+    assert!(error.message.contains("Arm64"), "{error}");
 
     let mut specialized = site.specialized().await;
     let error = site.server.put(VM, specialized.clone()).await.unwrap_err();

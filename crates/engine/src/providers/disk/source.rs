@@ -118,7 +118,7 @@ async fn from_image(cx: Context<'_>, image: ImageSource, lun: Option<i64>, locat
     };
     // A data disk has neither OS nor generation nor firmware.
     let (properties, uefi_settings) = match lun {
-        None => (json!({"osType": image.os_type, "hyperVGeneration": image.generation}), image.uefi_settings),
+        None => (of_os(&image), image.uefi_settings),
         Some(_) => (json!({}), Value::Null),
     };
     Ok(Source {
@@ -132,6 +132,15 @@ async fn from_image(cx: Context<'_>, image: ImageSource, lun: Option<i64>, locat
         required: Some(holder),
         background: false,
     })
+}
+
+/// What an OS disk is, as its image says.
+fn of_os(image: &ImageSource) -> Value {
+    let mut properties = json!({"osType": image.os_type, "hyperVGeneration": image.generation});
+    if image.architecture != "x64" {
+        properties["supportedCapabilities"] = json!({"architecture": image.architecture});
+    }
+    properties
 }
 
 /// How the bytes of a source come to their new owner.

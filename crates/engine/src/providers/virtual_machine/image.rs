@@ -45,6 +45,8 @@ pub(crate) struct ImageSource {
     pub os_type: String,
     /// `V1` or `V2`.
     pub generation: String,
+    /// `x64` or `Arm64`.
+    pub architecture: String,
     pub generalized: bool,
     /// What its feature `SecurityType` says.
     pub security_type: String,
@@ -136,6 +138,7 @@ async fn platform_image(
         data_disks: vec![],
         os_type: text("osType", "Linux"),
         generation: text("hyperVGeneration", "V1"),
+        architecture: text("architecture", "x64"),
         generalized: true,
         // The catalogue's images have no features; whether one is signed its first boot shows.
         security_type: if properties["hyperVGeneration"] == "V2" { "TrustedLaunchSupported" } else { "Standard" }
@@ -165,6 +168,25 @@ pub(crate) fn check_plan(machine: &ResourceId, given: Option<&Value>, image: &Im
     refuse(format!(
         "Unable to deploy from the Marketplace image or a custom image sourced from Marketplace image. The part number in the \
          purchase information for VM '{machine}' is not as expected. Beware that the Plan object's properties are case-sensitive."
+    ))
+}
+
+/// All sizes are of x64 processors: what is made for others would never boot. `architecture`: of an image, or of an attached disk.
+///
+/// # Errors
+/// 400 `InvalidParameter`.
+pub(crate) fn check_architecture(machine: &Value, architecture: &str) -> Result<(), ArmError> {
+    if architecture != "Arm64" {
+        return Ok(());
+    }
+    let size = machine["properties"]["hardwareProfile"]["vmSize"].as_str().unwrap_or_default();
+    Err(ArmError::invalid_parameter(
+        "vmSize",
+        format!(
+            "Cannot create a VM of size '{size}' because this VM size only supports a CPU Architecture of 'x64', but an image or disk \
+             with CPU Architecture 'Arm64' was given. Please check that the CPU Architecture of the image or disk is compatible with \
+             that of the VM size."
+        ),
     ))
 }
 
@@ -270,6 +292,7 @@ impl Found {
             version_id: row.id,
             os_type: text("osType", "Linux"),
             generation: text("hyperVGeneration", "V1"),
+            architecture: text("architecture", "x64"),
             generalized: text("osState", "Generalized").eq_ignore_ascii_case("Generalized"),
         }
     }
@@ -310,6 +333,8 @@ async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Ima
         data_disks,
         os_type: managed_image::os_type(&row.body).to_owned(),
         generation: managed_image::generation(&row.body).to_owned(),
+        // MI-7
+        architecture: "x64".into(),
         generalized: true,
         security_type: "Standard".into(),
         uefi_settings: Value::Null,
