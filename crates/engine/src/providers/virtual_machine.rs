@@ -75,6 +75,9 @@ pub(crate) struct MachineInternal {
     /// When it did.
     #[serde(default)]
     pub created_at_ms: i64,
+    /// Key of the machine that had its host name in its network before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namesake: Option<String>,
     /// The storage account that boot diagnostics go to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diagnostics_account: Option<String>,
@@ -146,6 +149,11 @@ impl Provider for VirtualMachine {
         };
         let data_disks = plan.data_disks(&mut body, &os_disk, image.as_ref()).await?;
         let nics = plan.interfaces(&body, &[]).await?;
+        let host_name = body["properties"]["osProfile"]["computerName"].as_str().unwrap_or(id.name());
+        let namesake = interfaces::namesake(cx.engine, host_name, &nics).await?;
+        if let Some(other) = &namesake {
+            tracing::warn!(machine = %id, other, host_name, "two machines of a virtual network have one host name");
+        }
         plan.changes.extend(identity::bind(cx, id, &new, &mut body, None).await?);
         let secret = |body: &mut Value, name: &str| {
             let profile = body["properties"].get_mut("osProfile").and_then(Value::as_object_mut)?;
@@ -163,6 +171,7 @@ impl Provider for VirtualMachine {
             custom_data: secret(&mut body, "customData"),
             created: false,
             created_at_ms: 0,
+            namesake,
             diagnostics_account,
             deallocated: false,
             generalized: false,

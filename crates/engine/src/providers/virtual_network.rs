@@ -144,7 +144,7 @@ fn show_subnet(row: &Resource) -> Value {
 }
 
 /// `internal.allocations` of a subnet: address → id of the IP configuration.
-pub(super) fn allocations(subnet: &Resource) -> serde_json::Map<String, Value> {
+pub(crate) fn allocations(subnet: &Resource) -> serde_json::Map<String, Value> {
     subnet.internal["allocations"].as_object().cloned().unwrap_or_default()
 }
 

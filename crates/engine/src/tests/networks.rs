@@ -1,5 +1,5 @@
 use super::Server;
-use super::site::{link, network, nic, nic_body, rule};
+use super::site::{Site, VM, link, network, nic, nic_body, rule};
 use crate::operations::virtual_machine::nics_of;
 use crate::providers::virtual_machine::MachineInternal;
 use lazuli_vmm::spec::Protocol;
@@ -291,6 +291,7 @@ async fn open(server: &Server, name: &str) -> Option<Vec<u16>> {
         custom_data: None,
         created: true,
         created_at_ms: 0,
+        namesake: None,
         deallocated: false,
         generalized: false,
         place: None,
@@ -337,4 +338,34 @@ async fn ports_are_open_as_the_groups_and_the_sku_say() {
     assert_eq!(open(&server, "standard").await.unwrap(), [8080]);
     let error = server.delete("networkSecurityGroups/g2").await.unwrap_err();
     assert_eq!(error.code, "InUseNetworkSecurityGroupCannotBeDeleted");
+}
+
+/// GS-9
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_machine_of_a_name_is_told() {
+    let site = Site::start().await;
+    let server = &site.server;
+    site.create(|_| {}).await.unwrap();
+    let warning = async |tail: &str| {
+        let view = server.engine.view(&server.call, &server.id(tail), "instanceView").await.unwrap().unwrap();
+        let statuses = view["statuses"].as_array().unwrap().clone();
+        statuses.into_iter().find(|s| s["level"] == "Warning").map(|s| s["message"].to_string())
+    };
+    let second = async |name: &str| {
+        nic(server, name, json!({})).await.unwrap();
+        let body = site.body(|b| {
+            b["properties"]["storageProfile"]["osDisk"]["name"] = json!(format!("{name}-os"));
+            b["properties"]["osProfile"]["computerName"] = json!(if name == "n2" { "VM1" } else { name });
+            b["properties"]["networkProfile"]["networkInterfaces"] = json!([link(server, &format!("networkInterfaces/{name}"))]);
+        });
+        let tail = format!("virtualMachines/{name}");
+        server.put(&tail, body).await.unwrap();
+        tail
+    };
+    let same = second("n2").await;
+    assert!(warning(&same).await.unwrap().contains("The VM 'vm1' has the host name 'VM1' too"));
+    assert_eq!(warning(&second("n3").await).await, None);
+    assert_eq!(warning(VM).await, None, "it was there before");
+    server.delete(VM).await.unwrap();
+    assert_eq!(warning(&same).await, None);
 }

@@ -1,6 +1,7 @@
 //! How a machine is doing, asked from its host process at the moment of the read. Of one whose worker is away nothing is claimed.
 
 use super::MachineInternal;
+use super::interfaces::host_name_of;
 use crate::{Engine, boot_diagnostics, time_text};
 use lazuli_meta::model::Resource;
 use lazuli_vmm::spec::{PowerState, ProvisioningState, VmStatus};
@@ -25,6 +26,7 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
     if state.generalized {
         statuses.push(json!({"code": "OSState/generalized", "level": "Info", "displayStatus": "VM generalized"}));
     }
+    statuses.extend(namesake(engine, row, state).await);
     let known = status.as_ref().and_then(|s| s.as_ref().ok());
     statuses.extend(power(known, state));
     if let Some(error) = &away {
@@ -76,6 +78,17 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
         view["extensions"] = extensions.into();
     }
     view
+}
+
+/// As long as both have the host name (GS-9).
+async fn namesake(engine: &Engine, row: &Resource, state: &MachineInternal) -> Option<Value> {
+    let other = engine.db().resource(state.namesake.as_deref()?).await.ok()??;
+    let name = host_name_of(row);
+    host_name_of(&other).eq_ignore_ascii_case(name).then(|| {
+        json!({"code": "HostName/duplicate", "level": "Warning", "displayStatus": "Duplicate host name",
+            "message": format!("The VM '{}' has the host name '{name}' too, in one virtual network: by that name one of them is \
+                reached.", other.name)})
+    })
 }
 
 async fn extensions(engine: &Engine, row: &Resource) -> Vec<Value> {

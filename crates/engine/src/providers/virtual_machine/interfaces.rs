@@ -2,11 +2,13 @@
 
 use super::{Builder, MachineInternal};
 use crate::providers::network_interface::NicInternal;
+use crate::providers::virtual_network::allocations;
 use crate::stored::{internal, to_internal};
-use crate::{db_error, new_etag};
+use crate::{Engine, db_error, new_etag};
 use lazuli_arm::ArmError;
 use lazuli_meta::model::{Change, Expect, Resource};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 const KIND: &str = "microsoft.network/networkinterfaces";
 
@@ -83,6 +85,44 @@ impl Builder<'_> {
         }
         Ok(keys)
     }
+}
+
+/// Another machine in the networks of these interfaces that has this host name, by its key (GS-9). Nothing forbids it; names answer
+/// for one of the two then.
+pub(super) async fn namesake(engine: &Engine, host_name: &str, nics: &[String]) -> Result<Option<String>, ArmError> {
+    let mut networks = BTreeSet::new();
+    for nic in nics {
+        let Some(nic) = row(engine, nic).await? else { continue };
+        let Some(subnet) = row(engine, &internal::<NicInternal>(&nic)?.subnet).await? else { continue };
+        networks.extend(subnet.parent);
+    }
+    for network in networks {
+        for subnet in engine.db().children(&network, 1000).await.map_err(db_error)? {
+            for owner in allocations(&subnet).values().filter_map(Value::as_str) {
+                let owner = owner.to_ascii_lowercase();
+                let nic = owner.split("/ipconfigurations/").next().unwrap_or_default();
+                if nics.iter().any(|own| own == nic) {
+                    continue;
+                }
+                let Some(nic) = row(engine, nic).await? else { continue };
+                let Some(machine) = internal::<NicInternal>(&nic)?.machine else { continue };
+                let machine = row(engine, &machine.to_ascii_lowercase()).await?;
+                if let Some(machine) = machine.filter(|m| host_name_of(m).eq_ignore_ascii_case(host_name)) {
+                    return Ok(Some(machine.key));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+async fn row(engine: &Engine, key: &str) -> Result<Option<Resource>, ArmError> {
+    engine.db().resource(key).await.map_err(db_error)
+}
+
+/// The name by which its network knows a machine.
+pub(super) fn host_name_of(machine: &Resource) -> &str {
+    machine.body["properties"]["osProfile"]["computerName"].as_str().unwrap_or(&machine.name)
 }
 
 fn no_interface(id: &str) -> ArmError {
