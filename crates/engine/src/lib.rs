@@ -37,6 +37,7 @@ pub mod regions;
 mod resource_graph;
 mod routes;
 mod secrets;
+mod security_rules;
 mod serial_console;
 mod shared_galleries;
 mod sizes;

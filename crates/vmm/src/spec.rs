@@ -15,7 +15,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use crate::net::{PortRule, Protocol, PublicAddress};
+pub use crate::net::{PortRule, Protocol, PublicAddress, Security};
 use crate::uefi::UefiKeys;
 
 /// Firmware generation (HV-4): 1 boots with a BIOS, 2 with UEFI.
@@ -144,6 +144,9 @@ pub struct NicSpec {
     pub host_name: String,
     /// May the guest open connections to the world.
     pub outbound: bool,
+    /// Between interfaces, and on the way out.
+    #[serde(default)]
+    pub security: Security,
     /// A loopback address of its own (127.x.y.z) on this machine, with the ports the security rules open.
     #[serde(default)]
     pub public: Option<PublicAddress>,

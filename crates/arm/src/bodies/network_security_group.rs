@@ -154,7 +154,8 @@ fn lets_in(rules: &[Value], port: Open) -> bool {
     false
 }
 
-fn ranges(rule: &Value, side: &str) -> Vec<(u16, u16)> {
+/// The port ranges of a rule's `source` or `destination`, first and last.
+pub fn ranges(rule: &Value, side: &str) -> Vec<(u16, u16)> {
     let properties = &rule["properties"];
     let many = properties[format!("{side}PortRanges")].as_array().cloned().unwrap_or_default();
     let one = properties[format!("{side}PortRange")].clone();

@@ -5,6 +5,7 @@ use crate::providers::network_interface::NicInternal;
 use crate::providers::public_ip_address::PublicIpInternal;
 use crate::providers::virtual_machine::MachineInternal;
 use crate::providers::virtual_machine::security::firmware_keys;
+use crate::security_rules::security;
 use crate::stored::{DiskInternal, internal};
 use crate::{Engine, base_images, db_error};
 use lazuli_arm::bodies::network_security_group::{Open, WELL_KNOWN_PORTS, open_ports};
@@ -146,8 +147,15 @@ async fn nic_of(engine: &Engine, key: &str, host_name: &str) -> Result<NicSpec, 
     let network = require(engine, subnet.parent.as_deref().unwrap_or_default()).await?;
     let prefix = prefix_of(&subnet.body).ok_or_else(|| ArmError::internal("a stored subnet has no prefix"))?;
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let mut groups = Vec::new();
+    for owner in [&row, &subnet] {
+        if let Some(id) = owner.body["properties"]["networkSecurityGroup"]["id"].as_str() {
+            let rules = engine.db().children(&id.to_ascii_lowercase(), 1000).await.map_err(db_error)?;
+            groups.push(rules.into_iter().map(|r| r.body).collect());
+        }
+    }
     let public = match &nic.public {
-        Some(key) => Some(public_of(engine, key, &row, &subnet).await?),
+        Some(key) => Some(public_of(engine, key, &groups).await?),
         None => None,
     };
     Ok(NicSpec {
@@ -160,25 +168,19 @@ async fn nic_of(engine: &Engine, key: &str, host_name: &str) -> Result<NicSpec, 
         gateway: prefix.gateway(),
         host_name: host_name.to_owned(),
         outbound: subnet.body["properties"]["defaultOutboundAccess"].as_bool().unwrap_or(true),
+        security: security(&groups, &network.body),
         public,
     })
 }
 
 /// A Basic address without any security group is open, a Standard one closed, as in Azure.
-async fn public_of(engine: &Engine, key: &str, nic: &Resource, subnet: &Resource) -> Result<PublicAddress, ArmError> {
+async fn public_of(engine: &Engine, key: &str, groups: &[Vec<Value>]) -> Result<PublicAddress, ArmError> {
     let row = require(engine, key).await?;
     let state: PublicIpInternal = internal(&row)?;
-    let mut groups = Vec::new();
-    for owner in [nic, subnet] {
-        if let Some(id) = owner.body["properties"]["networkSecurityGroup"]["id"].as_str() {
-            let rules = engine.db().children(&id.to_ascii_lowercase(), 1000).await.map_err(db_error)?;
-            groups.push(rules.into_iter().map(|r| r.body).collect());
-        }
-    }
     let open: Vec<Open> = match (groups.is_empty(), row.body["sku"]["name"].as_str()) {
         (true, Some("Standard")) => vec![],
         (true, _) => WELL_KNOWN_PORTS.iter().map(|&port| Open { udp: false, port }).collect(),
-        (false, _) => open_ports(&groups),
+        (false, _) => open_ports(groups),
     };
     let ports = open
         .into_iter()

@@ -114,6 +114,7 @@ fn config(nic: &NicSpec, socket: PathBuf) -> NicConfig {
         host_name: nic.host_name.clone(),
         socket,
         outbound: nic.outbound,
+        security: nic.security.clone(),
         public: nic.public.clone(),
     }
 }

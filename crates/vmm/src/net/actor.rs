@@ -24,6 +24,7 @@ use super::link::{Link, LinkEvent, NicKey};
 use super::packet::{self, Body, Incoming, IpPacket, Refused};
 use super::policy::{self, Place};
 use super::relay::{FlowId, RelayEvent, RelayEvents};
+use super::security::{Awaited, Direction};
 use super::tcp::{FlowKey, Origin, Target, Tcp};
 use super::udp::{self, Flows, UdpEvent};
 use super::{Command, GATEWAY_MAC, NetError, NicConfig, Platform, VnetConfig, WIRE_SERVER, dhcp};
@@ -61,6 +62,8 @@ struct Nic {
     tcp: Arc<Semaphore>,
     udp: Arc<Semaphore>,
     dns: Arc<Semaphore>,
+    /// Datagrams to other NICs.
+    awaited: Awaited,
     _link: Link,
 }
 
@@ -212,6 +215,7 @@ impl Actor {
             tcp: Arc::new(Semaphore::new(MAX_TCP)),
             udp: Arc::new(Semaphore::new(MAX_UDP)),
             dns: Arc::new(Semaphore::new(MAX_DNS)),
+            awaited: Awaited::default(),
             _link: link,
         };
         self.nics.insert(key, nic);
@@ -291,10 +295,13 @@ impl Actor {
             Err(Refused::Spoofed) => self.counters.spoofed.bump(),
             Ok(Incoming::Arp { target, sender }) => self.arp(nic, target, sender),
             Ok(Incoming::Dhcp(message)) => self.dhcp(nic, message),
-            Ok(Incoming::Switched(mac)) => match self.nics.values().find(|n| n.config.mac == mac) {
-                Some(other) => self.send_frame(other, frame.clone()),
-                None => self.counters.ignored.bump(),
-            },
+            Ok(Incoming::Switched(mac, packet)) => {
+                match self.nics.iter().find(|(_, n)| n.config.mac == mac).map(|(key, _)| *key) {
+                    Some(other) if !self.passes(key, other, &packet) => self.counters.refused.bump(),
+                    Some(other) => self.nics.get(&other).into_iter().for_each(|n| self.send_frame(n, frame.clone())),
+                    None => self.counters.ignored.bump(),
+                }
+            }
             Ok(Incoming::Routed(packet)) => self.route(key, &packet),
         }
     }
@@ -335,8 +342,12 @@ impl Actor {
     /// Delivers a packet that the gateway got.
     fn route(&mut self, key: NicKey, packet: &IpPacket<'_>) {
         let Some(nic) = self.nics.get(&key) else { return };
-        let place = policy::place((key, &nic.config), packet.dest, self.nics.iter().map(|(k, n)| (*k, &n.config)));
+        let mut place = policy::place((key, &nic.config), packet.dest, self.nics.iter().map(|(k, n)| (*k, &n.config)));
+        if place == Place::Outside && !self.may_leave(nic, packet) {
+            place = Place::Nowhere;
+        }
         match (place, packet.body) {
+            (Place::Nic(other), _) if !self.passes(key, other, packet) => self.counters.refused.bump(),
             (Place::Nic(_), _) => {
                 if let Some(packet) = packet::forwarded(packet) {
                     self.send_packet(&packet);
@@ -357,6 +368,42 @@ impl Actor {
             (Place::Gateway | Place::WireServer, Body::EchoRequest) => self.tcp.deliver(packet.bytes),
             _ => self.counters.ignored.bump(),
         }
+    }
+
+    // ---- security rules
+
+    /// Whether a NIC's rules let it open what this packet opens; what is open stays so.
+    fn may_leave(&self, nic: &Nic, packet: &IpPacket<'_>) -> bool {
+        match packet.body {
+            Body::Udp { source, dest, .. }
+                if self.flows.knows(&udp::key((packet.source, source), (packet.dest, dest))) =>
+            {
+                true
+            }
+            _ => nic.config.security.allows(Direction::Outbound, packet),
+        }
+    }
+
+    /// Whether the rules of both NICs let a packet of one to the other pass.
+    fn passes(&mut self, from: NicKey, to: NicKey, packet: &IpPacket<'_>) -> bool {
+        let now = self.now();
+        let (Some(sender), Some(receiver)) = (self.nics.get(&from), self.nics.get(&to)) else { return false };
+        let rules = [&sender.config.security, &receiver.config.security];
+        if rules.iter().all(|security| security.is_empty()) {
+            return true;
+        }
+        let Body::Udp { source, dest, .. } = packet.body else {
+            return rules[0].allows(Direction::Outbound, packet) && rules[1].allows(Direction::Inbound, packet);
+        };
+        let (source, dest) = (SocketAddrV4::new(packet.source, source), SocketAddrV4::new(packet.dest, dest));
+        if receiver.awaited.is_answer(dest, source, now) {
+            return true;
+        }
+        let passes = rules[0].allows(Direction::Outbound, packet) && rules[1].allows(Direction::Inbound, packet);
+        if passes && let Some(sender) = self.nics.get_mut(&from) {
+            sender.awaited.note(source, dest, now);
+        }
+        passes
     }
 
     // ---- TCP

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::NetError;
+use super::{NetError, Security};
 
 /// The MAC address behind which Azure's guests see their gateway and every platform address.
 pub const GATEWAY_MAC: [u8; 6] = [0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc];
@@ -42,6 +42,8 @@ pub struct NicConfig {
     pub socket: PathBuf,
     /// May the NIC open connections to addresses outside the Vnet, and resolve their names?
     pub outbound: bool,
+    /// Between NICs, and on the way out.
+    pub security: Security,
     /// The address under which this machine forwards connections to the NIC.
     pub public: Option<PublicAddress>,
 }

@@ -23,7 +23,7 @@
 //! flows are small tasks that move bytes and talk to the actor through channels, bounded by queues or by credit.
 //!
 //! What it must never do: let a NIC speak with an address that is not its own; let a guest reach the loopback or
-//! link-local addresses of this machine ([`policy`]); flood a frame to a NIC it was not meant for; grow without bound or
+//! link-local addresses of this machine ([`policy`]), or anybody against the security rules ([`security`]); flood a frame to a NIC it was not meant for; grow without bound or
 //! panic, whatever a guest sends; wake up when nothing happens.
 
 mod actor;
@@ -38,6 +38,7 @@ mod link;
 mod packet;
 mod policy;
 mod relay;
+mod security;
 mod tcp;
 mod udp;
 
@@ -56,6 +57,7 @@ pub use config::{GATEWAY_MAC, IMDS, NicConfig, PortRule, Protocol, PublicAddress
 pub use counters::{Counters, CountersSnapshot};
 pub use egress::{Egress, HostEgress};
 pub use error::NetError;
+pub use security::{Direction, Peers, RuleProtocol, Security, SecurityRule};
 
 /// The services behind the platform's addresses.
 #[async_trait]
@@ -107,7 +109,7 @@ impl Vnet {
         self.ask(|reply| Command::Attach(Box::new(nic), reply)).await?
     }
 
-    /// Changes name, gateway, `outbound` and public address of an attached NIC while it runs. Connections through ports
+    /// Changes name, gateway, `outbound`, security rules and public address of an attached NIC while it runs. Connections through ports
     /// that stay open, and those made outwards before, live on; those through ports that close are reset.
     ///
     /// On an error nothing has been changed.

@@ -29,7 +29,7 @@ pub(super) enum Incoming<'a> {
     /// An IPv4 packet for the gateway to deliver.
     Routed(IpPacket<'a>),
     /// An IPv4 packet for the NIC with this MAC.
-    Switched([u8; 6]),
+    Switched([u8; 6], IpPacket<'a>),
 }
 
 /// Why a frame did not pass the gate.
@@ -65,6 +65,8 @@ pub(super) enum Body<'a> {
         payload: &'a [u8],
     },
     EchoRequest,
+    /// Other messages of ICMP: they answer something.
+    IcmpAnswer,
     Other,
 }
 
@@ -119,7 +121,7 @@ fn classify_ip<'a>(nic: &NicConfig, to: EthernetAddress, payload: &'a [u8]) -> R
     if to_gateway {
         Ok(Incoming::Routed(packet))
     } else if to.is_unicast() {
-        Ok(Incoming::Switched(to.0))
+        Ok(Incoming::Switched(to.0, packet))
     } else {
         Err(Refused::Ignored)
     }
@@ -158,7 +160,11 @@ fn parse_body(protocol: IpProtocol, body: &[u8]) -> Option<Body<'_>> {
         }
         IpProtocol::Icmp => {
             let icmp = Icmpv4Packet::new_checked(body).ok()?;
-            Some(if icmp.msg_type() == Icmpv4Message::EchoRequest { Body::EchoRequest } else { Body::Other })
+            Some(if icmp.msg_type() == Icmpv4Message::EchoRequest {
+                Body::EchoRequest
+            } else {
+                Body::IcmpAnswer
+            })
         }
         _ => Some(Body::Other),
     }

@@ -16,7 +16,7 @@ use lazuli_vmm::hypervisor::Hypervisor;
 use lazuli_vmm::net::{PortRule, Protocol, PublicAddress};
 use lazuli_vmm::spec::{
     BaseImage, DiskSpec, Generation, ImageReference, MacAddress, NicSpec, PowerState, Provisioning, ProvisioningState,
-    SshKey, VmSpec, VmStatus,
+    Security, SshKey, VmSpec, VmStatus,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -154,6 +154,7 @@ pub fn machine(dir: &Path, image: &Path, number: u8) -> VmSpec {
             gateway: Ipv4Addr::new(10, 0, 0, 1),
             host_name: name.clone(),
             outbound: false,
+            security: Security::default(),
             public: None,
         }],
         provisioning: Some(Provisioning {

@@ -199,6 +199,57 @@ async fn guests_of_one_vnet_talk_within_a_subnet_and_across() {
     }
 }
 
+/// A rule of one direction about a TCP or UDP port.
+fn deny(direction: Direction, protocol: RuleProtocol, port: u16) -> Security {
+    let rule = SecurityRule {
+        allow: false,
+        direction,
+        protocol,
+        sources: vec![Peers::Any],
+        source_ports: vec![(0, u16::MAX)],
+        destinations: vec![Peers::Any],
+        destination_ports: vec![(port, port)],
+    };
+    Security { groups: vec![vec![rule]], network: vec![(Ipv4Addr::new(10, 0, 0, 0), 16)] }
+}
+
+/// Within a subnet and across; whoever is asked may answer.
+#[tokio::test]
+async fn security_rules_hold_between_guests() {
+    let net = Net::start();
+    let guest = net.guest(&NicConfig { security: deny(Direction::Outbound, RuleProtocol::Udp, 99), ..net.nic(0, 4) }).await;
+    for nic in [net.nic(0, 5), net.nic(1, 6)] {
+        let closed = NicConfig { security: deny(Direction::Inbound, RuleProtocol::Tcp, 8080), ..nic };
+        let other = net.guest(&closed).await;
+        other.listen(8080);
+        let served = other.listen(8081);
+        let refused = net.vnet.counters().refused;
+        let waiting = guest.start_connect(SocketAddrV4::new(other.nic.address, 8080));
+        guest.connect(SocketAddrV4::new(other.nic.address, 8081)).await;
+        other.accepted(served).await;
+        let closed_port = async {
+            while net.vnet.counters().refused == refused {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(guest::PATIENCE, closed_port).await.expect("the other port is closed");
+        guest.close(waiting);
+        // Answers come through, and what the guest may not send does not.
+        let number = u16::from(other.nic.address.octets()[3]);
+        let (asks, answers) = (guest.udp(4000 + number), other.udp(53));
+        guest.send_to(asks, SocketAddrV4::new(other.nic.address, 53), b"?");
+        let (_, from) = other.receive_from(answers).await;
+        other.send_to(answers, from, b"!");
+        assert_eq!(guest.receive_from(asks).await.0, b"!");
+        guest.send_to(asks, SocketAddrV4::new(other.nic.address, 99), b"forbidden");
+        guest.ping(guest.nic.gateway, number).await;
+        assert!(!other.seen().iter().any(|frame| frame.ends_with(b"forbidden")), "it never came");
+        // Rules change while it runs.
+        net.vnet.update(NicConfig { security: Security::default(), ..closed }).await.unwrap();
+        guest.connect(SocketAddrV4::new(other.nic.address, 8080)).await;
+    }
+}
+
 /// The same addresses in two Vnets are two worlds.
 #[tokio::test]
 async fn vnets_do_not_see_each_other() {

@@ -99,6 +99,7 @@ impl Net {
             host_name: format!("vm{last}"),
             socket: self.dir.path().join(format!("{subnet}-{last}.sock")),
             outbound: false,
+            security: Security::default(),
             public: None,
         }
     }

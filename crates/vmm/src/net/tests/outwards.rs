@@ -87,3 +87,33 @@ async fn without_outbound_nothing_leaves() {
     net.vnet.update(NicConfig { outbound: true, ..nic }).await.unwrap();
     guest.connect(addr("203.0.113.7:443")).await;
 }
+
+#[tokio::test]
+async fn security_rules_hold_on_the_way_out() {
+    let net = Net::with_egress(Loop { tcp: Some(echo_tcp().await), udp: Some(echo_udp().await), ..Loop::default() });
+    let nothing = SecurityRule {
+        allow: false,
+        direction: Direction::Outbound,
+        protocol: RuleProtocol::Any,
+        sources: vec![Peers::Any],
+        source_ports: vec![(0, u16::MAX)],
+        destinations: vec![Peers::Internet],
+        destination_ports: vec![(0, u16::MAX)],
+    };
+    let https = SecurityRule {
+        allow: true,
+        protocol: RuleProtocol::Tcp,
+        destination_ports: vec![(443, 443)],
+        ..nothing.clone()
+    };
+    let security = Security { groups: vec![vec![https, nothing]], network: vec![(Ipv4Addr::new(10, 0, 0, 0), 16)] };
+    let guest = net.guest(&NicConfig { outbound: true, security, ..net.nic(0, 4) }).await;
+    assert!(guest.try_connect(addr("203.0.113.7:80")).await.is_none());
+    let socket = guest.udp(5000);
+    guest.send_to(socket, addr("203.0.113.8:123"), b"x");
+    guest.connect(addr("203.0.113.7:443")).await;
+    assert_eq!(*net.egress.asked.lock().unwrap(), [addr("203.0.113.7:443")]);
+    // The platform is above the rules.
+    let conn = guest.connect(addr("168.63.129.16:80")).await;
+    guest.close(conn);
+}
