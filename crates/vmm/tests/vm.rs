@@ -13,7 +13,7 @@ use lazuli_vmm::hypervisor::{Qemu, QemuConfig};
 use lazuli_vmm::qmp::Qmp;
 use lazuli_vmm::spec::{DiskSpec, Generation, PowerState, VmSpec};
 use serde_json::json;
-use support::{Files, TestHost, conformance, is_ready, machine, short_dir, status_is, tiny_guest, until, with_ssh};
+use support::{Files, TestHost, conformance, is_ready, machine, short_dir, ssh_key, status_is, tiny_guest, until, with_ssh};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
@@ -32,10 +32,8 @@ struct Keys {
 }
 
 fn keys(dir: &Path) -> Keys {
-    let private = dir.join("key");
-    let status = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&private).status();
-    assert!(status.expect("ssh-keygen is missing: install the package openssh-client").success());
-    Keys { public: std::fs::read_to_string(private.with_extension("pub")).expect("a public key"), private }
+    let (private, public) = ssh_key(dir);
+    Keys { private, public }
 }
 
 /// Runs a command in the guest with the system's own ssh.

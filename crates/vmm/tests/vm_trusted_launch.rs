@@ -3,7 +3,7 @@
 mod support;
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use base64::Engine as _;
 use lazuli_vmm::hypervisor::{Process, Qemu, QemuConfig};
 use lazuli_vmm::spec::{Generation, PowerState, TrustedLaunch, VmSpec};
 use lazuli_vmm::uefi::{Database, Signature, UefiKeys, VariableStore, signatures};
-use support::{TestHost, is_ready, machine, short_dir, signed_guest, status_is, tiny_guest, until, with_ssh};
+use support::{TestHost, is_ready, machine, short_dir, signed_guest, ssh_key, status_is, tiny_guest, until, with_ssh};
 
 fn trusted(dir: &Path, image: &Path) -> VmSpec {
     let mut spec = machine(dir, image, 9);
@@ -37,15 +37,6 @@ async fn ssh(address: Ipv4Addr, key: &Path, command: &str) -> String {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     })
     .await
-}
-
-/// Makes a key for ssh; where it is, and its public part.
-fn ssh_key(dir: &Path) -> (PathBuf, String) {
-    let key = dir.join("key");
-    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
-    assert!(made.expect("ssh-keygen is missing: install the package openssh-client").success());
-    let public = std::fs::read_to_string(key.with_extension("pub")).expect("a public key");
-    (key, public)
 }
 
 /// A loopback address of this test's own.
