@@ -21,7 +21,8 @@ async fn a_debian_runs_custom_scripts() {
     site.put("Microsoft.Compute/virtualMachines/vm0", body).await;
 
     // At once: the guest has reported that it is provisioned, its agent comes up later.
-    let command = json!({"commandToExecute": "echo $(hostname) is $(id -un); echo noted >&2; echo here > /var/tmp/mark"});
+    let command =
+        json!({"commandToExecute": "echo $(hostname) is $(id -un); echo noted >&2; echo here > /var/tmp/mark"});
     let shown = site.put(EXTENSION, script(&command, &json!({}))).await;
     assert_eq!(shown["properties"]["provisioningState"], "Succeeded");
     let status = async || {

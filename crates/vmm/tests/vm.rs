@@ -13,7 +13,9 @@ use lazuli_vmm::hypervisor::{Qemu, QemuConfig};
 use lazuli_vmm::qmp::Qmp;
 use lazuli_vmm::spec::{DiskSpec, Generation, PowerState, VmSpec};
 use serde_json::json;
-use support::{Files, TestHost, conformance, is_ready, machine, short_dir, ssh_key, status_is, tiny_guest, until, with_ssh};
+use support::{
+    Files, TestHost, conformance, is_ready, machine, short_dir, ssh_key, status_is, tiny_guest, until, with_ssh,
+};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 

@@ -50,7 +50,8 @@ impl Operation for VirtualMachineExtensionPut {
         let row = cx.resource().await?;
         let extension: ExtensionInternal = internal(&row)?;
         let protected = extension.protected(&cx.engine, &row.key).map_err(OpError::Failed)?;
-        let machine = cx.engine.db().resource(row.parent.as_deref().unwrap_or_default()).await.map_err(crate::db_error)?;
+        let machine =
+            cx.engine.db().resource(row.parent.as_deref().unwrap_or_default()).await.map_err(crate::db_error)?;
         let machine =
             machine.ok_or_else(|| ArmError::new(404, "NotFound", "The virtual machine was removed meanwhile."))?;
         run_command::wait_for_agent(cx, &machine).await?;

@@ -311,6 +311,7 @@ impl Set<'_> {
                     return Ok(what);
                 }
                 match self.cx.engine.db().resource(&machine.key()).await.map_err(crate::db_error)? {
+                    Some(row) if row.provisioning_state == "Failed" => Ok(Some(What::Machines)),
                     Some(row) => Ok(outdated(&self.cx.engine, model, &row).await?),
                     None => Ok(None),
                 }

@@ -132,14 +132,16 @@ async fn what_cannot_be_made_is_refused_and_leaves_nothing() {
 
     // What is elsewhere, and what another generation has.
     let server = &site.server;
-    let west = json!({"location": "westus", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}});
+    let west =
+        json!({"location": "westus", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}});
     server.put("disks/west", west).await.unwrap();
     let attached = json!([{"lun": 0, "createOption": "Attach", "managedDisk": link(server, "disks/west")}]);
     let error = site.create(|b| b["properties"]["storageProfile"]["dataDisks"] = attached).await.unwrap_err();
     assert!(error.message.contains("is in location 'westus'"), "{error}");
     let error = site.create(|b| b["location"] = json!("westus")).await.unwrap_err();
     assert_eq!(error.code, "InvalidResourceReference", "its interface is in East US: {error}");
-    let launch = json!({"securityType": "TrustedLaunch", "uefiSettings": {"secureBootEnabled": true, "vTpmEnabled": true}});
+    let launch =
+        json!({"securityType": "TrustedLaunch", "uefiSettings": {"secureBootEnabled": true, "vTpmEnabled": true}});
     let error = site.create(|b| b["properties"]["securityProfile"] = launch).await.unwrap_err();
     assert!(error.message.contains("Please select Trusted Launch Supported Gen2 OS Image"), "{error}");
     assert_eq!(site.state("disks/west").await, "Unattached");

@@ -356,7 +356,8 @@ async fn a_second_machine_of_a_name_is_told() {
         let body = site.body(|b| {
             b["properties"]["storageProfile"]["osDisk"]["name"] = json!(format!("{name}-os"));
             b["properties"]["osProfile"]["computerName"] = json!(if name == "n2" { "VM1" } else { name });
-            b["properties"]["networkProfile"]["networkInterfaces"] = json!([link(server, &format!("networkInterfaces/{name}"))]);
+            b["properties"]["networkProfile"]["networkInterfaces"] =
+                json!([link(server, &format!("networkInterfaces/{name}"))]);
         });
         let tail = format!("virtualMachines/{name}");
         server.put(&tail, body).await.unwrap();

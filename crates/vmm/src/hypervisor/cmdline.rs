@@ -239,19 +239,11 @@ pub(super) fn data_device(disk: &DiskSpec) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provisioning::tests::example;
+    use crate::provisioning::Fabric;
+    use crate::provisioning::tests::{Nobody, example};
     use crate::provisioning::tokens::ServerTokens;
-    use crate::provisioning::wire_server::News;
-    use crate::provisioning::{Fabric, Reports};
     use crate::spec::TrustedLaunch;
     use std::sync::Arc;
-
-    struct Nobody;
-    impl Reports for Nobody {
-        fn news(&self, _: News) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn shown(spec: VmSpec, accelerator: Accelerator) -> String {
         let spec = Arc::new(spec);

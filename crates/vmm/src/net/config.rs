@@ -43,6 +43,7 @@ pub struct NicConfig {
     /// May the NIC open connections to addresses outside the Vnet, and resolve their names?
     pub outbound: bool,
     /// Between NICs, and on the way out.
+    #[serde(default)]
     pub security: Security,
     /// The address under which this machine forwards connections to the NIC.
     pub public: Option<PublicAddress>,

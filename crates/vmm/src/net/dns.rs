@@ -248,6 +248,7 @@ mod tests {
             host_name: name.to_owned(),
             socket: "/nowhere".into(),
             outbound: false,
+            security: crate::net::Security::default(),
             public: None,
         }
     }

@@ -160,11 +160,7 @@ fn parse_body(protocol: IpProtocol, body: &[u8]) -> Option<Body<'_>> {
         }
         IpProtocol::Icmp => {
             let icmp = Icmpv4Packet::new_checked(body).ok()?;
-            Some(if icmp.msg_type() == Icmpv4Message::EchoRequest {
-                Body::EchoRequest
-            } else {
-                Body::IcmpAnswer
-            })
+            Some(if icmp.msg_type() == Icmpv4Message::EchoRequest { Body::EchoRequest } else { Body::IcmpAnswer })
         }
         _ => Some(Body::Other),
     }

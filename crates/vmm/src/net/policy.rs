@@ -74,6 +74,7 @@ mod tests {
             host_name: "vm".to_owned(),
             socket: "/nowhere".into(),
             outbound,
+            security: crate::net::Security::default(),
             public: None,
         }
     }

@@ -118,8 +118,7 @@ impl Security {
             (RuleProtocol::Any | RuleProtocol::Udp, Seen::Udp(source, dest)) => ports(source, dest),
             (RuleProtocol::Any | RuleProtocol::Icmp, Seen::Icmp) => true,
             (protocol, Seen::Hidden) => {
-                !rule.allow
-                    || protocol == RuleProtocol::Any && all(&rule.source_ports) && all(&rule.destination_ports)
+                !rule.allow || protocol == RuleProtocol::Any && all(&rule.source_ports) && all(&rule.destination_ports)
             }
             _ => false,
         };
@@ -233,7 +232,10 @@ mod tests {
     #[test]
     fn what_is_hidden_is_no_way_around() {
         let deny = rule(false, RuleProtocol::Udp, Peers::Any, Peers::Any, (53, 53));
-        assert!(!goes_out(&security(vec![vec![deny.clone()]]), NEIGHBOUR, Body::Other), "a fragment may be of that port");
+        assert!(
+            !goes_out(&security(vec![vec![deny.clone()]]), NEIGHBOUR, Body::Other),
+            "a fragment may be of that port"
+        );
         let allow = rule(true, RuleProtocol::Udp, Peers::Any, Peers::Any, (53, 53));
         let nothing = rule(false, RuleProtocol::Any, Peers::Any, Peers::Any, ALL);
         assert!(!goes_out(&security(vec![vec![allow, nothing.clone()]]), NEIGHBOUR, Body::Other));

@@ -126,10 +126,10 @@ pub fn signatures(lists: &[u8]) -> Result<Vec<Signature>, BadStore> {
     for list in Lists(lists) {
         let list = list?;
         for data in list.data() {
-            match (list.kind, <[u8; 32]>::try_from(data)) {
-                (X509, _) => found.push(Signature::X509(data.to_vec())),
-                (SHA256, Ok(hash)) => found.push(Signature::Sha256(hash)),
-                _ => {}
+            if list.kind == X509 {
+                found.push(Signature::X509(data.to_vec()));
+            } else if list.kind == SHA256 {
+                found.extend(data.try_into().map(Signature::Sha256));
             }
         }
     }
@@ -187,7 +187,8 @@ impl<'a> Iterator for Lists<'a> {
         }
         let list = first(self.0);
         // After an error nothing is known of what follows.
-        self.0 = list.as_ref().map_or(&[][..], |list| &self.0[list.raw.len()..]);
+        let rest = self.0;
+        self.0 = list.as_ref().map_or(&[][..], |list| &rest[list.raw.len()..]);
         Some(list.ok_or(BadStore::Shape("a list of signatures is cut or contradicts itself")))
     }
 }

@@ -137,7 +137,8 @@ impl VariableStore {
 /// Where the variables of a flash are.
 fn room_of(flash: &[u8]) -> Result<Range<usize>, BadStore> {
     let bad = |why| Err(BadStore::Shape(why));
-    let is_volume = flash.get(16..32) == Some(&FILE_SYSTEM.to_bytes_le()[..]) && flash.get(40..44) == Some(b"_FVH");
+    let is_volume =
+        flash.get(16..32) == Some(&FILE_SYSTEM.to_bytes_le()[..]) && flash.get(40..44) == Some(&b"_FVH"[..]);
     if !is_volume {
         return bad("it does not begin as a firmware volume");
     }
@@ -165,7 +166,7 @@ fn variables_of(room: &[u8]) -> Result<Vec<Variable>, BadStore> {
     let mut variables = Vec::new();
     // The room begins at a multiple of 4 in every layout of OVMF: so do positions within it.
     let mut at = 0;
-    while room.get(at..at + 2) == Some(&START) {
+    while room.get(at..at + 2) == Some(&START[..]) {
         let header = room.get(at..at + VARIABLE_HEADER).ok_or_else(cut)?;
         let sizes = [number(header, 36), number(header, 40)].map(Option::unwrap_or_default);
         let name_end = VARIABLE_HEADER.checked_add(sizes[0]).ok_or_else(cut)?;

@@ -175,7 +175,8 @@ pub fn machine(dir: &Path, image: &Path, number: u8) -> VmSpec {
 /// Makes a key for ssh; where it is, and its public part.
 pub fn ssh_key(dir: &Path) -> (PathBuf, String) {
     let key = dir.join("key");
-    let made = std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    let made =
+        std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
     assert!(made.expect("ssh-keygen is missing: install the package openssh-client").success());
     let public = std::fs::read_to_string(key.with_extension("pub")).expect("a public key");
     (key, public)

@@ -153,12 +153,22 @@ fn a_profile_with_which_nobody_could_log_in_is_refused() {
         move |p: &mut Value| p["linuxConfiguration"]["ssh"]["publicKeys"][0]["keyData"] = json!(data)
     };
     let bad = "linuxConfiguration.ssh.publicKeys.keyData: The value of parameter linuxConfiguration.ssh.publicKeys.keyData is invalid.";
-    for data in ["AAAA", "ssh-dss AAAA", "ssh-rsa", "ssh-rsa A!", "ssh-rsa AAAA x\nssh-rsa AAAA y", "-----BEGIN PRIVATE KEY-----"] {
+    for data in [
+        "AAAA",
+        "ssh-dss AAAA",
+        "ssh-rsa",
+        "ssh-rsa A!",
+        "ssh-rsa AAAA x\nssh-rsa AAAA y",
+        "-----BEGIN PRIVATE KEY-----",
+    ] {
         assert_eq!(refused(&key(data)), bad, "{data}");
     }
     let password = |text: &'static str| move |p: &mut Value| p["adminPassword"] = json!(text);
     for text in ["Ab1!", "abcdefgh1", "Abcdef!\n1"] {
-        assert!(refused(&password(text)).starts_with("adminPassword: The supplied password must be between 6-72"), "{text}");
+        assert!(
+            refused(&password(text)).starts_with("adminPassword: The supplied password must be between 6-72"),
+            "{text}"
+        );
     }
     let long = "Ab1!".repeat(19);
     assert!(refused(&|p| p["adminPassword"] = json!(long)).starts_with("adminPassword: "));
@@ -173,5 +183,7 @@ fn a_profile_with_which_nobody_could_log_in_is_refused() {
     for name in ["root", "Admin", "a b", "-x"] {
         assert!(refused(&|p| p["adminUsername"] = json!(name)).starts_with("adminUsername: "), "{name}");
     }
-    assert!(refused(&|p| p["computerName"] = json!("a_b")).starts_with("computerName: Linux host name cannot exceed 64"));
+    assert!(
+        refused(&|p| p["computerName"] = json!("a_b")).starts_with("computerName: Linux host name cannot exceed 64")
+    );
 }

@@ -80,7 +80,7 @@ impl Set<'_> {
                 }
             }
             old.sort_by_key(|(later, _)| *later);
-            Ok(old.into_iter().map(|(_, old)| old).collect())
+            Ok::<Vec<Old>, OpError>(old.into_iter().map(|(_, old)| old).collect())
         };
         self.cx.step("outdated", decide).await
     }

@@ -103,6 +103,7 @@ pub(in super::super) async fn find(
 
 async fn from_image(cx: Context<'_>, image: ImageSource, lun: Option<i64>, location: &str) -> Result<Source, ArmError> {
     let holder = image.version_id.to_ascii_lowercase();
+    let described = of_os(&image);
     let stored = match lun {
         None => image.os_disk,
         Some(lun) => {
@@ -118,7 +119,7 @@ async fn from_image(cx: Context<'_>, image: ImageSource, lun: Option<i64>, locat
     };
     // A data disk has neither OS nor generation nor firmware.
     let (properties, uefi_settings) = match lun {
-        None => (of_os(&image), image.uefi_settings),
+        None => (described, image.uefi_settings),
         Some(_) => (json!({}), Value::Null),
     };
     Ok(Source {

@@ -131,7 +131,7 @@ proptest! {
         let dir = std::path::PathBuf::from("/nowhere");
         let nic = NicConfig {
             id: String::new(), mac: [0, 0x22, 0x48, 0, 0, 4], address: Ipv4Addr::new(10, 0, 0, 4), prefix_len: 24,
-            gateway: Ipv4Addr::new(10, 0, 0, 1), host_name: "vm4".to_owned(), socket: dir, outbound: true, public: None,
+            gateway: Ipv4Addr::new(10, 0, 0, 1), host_name: "vm4".to_owned(), socket: dir, outbound: true, security: Security::default(), public: None,
         };
         prop::collection::vec(any_frame(&nic), 1..100)
     }) {

@@ -217,7 +217,8 @@ fn deny(direction: Direction, protocol: RuleProtocol, port: u16) -> Security {
 #[tokio::test]
 async fn security_rules_hold_between_guests() {
     let net = Net::start();
-    let guest = net.guest(&NicConfig { security: deny(Direction::Outbound, RuleProtocol::Udp, 99), ..net.nic(0, 4) }).await;
+    let guest =
+        net.guest(&NicConfig { security: deny(Direction::Outbound, RuleProtocol::Udp, 99), ..net.nic(0, 4) }).await;
     for nic in [net.nic(0, 5), net.nic(1, 6)] {
         let closed = NicConfig { security: deny(Direction::Inbound, RuleProtocol::Tcp, 8080), ..nic };
         let other = net.guest(&closed).await;
