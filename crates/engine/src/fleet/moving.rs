@@ -81,6 +81,16 @@ async fn find(cx: &OpContext, row: &Resource, state: &MachineInternal) -> Result
     Ok(Some(place))
 }
 
+/// How much memory the host with the most has for a new machine in a region, in MiB. `None`: the region has no workers.
+pub(crate) async fn room_in(engine: &Engine, region: &str) -> Result<Option<u64>, ArmError> {
+    let Some(mut candidates) = hosts_of(engine, region).await? else { return Ok(None) };
+    let query = ResourceQuery { kind: Some(KIND.to_ascii_lowercase()), ..ResourceQuery::default() };
+    for row in &engine.all_rows(query).await? {
+        count(engine, row, &mut candidates).await?;
+    }
+    Ok(Some(candidates.iter().filter(|c| c.is_there).map(Candidate::free_mib).max().unwrap_or(0)))
+}
+
 /// What keeps a machine from running on a worker.
 fn own_host_only(row: &Resource) -> Option<&'static str> {
     if trusted_launch(&row.body).is_some() {

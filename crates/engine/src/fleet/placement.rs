@@ -23,7 +23,7 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    fn free_mib(&self) -> u64 {
+    pub(super) fn free_mib(&self) -> u64 {
         self.memory_mib.saturating_sub(self.used_mib)
     }
 }

@@ -2,6 +2,7 @@
 //! version. For dry runs: nothing is reserved, and whatever is past a limit is refused again where it is used.
 
 use crate::Engine;
+use crate::fleet::moving::room_in;
 use crate::providers::image_version::check_size;
 use crate::providers::virtual_machine::ImageSource;
 use lazuli_arm::ArmError;
@@ -18,11 +19,17 @@ pub(super) async fn machine(
     template: &ImageTemplate,
     source: &ImageSource,
 ) -> Result<String, ArmError> {
-    let host = engine.host().info().await.map_err(|error| {
-        ArmError::conflict("AllocationFailed", "Allocation failed. The host of the machines does not answer.")
-            .caused_by(error)
-    })?;
-    fits(&template.vm_profile, &source.generation, host.room_mib)
+    let room = match room_in(engine, &template.location).await? {
+        Some(room) => Some(room),
+        None => {
+            let host = engine.host().info().await.map_err(|error| {
+                ArmError::conflict("AllocationFailed", "Allocation failed. The host of the machines does not answer.")
+                    .caused_by(error)
+            })?;
+            host.room_mib
+        }
+    };
+    fits(&template.vm_profile, &source.generation, room)
 }
 
 fn fits(profile: &VmProfile, generation: &str, room_mib: Option<u64>) -> Result<String, ArmError> {
@@ -33,7 +40,7 @@ fn fits(profile: &VmProfile, generation: &str, room_mib: Option<u64>) -> Result<
         Some(room) if room < needed => Err(ArmError::conflict(
             "AllocationFailed",
             format!(
-                "Allocation failed. This host does not have enough free memory for a machine of the size {machine}: it has room for \
+                "Allocation failed. No host has enough free memory for a machine of the size {machine}: there is room for \
                  {room} MiB now."
             ),
         )),
@@ -71,7 +78,7 @@ mod tests {
         ];
         insta::assert_snapshot!(all.join("\n"), @r"
         The host has room for a machine of the size Standard_B1ls (1 vCPU, 512 MiB).
-        AllocationFailed: Allocation failed. This host does not have enough free memory for a machine of the size Standard_B1ls (1 vCPU, 512 MiB): it has room for 511 MiB now.
+        AllocationFailed: Allocation failed. No host has enough free memory for a machine of the size Standard_B1ls (1 vCPU, 512 MiB): there is room for 511 MiB now.
         The host has room for a machine of the size Standard_D2ds_v4 (2 vCPU, 8192 MiB).
         InvalidParameter: The value Standard_Z9 provided for the VM size is not valid.
         ");

@@ -94,7 +94,8 @@ pub(super) async fn wait_for_agent(cx: &OpContext, machine: &Resource) -> Result
     while crate::now_ms() < until {
         cx.check()?;
         let nothing = ["-c", "exit 0"].map(str::to_owned).to_vec();
-        let asked = cx.engine.host().run_shell(state.vm_id, nothing, String::new(), PROBE).await;
+        let host = cx.engine.home_of(machine, &state).await?.host;
+        let asked = host.run_shell(state.vm_id, nothing, String::new(), PROBE).await;
         if !asked.is_err_and(|e| e.code() == Some(HostErrorCode::NoAgent)) {
             return Ok(());
         }

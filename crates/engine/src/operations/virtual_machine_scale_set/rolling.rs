@@ -157,8 +157,9 @@ impl Set<'_> {
         if machine.provisioning_state != "Succeeded" || state.deallocated {
             return machine.provisioning_state == "Succeeded";
         }
-        // A host that does not answer says nothing of its machines.
-        let status = self.cx.engine.host().status(state.vm_id).await;
+        // A host that does not answer, or a worker that is away, says nothing of its machines.
+        let Ok(home) = self.cx.engine.home_of(machine, &state).await else { return true };
+        let status = home.host.status(state.vm_id).await;
         !status.is_ok_and(|status| status.power == PowerState::Crashed)
     }
 
