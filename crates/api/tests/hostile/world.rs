@@ -81,7 +81,7 @@ pub fn names(path: &str, w: &World) -> String {
     path
 }
 
-const NAMES: [(&str, &str); 35] = [
+const NAMES: [(&str, &str); 36] = [
     ("disks", "disk"),
     ("snapshots", "snapshot"),
     ("diskAccesses", "access"),
@@ -104,6 +104,7 @@ const NAMES: [(&str, &str); 35] = [
     ("userAssignedIdentities", "identity"),
     ("federatedIdentityCredentials", "federated"),
     ("virtualMachineScaleSets", "set"),
+    ("rollingUpgrades", "latest"),
     ("extensions", "script"),
     ("imageTemplates", "template"),
     ("triggers", "trigger"),
