@@ -5,7 +5,7 @@ use lazuli_chunks::{Progress, Region};
 use lazuli_disks::RawFile;
 use lazuli_engine::blobs::Blobs;
 use lazuli_engine::grant::GrantDetail;
-use lazuli_engine::{Engine, EngineConfig};
+use lazuli_engine::{Boundary, Engine, EngineConfig};
 use lazuli_meta::Db;
 use lazuli_meta::model::{Change, Grant, Write};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl World {
         let settings = EngineConfig::local(dir);
         let db = Db::open(&settings.database).await.unwrap();
         let engine = Engine::open(settings).await.unwrap();
-        let region = engine.regions().get("eastus").await.unwrap();
+        let region = engine.regions().get("eastus", Boundary::Region).await.unwrap();
         let blobs = engine.blobs().clone();
         let mut config = ServeConfig::new(dir, Arc::new(engine));
         config.blobs = Some(Arc::new(DiskPlane::new(blobs.clone())));
