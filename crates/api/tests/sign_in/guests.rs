@@ -49,7 +49,7 @@ async fn one_person_signs_in_to_two_tenants() {
     assert_eq!(tenants, both);
     assert_eq!(
         listed(&world, "subscriptions", &at_home, "subscriptionId").await,
-        [world.owner.subscription_id.clone()]
+        std::slice::from_ref(&world.owner.subscription_id)
     );
 
     // As MSAL does it: the same refresh token, at the other tenant's endpoint, and back.

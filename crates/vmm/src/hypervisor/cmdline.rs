@@ -144,15 +144,23 @@ fn identity(line: &mut Line, spec: &VmSpec) {
     );
 }
 
+/// Where QEMU listens with its monitor. No two machines of a computer have the same.
+pub fn monitor(path: &Path) -> String {
+    socket("monitor", path)
+}
+
+fn socket(id: &str, path: &Path) -> String {
+    format!("socket,id={id},path={},server=on,wait=off", escape(&text(path)))
+}
+
 fn monitor_and_console(line: &mut Line, launch: &Launch) {
     let files = &launch.files;
-    let socket = |id: &str, path: PathBuf| format!("socket,id={id},path={},server=on,wait=off", escape(&text(&path)));
-    line.option("-chardev", socket("monitor", files.monitor()));
+    line.option("-chardev", monitor(&files.monitor()));
     line.option("-mon", "chardev=monitor,mode=control");
     let log = escape(&text(&files.console_log()));
-    line.option("-chardev", format!("{},logfile={log},logappend=on", socket("console", files.console())));
+    line.option("-chardev", format!("{},logfile={log},logappend=on", socket("console", &files.console())));
     line.option("-serial", "chardev:console");
-    line.option("-chardev", socket("agent", files.guest_agent()));
+    line.option("-chardev", socket("agent", &files.guest_agent()));
     line.json("-device", json!({ "driver": "virtio-serial-pci" }));
     line.json("-device", json!({ "driver": "virtserialport", "chardev": "agent", "name": "org.qemu.guest_agent.0" }));
 }

@@ -249,7 +249,7 @@ impl Hypervisor for Qemu {
 
     async fn adopt(&self, launch: &Launch) -> Result<Option<Running>, HypervisorError> {
         let monitor = launch.files.monitor();
-        let Some((qmp, events)) = connect(&monitor, launch.spec.id).await? else {
+        let Some((qmp, events)) = connect(&monitor).await? else {
             // A host that died between the two starts left a TPM without a machine.
             if launch.tpm_state().is_some() {
                 tpm::end(&launch.files).await?;
@@ -279,7 +279,7 @@ impl Hypervisor for Qemu {
 
     async fn kill_lost(&self, launch: &Launch) -> Result<(), HypervisorError> {
         let failed = |e| io_error("cannot end a machine that does not answer", e);
-        while let Some(process) = process_of(launch.spec.id) {
+        while let Some(process) = process_of(&launch.files.monitor()) {
             process.kill().map_err(failed)?;
             process.ended().await.map_err(failed)?;
         }
@@ -289,7 +289,7 @@ impl Hypervisor for Qemu {
 
 /// The monitor of a QEMU that an earlier host process started; `None` if there is no such QEMU. That host may have died while
 /// QEMU was starting: then there is a process that does not listen yet.
-async fn connect(monitor: &Path, id: Uuid) -> Result<Option<(Qmp, mpsc::UnboundedReceiver<Event>)>, HypervisorError> {
+async fn connect(monitor: &Path) -> Result<Option<(Qmp, mpsc::UnboundedReceiver<Event>)>, HypervisorError> {
     let deadline = Instant::now() + START_TIME;
     loop {
         match Qmp::connect(monitor).await {
@@ -297,7 +297,7 @@ async fn connect(monitor: &Path, id: Uuid) -> Result<Option<(Qmp, mpsc::Unbounde
             Err(QmpError::Connect(e)) if nobody_listens(&e) => {}
             Err(e) => return Err(e.into()),
         }
-        let Some(process) = process_of(id) else { return Ok(None) };
+        let Some(process) = process_of(monitor) else { return Ok(None) };
         if Instant::now() > deadline {
             return Err(HypervisorError::Start("it runs, but its monitor does not answer".into()));
         }
@@ -306,9 +306,11 @@ async fn connect(monitor: &Path, id: Uuid) -> Result<Option<(Qmp, mpsc::Unbounde
     }
 }
 
-/// The QEMU of machine `id`, whoever started it.
-fn process_of(id: Uuid) -> Option<Process> {
-    Process::find(|command_line| is_ours(command_line, id))
+/// The QEMU with this monitor, whoever started it. Its machine's id does not tell: on a worker beside this one another may run
+/// that was given up.
+fn process_of(monitor: &Path) -> Option<Process> {
+    let option = cmdline::monitor(monitor);
+    Process::find(|command_line| is_ours(command_line, &option))
 }
 
 /// Then nothing runs. Other errors, such as a queue of connections that nobody takes, come from a QEMU that hangs.
@@ -316,10 +318,9 @@ fn nobody_listens(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-/// Is this the command line of the QEMU of machine `id`?
-fn is_ours(command_line: &[u8], id: Uuid) -> bool {
-    let mut words = command_line.split(|b| *b == 0);
-    words.any(|word| word == b"-uuid") && words.next() == Some(id.to_string().as_bytes())
+/// Is this the command line of the QEMU with this monitor?
+fn is_ours(command_line: &[u8], monitor: &str) -> bool {
+    command_line.split(|b| *b == 0).any(|word| word == monitor.as_bytes())
 }
 
 struct QemuMachine {
@@ -627,11 +628,11 @@ mod tests {
 
     #[test]
     fn only_the_machines_own_process_is_taken_for_it() {
-        let id = Uuid::from_u128(7);
-        let line = |id: Uuid| format!("qemu\0-m\0size=1M\0-uuid\0{id}\0-rtc\0base=utc\0").into_bytes();
-        assert!(is_ours(&line(id), id));
-        assert!(!is_ours(&line(Uuid::from_u128(8)), id));
-        assert!(!is_ours(b"sh\0-c\0true\0", id));
+        let monitor = |path: &str| cmdline::monitor(Path::new(path));
+        let line = format!("qemu\0-m\0size=1M\0-chardev\0{}\0-rtc\0base=utc\0", monitor("/a/vm/monitor")).into_bytes();
+        assert!(is_ours(&line, &monitor("/a/vm/monitor")));
+        assert!(!is_ours(&line, &monitor("/b/vm/monitor")), "another host's");
+        assert!(!is_ours(b"sh\0-c\0true\0", &monitor("/a/vm/monitor")));
     }
 
     /// The host died between the start of a QEMU and the first answer of its monitor.
@@ -639,16 +640,18 @@ mod tests {
     async fn a_qemu_that_does_not_listen_yet_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let monitor = dir.path().join("monitor");
-        let id = Uuid::new_v4();
-        assert!(connect(&monitor, id).await.unwrap().is_none(), "nothing runs");
+        assert!(connect(&monitor).await.unwrap().is_none(), "nothing runs");
         let mut started = Command::new("sh");
-        started.args(["-c", "read line", "qemu", "-uuid", &id.to_string()]).stdin(Stdio::piped()).kill_on_drop(true);
+        started
+            .args(["-c", "read line", "qemu", "-chardev", &cmdline::monitor(&monitor)])
+            .stdin(Stdio::piped())
+            .kill_on_drop(true);
         let mut started = started.spawn().unwrap();
         // The kernel lets its parent go on a moment before it shows the command line.
-        while process_of(id).is_none() {
+        while process_of(&monitor).is_none() {
             tokio::task::yield_now().await;
         }
-        let connecting = connect(&monitor, id);
+        let connecting = connect(&monitor);
         tokio::pin!(connecting);
         tokio::select! {
             _ = &mut connecting => panic!("it was given up while it is starting"),
