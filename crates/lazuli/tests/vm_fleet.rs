@@ -17,7 +17,7 @@ fn config(folder: &Path) -> String {
     let zone = folder.join("eastus");
     let text = format!(
         "database = \"{database}\"\n[regions.eastus]\nzones = [\"{}\"]\n[host]\nmemory_mib = 0\n\
-         [fleet]\nlease_seconds = 3\ngive_up_seconds = 6\n",
+         [fleet]\nlease_seconds = 10\ngive_up_seconds = 20\n",
         zone.display()
     );
     let path = folder.join("lazuli.toml");
