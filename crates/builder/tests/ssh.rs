@@ -1,5 +1,7 @@
 //! Steps against a real sshd (Debian's openssh-server), one process a connection, as the user who runs the tests.
 
+mod support;
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -10,16 +12,14 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use lazuli_builder::communicator::ssh::{HostKey, SshCommunicator, UserKey};
-use lazuli_builder::communicator::{Output, Stream};
-use lazuli_builder::log::{Log, MAX_STEP, Masker, Sink};
+use lazuli_builder::log::{Log, MAX_STEP, Masker};
 use lazuli_builder::step::{Playbook, Script, inline};
 use lazuli_builder::{Communicator, CommunicatorError, Connect, Exit, Session, StepError};
+use support::{Collected, Kept, PATIENCE};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 
 const SSHD: &str = "/usr/sbin/sshd";
-/// Nothing here takes nearly as long.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine whose every connection is a process `sshd -i`.
 struct Machine {
@@ -124,44 +124,6 @@ struct Door(Arc<Machine>);
 impl Connect for Door {
     async fn connect(&self) -> Result<Box<dyn Communicator>, CommunicatorError> {
         Ok(Box::new(self.0.communicator().await?))
-    }
-}
-
-#[derive(Default)]
-struct Kept(Mutex<Vec<String>>);
-
-impl Sink for Kept {
-    fn line(&self, line: &str) {
-        self.0.lock().unwrap().push(line.to_owned());
-    }
-}
-
-impl Kept {
-    fn all(&self) -> String {
-        self.0.lock().unwrap().concat()
-    }
-
-    async fn until(&self, text: &str) {
-        let begin = Instant::now();
-        while !self.all().contains(text) {
-            assert!(begin.elapsed() < PATIENCE, "the log never says '{text}': {}", self.all());
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-#[derive(Default)]
-struct Collected {
-    out: Vec<u8>,
-    err: Vec<u8>,
-}
-
-impl Output for Collected {
-    fn take(&mut self, stream: Stream, bytes: &[u8]) {
-        match stream {
-            Stream::Out => self.out.extend_from_slice(bytes),
-            Stream::Err => self.err.extend_from_slice(bytes),
-        }
     }
 }
 

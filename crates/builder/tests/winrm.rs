@@ -1,27 +1,27 @@
 //! Steps of Windows against a WinRM listener (tests/winrm) whose commands run in `sh`, and that listener against clients that others
 //! wrote. What PowerShell, Sysprep and Windows Update would do is not shown: no Windows was there.
 
+mod support;
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lazuli_builder::communicator::winrm::{Dial, Login, WinrmCommunicator, Wire};
-use lazuli_builder::communicator::{Output, Stream};
-use lazuli_builder::log::{Log, MAX_STEP, Masker, Sink};
+use lazuli_builder::log::{Log, MAX_STEP, Masker};
 use lazuli_builder::step::Script;
 use lazuli_builder::step::windows::{OVERRIDE, RunAs, Updates, inline};
 use lazuli_builder::{Communicator, CommunicatorError, Connect, Exit, Session, StepError};
+use support::{Collected, Kept, PATIENCE};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 const USER: &str = "packer";
 const PASSWORD: &str = "Corr3ct-h<o>rse&\"1'";
-/// Nothing here takes nearly as long.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine that listens, with the certificate that was made for it.
 struct Machine {
@@ -113,44 +113,6 @@ struct Door(Arc<Machine>);
 impl Connect for Door {
     async fn connect(&self) -> Result<Box<dyn Communicator>, CommunicatorError> {
         Ok(Box::new(self.0.communicator().await?))
-    }
-}
-
-#[derive(Default)]
-struct Kept(Mutex<Vec<String>>);
-
-impl Sink for Kept {
-    fn line(&self, line: &str) {
-        self.0.lock().unwrap().push(line.to_owned());
-    }
-}
-
-impl Kept {
-    fn all(&self) -> String {
-        self.0.lock().unwrap().concat()
-    }
-
-    async fn until(&self, text: &str) {
-        let begin = Instant::now();
-        while !self.all().contains(text) {
-            assert!(begin.elapsed() < PATIENCE, "the log never says '{text}': {}", self.all());
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-#[derive(Default)]
-struct Collected {
-    out: Vec<u8>,
-    err: Vec<u8>,
-}
-
-impl Output for Collected {
-    fn take(&mut self, stream: Stream, bytes: &[u8]) {
-        match stream {
-            Stream::Out => self.out.extend_from_slice(bytes),
-            Stream::Err => self.err.extend_from_slice(bytes),
-        }
     }
 }
 
