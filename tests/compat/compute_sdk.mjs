@@ -5,24 +5,14 @@
 // Server, owner and CA come from the environment (`lazuli env`), the packages from the folder NODE_HOME. Ends with 0 only if every
 // state is what was asked for.
 
-import { refused, require, same } from "./sdk.mjs";
+import { client, refused, require, same } from "./sdk.mjs";
 
 const { ComputeManagementClient } = require("@azure/arm-compute");
-const { ClientSecretCredential } = require("@azure/identity");
 
 const [group, source] = process.argv.slice(2);
-const env = process.env;
-const endpoint = env.LAZULI_ENDPOINT;
 const location = "eastus";
 
-const credential = new ClientSecretCredential(env.AZURE_TENANT_ID, env.AZURE_CLIENT_ID, env.AZURE_CLIENT_SECRET, {
-  authorityHost: endpoint,
-  disableInstanceDiscovery: true,
-});
-const compute = new ComputeManagementClient(credential, env.AZURE_SUBSCRIPTION_ID, {
-  endpoint,
-  credentials: { scopes: [`${endpoint}/.default`] },
-});
+const compute = client(ComputeManagementClient);
 
 const gallery = await compute.galleries.createOrUpdate(group, "javascript", { location, description: "of the SDK" });
 same("the gallery's state", gallery.provisioningState, "Succeeded");

@@ -6,26 +6,11 @@
 Server, owner and CA come from the environment (`lazuli env`). Ends with 0 only if every state is what was asked for.
 """
 
-import os
 import sys
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.identity import ClientSecretCredential
 from azure.mgmt.compute import ComputeManagementClient
-
-
-def same(what, found, wanted):
-    if found != wanted:
-        sys.exit(f"{what}: {found!r} instead of {wanted!r}")
-
-
-def client():
-    endpoint = os.environ["LAZULI_ENDPOINT"]
-    credential = ClientSecretCredential(
-        os.environ["AZURE_TENANT_ID"], os.environ["AZURE_CLIENT_ID"], os.environ["AZURE_CLIENT_SECRET"],
-        authority=endpoint, disable_instance_discovery=True)
-    return ComputeManagementClient(
-        credential, os.environ["AZURE_SUBSCRIPTION_ID"], base_url=endpoint, credential_scopes=[f"{endpoint}/.default"])
+from sdk import client, same
 
 
 def make(compute, group, source):
@@ -73,7 +58,7 @@ def remove(compute, group):
 
 def main():
     group, source = sys.argv[1:]
-    compute = client()
+    compute = client(ComputeManagementClient)
     make(compute, group, source)
     remove(compute, group)
     print("ok")

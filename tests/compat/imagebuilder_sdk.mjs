@@ -5,24 +5,15 @@
 // Server, owner and CA come from the environment (`lazuli env`), the packages from the folder NODE_HOME. Ends with 0 only if every
 // state is what was asked for.
 
-import { refused, require, same } from "./sdk.mjs";
+import { client, refused, require, same } from "./sdk.mjs";
 
 const { ImageBuilderClient } = require("@azure/arm-imagebuilder");
-const { ClientSecretCredential } = require("@azure/identity");
 
 const [group, identity, source] = process.argv.slice(2);
 const env = process.env;
-const endpoint = env.LAZULI_ENDPOINT;
 const name = "javascript";
 
-const credential = new ClientSecretCredential(env.AZURE_TENANT_ID, env.AZURE_CLIENT_ID, env.AZURE_CLIENT_SECRET, {
-  authorityHost: endpoint,
-  disableInstanceDiscovery: true,
-});
-const { virtualMachineImageTemplates: templates, triggers } = new ImageBuilderClient(credential, env.AZURE_SUBSCRIPTION_ID, {
-  endpoint,
-  credentials: { scopes: [`${endpoint}/.default`] },
-});
+const { virtualMachineImageTemplates: templates, triggers } = client(ImageBuilderClient);
 const all = async (pages) => {
   const names = [];
   for await (const item of pages) names.push(item.name);

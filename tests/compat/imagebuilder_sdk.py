@@ -11,27 +11,13 @@ import sys
 import time
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.identity import ClientSecretCredential
 from azure.mgmt.imagebuilder import ImageBuilderClient
 from azure.mgmt.imagebuilder import models
+from sdk import client, same
 
 TEMPLATE = "python"
 # The tiny guest has neither of the agents that generalize Linux.
 SCRIPT = ["echo python | sudo tee /var/lib/built-by", "echo deprovision > /tmp/DeprovisioningScript.sh"]
-
-
-def same(what, found, wanted):
-    if found != wanted:
-        sys.exit(f"{what}: {found!r} instead of {wanted!r}")
-
-
-def client():
-    endpoint = os.environ["LAZULI_ENDPOINT"]
-    credential = ClientSecretCredential(
-        os.environ["AZURE_TENANT_ID"], os.environ["AZURE_CLIENT_ID"], os.environ["AZURE_CLIENT_SECRET"],
-        authority=endpoint, disable_instance_discovery=True)
-    return ImageBuilderClient(
-        credential, os.environ["AZURE_SUBSCRIPTION_ID"], base_url=endpoint, credential_scopes=[f"{endpoint}/.default"])
 
 
 def create(client, group, identity, source):
@@ -108,7 +94,7 @@ def remove(client, group):
 
 def main():
     group, identity, source = sys.argv[1:]
-    builder = client()
+    builder = client(ImageBuilderClient)
     create(builder, group, identity, source)
     trigger(builder, group)
     run(builder, group)

@@ -1,9 +1,22 @@
-// What the scenarios of the JavaScript SDKs have in common: their packages (of the folder NODE_HOME) and their checks.
+// What the scenarios of the JavaScript SDKs have in common: their packages (of the folder NODE_HOME),
+// a client of the server that the environment names, and their checks.
 
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
 export const require = createRequire(join(process.env.NODE_HOME, "package.json"));
+
+const { ClientSecretCredential } = require("@azure/identity");
+
+export function client(Client) {
+  const env = process.env;
+  const endpoint = env.LAZULI_ENDPOINT;
+  const credential = new ClientSecretCredential(env.AZURE_TENANT_ID, env.AZURE_CLIENT_ID, env.AZURE_CLIENT_SECRET, {
+    authorityHost: endpoint,
+    disableInstanceDiscovery: true,
+  });
+  return new Client(credential, env.AZURE_SUBSCRIPTION_ID, { endpoint, credentials: { scopes: [`${endpoint}/.default`] } });
+}
 
 export function same(what, found, wanted) {
   if (JSON.stringify(found) !== JSON.stringify(wanted)) {
