@@ -50,8 +50,13 @@ pub trait ArmBackend: Send + Sync + 'static {
         client_id: &str,
         proof: ClientProof<'_>,
     ) -> Result<Caller, SignInError>;
-    /// The principal of a token, if it still exists.
-    async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError>;
+    /// The principal of a token, if it still exists. `reads`: what the request is going to read.
+    async fn caller(
+        &self,
+        tenant: &str,
+        object_id: &str,
+        reads: Option<&ResourceId>,
+    ) -> Result<Option<Caller>, ArmError>;
 }
 
 #[async_trait]
@@ -125,7 +130,12 @@ impl ArmBackend for Engine {
         Self::sign_in_client(self, tenant, client_id, proof).await
     }
 
-    async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError> {
-        Self::caller(self, tenant, object_id).await
+    async fn caller(
+        &self,
+        tenant: &str,
+        object_id: &str,
+        reads: Option<&ResourceId>,
+    ) -> Result<Option<Caller>, ArmError> {
+        Self::reader(self, tenant, object_id, reads).await
     }
 }

@@ -37,7 +37,7 @@ use crate::authorization::access::Rights;
 use crate::call::Caller;
 use crate::directory::{GLOBAL_ADMINISTRATOR, SERVICE_PRINCIPAL};
 use crate::{Engine, db_error};
-use lazuli_arm::ArmError;
+use lazuli_arm::{ArmError, ResourceId};
 use lazuli_authz::assertion::AssertionError;
 use lazuli_authz::rbac::{DATA_OPERATOR_FOR_MANAGED_DISKS, OWNER, STORAGE_BLOB_DATA_OWNER};
 use lazuli_meta::WriteError;
@@ -198,10 +198,27 @@ impl Engine {
     /// # Errors
     /// What the database says.
     pub async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError> {
-        let access = self.access().await?;
+        self.reader(tenant, object_id, None).await
+    }
+
+    /// [`Engine::caller`] of a request that reads this resource: it comes with the same question to the database.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn reader(
+        &self,
+        tenant: &str,
+        object_id: &str,
+        id: Option<&ResourceId>,
+    ) -> Result<Option<Caller>, ArmError> {
+        let in_table = |id: &&ResourceId| self.provider_of(id).is_ok_and(|p| p.elsewhere().is_none());
+        let (access, row) = match id.filter(in_table) {
+            Some(id) => self.0.access.now_with(&id.key()).await.map_err(db_error)?,
+            None => (self.access().await?, None),
+        };
         let principal = access.principal(object_id).filter(|p| p.tenant.eq_ignore_ascii_case(tenant));
         let caller = principal.filter(|p| users::is_enabled(&access, p)).map(caller_of);
-        Ok(caller.map(|caller| Caller { rights: Rights::of(&access), ..caller }))
+        Ok(caller.map(|caller| Caller { rights: Rights::of(&access, row), ..caller }))
     }
 
     /// The tenants that the caller may ask tokens for: its own, and those in which it is a guest.

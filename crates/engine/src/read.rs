@@ -90,7 +90,12 @@ impl Engine {
     ) -> Result<Resource, ArmError> {
         self.require_subscription(&call.caller, &id.subscription).await?;
         self.authorize(&call.caller, &id.to_string(), &format!("{}/read", provider.right_type())).await?;
-        match self.db().resource(&id.key()).await.map_err(db_error)? {
+        let key = id.key();
+        let row = match call.caller.rights.row(&key) {
+            Some(row) => Some(row),
+            None => self.db().resource(&key).await.map_err(db_error)?,
+        };
+        match row {
             Some(row) => Ok(row),
             None => {
                 if let Some(group) = &id.resource_group

@@ -28,6 +28,17 @@ impl Db {
         self.row(select).await?.map(|row| resource(&row)).transpose()
     }
 
+    /// The resource and [`Db::identity_changes`] of the same moment, in one question; `None` where there is no such resource.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn resource_and_identity_changes(&self, key: &str) -> Result<Option<(Resource, i64)>, MetaError> {
+        let select =
+            format!("SELECT {RESOURCE}, (SELECT n FROM identity_changes WHERE id = 1) FROM resources WHERE key = $1");
+        let row = self.row(sql(select).text(key)).await?;
+        row.map(|row| Ok((resource(&row)?, row.opt_int(15)?.unwrap_or(0)))).transpose()
+    }
+
     /// Those of these keys that are there, in no order.
     ///
     /// # Errors

@@ -6,8 +6,8 @@ use crate::context::Context;
 use crate::identity;
 use crate::net::hosts::Service;
 use crate::respond::{self, Reply};
-use http::header;
-use lazuli_arm::ArmError;
+use http::{Method, header};
+use lazuli_arm::{ArmError, ResourceId, Target, parse_target};
 use lazuli_authz::{Claims, TokenError, Validation};
 use lazuli_engine::call::Caller;
 
@@ -16,7 +16,8 @@ pub(crate) async fn authenticate(app: &App, context: &Context) -> Result<Caller,
     let token = bearer(context)?;
     let bases = app.own.bases();
     let audiences = identity::arm_audiences(&bases, context);
-    let mut caller = principal(app, context, &token, &audiences, &bases).await?;
+    let claims = validate(app, context, &token, &audiences, &bases).await?;
+    let mut caller = of_claims(app, &claims, reads(context).as_ref()).await?;
     for token in auxiliary_tokens(context)? {
         let one = principal(app, context, &token, &audiences, &bases).await.map_err(|e| match e.status {
             401 => invalid_auxiliary(&e.message),
@@ -25,6 +26,14 @@ pub(crate) async fn authenticate(app: &App, context: &Context) -> Result<Caller,
         caller.auxiliary.push(one);
     }
     Ok(caller)
+}
+
+/// The one resource that a request reads.
+fn reads(context: &Context) -> Option<ResourceId> {
+    match (&context.method, parse_target(&context.path)) {
+        (&Method::GET, Ok(Target::Resource(id))) => Some(id),
+        _ => None,
+    }
 }
 
 /// Whose a token is that came by another way than the header.
@@ -90,8 +99,11 @@ async fn principal(
     audiences: &[String],
     bases: &[String],
 ) -> Result<Caller, ArmError> {
-    let claims = validate(app, context, token, audiences, bases).await?;
-    let caller = app.backend.caller(&claims.tid, &claims.oid).await?;
+    of_claims(app, &validate(app, context, token, audiences, bases).await?, None).await
+}
+
+async fn of_claims(app: &App, claims: &Claims, reads: Option<&ResourceId>) -> Result<Caller, ArmError> {
+    let caller = app.backend.caller(&claims.tid, &claims.oid, reads).await?;
     caller.ok_or_else(|| {
         refused("InvalidAuthenticationToken", "The access token is invalid: its principal does not exist any more.")
     })

@@ -255,7 +255,12 @@ impl ArmBackend for Fake {
         }
     }
 
-    async fn caller(&self, tenant: &str, object_id: &str) -> Result<Option<Caller>, ArmError> {
+    async fn caller(
+        &self,
+        tenant: &str,
+        object_id: &str,
+        _reads: Option<&ResourceId>,
+    ) -> Result<Option<Caller>, ArmError> {
         let known = tenant == TENANT && object_id == OBJECT && !self.gone.load(Ordering::Relaxed);
         Ok(known.then(caller))
     }

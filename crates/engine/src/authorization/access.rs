@@ -7,7 +7,7 @@ use crate::call::Caller;
 use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
 use lazuli_authz::rbac::{Assignment, Plane, Policy, Question, RoleDefinition, built_in_roles};
-use lazuli_meta::model::{Application, ManagementLock, Principal, RoleAssignment, Subscription, Tenant};
+use lazuli_meta::model::{Application, ManagementLock, Principal, Resource, RoleAssignment, Subscription, Tenant};
 use lazuli_meta::{Db, MetaError};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -226,16 +226,32 @@ impl KeptAccess {
     /// As they are now.
     pub async fn now(&self) -> Result<Arc<Access>, MetaError> {
         if cfg!(feature = "benchmark-without-authorization")
-            && let Some(access) = self.kept.read().unwrap_or_else(PoisonError::into_inner).as_ref()
+            && let Some(access) = self.kept(|_| true)
         {
-            return Ok(access.clone());
+            return Ok(access);
         }
         let changes = self.count.now(async || self.db.identity_changes().await).await?;
+        self.at(changes).await
+    }
+
+    /// As they are now, and the resource of this key, with one question for both where there is such a resource.
+    pub async fn now_with(&self, key: &str) -> Result<(Arc<Access>, Option<Resource>), MetaError> {
+        if !cfg!(feature = "benchmark-without-authorization")
+            && let Some((row, changes)) = self.db.resource_and_identity_changes(key).await?
         {
-            let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(access) = kept.as_ref().filter(|a| a.changes == changes) {
-                return Ok(access.clone());
-            }
+            return Ok((self.at(changes).await?, Some(row)));
+        }
+        Ok((self.now().await?, None))
+    }
+
+    fn kept(&self, fits: impl FnOnce(&Access) -> bool) -> Option<Arc<Access>> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner).as_ref().filter(|a| fits(a)).cloned()
+    }
+
+    /// As they are after so many changes, or later.
+    async fn at(&self, changes: i64) -> Result<Arc<Access>, MetaError> {
+        if let Some(access) = self.kept(|a| a.changes == changes) {
+            return Ok(access);
         }
         // What changes while it is read counts as not yet seen: the next request reads again.
         let fresh = Arc::new(Access::read(&self.db, changes).await?);
@@ -249,23 +265,37 @@ impl KeptAccess {
 
 /// The identities as they were when a request began, for the decisions within it. A request that takes longer asks anew.
 #[derive(Clone, Default)]
-pub struct Rights(Option<(Arc<Access>, Instant)>);
+pub struct Rights(Option<AtBegin>);
+
+#[derive(Clone)]
+struct AtBegin {
+    access: Arc<Access>,
+    /// The resource that the request reads, where it came with the same question.
+    row: Option<Arc<Resource>>,
+    since: Instant,
+}
 
 const ONE_REQUEST: Duration = Duration::from_secs(1);
 
 impl Rights {
-    pub(crate) fn of(access: &Arc<Access>) -> Self {
-        Self(Some((access.clone(), Instant::now())))
+    pub(crate) fn of(access: &Arc<Access>, row: Option<Resource>) -> Self {
+        Self(Some(AtBegin { access: access.clone(), row: row.map(Arc::new), since: Instant::now() }))
     }
 
-    fn fresh(&self) -> Option<&Arc<Access>> {
-        self.0.as_ref().filter(|(_, since)| since.elapsed() < ONE_REQUEST).map(|(access, _)| access)
+    fn fresh(&self) -> Option<&AtBegin> {
+        self.0.as_ref().filter(|begin| begin.since.elapsed() < ONE_REQUEST)
+    }
+
+    /// The resource of this key, if it is what the request began with.
+    pub(crate) fn row(&self, key: &str) -> Option<Resource> {
+        let row = self.fresh()?.row.as_ref().filter(|row| row.key == key)?;
+        Some(Resource::clone(row))
     }
 }
 
 impl std::fmt::Debug for Rights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Rights").field(&self.0.as_ref().map(|(access, _)| access.changes)).finish()
+        f.debug_tuple("Rights").field(&self.0.as_ref().map(|begin| begin.access.changes)).finish()
     }
 }
 
@@ -278,7 +308,7 @@ impl Engine {
     /// The identities as they were at the begin of the caller's request, or now.
     pub(crate) async fn access_of(&self, caller: &Caller) -> Result<Arc<Access>, ArmError> {
         match caller.rights.fresh() {
-            Some(access) => Ok(access.clone()),
+            Some(begin) => Ok(begin.access.clone()),
             None => self.access().await,
         }
     }

@@ -151,6 +151,34 @@ async fn a_role_taken_away_is_gone_for_the_next_request() {
     assert_eq!(code(server.engine.get(&as_caller(&server, &later), &server.group).await).0, 403);
 }
 
+/// A GET asks the database once: the resource that it reads comes with the count of changes, and both are of that moment.
+#[tokio::test]
+async fn what_a_request_reads_comes_with_its_rights() {
+    let server = Server::start_without_worker().await;
+    let reader = stranger(&server, &server.call.caller.tenant).await;
+    let name = assign(&server, &server.group.to_string(), READER, &reader.principal).await.unwrap();
+    let begin = async || {
+        let caller =
+            server.engine.reader(&reader.tenant, &reader.principal, Some(&server.group)).await.unwrap().unwrap();
+        as_caller(&server, &caller)
+    };
+    let first = begin().await;
+    let tagged = json!({"location": "eastus", "tags": {"later": "yes"}});
+    server.engine.put(&server.call, &server.group, tagged).await.unwrap();
+    let tags = |group: Value| group["tags"].clone();
+    assert_eq!(tags(server.engine.get(&first, &server.group).await.unwrap()), Value::Null, "as it was when it began");
+    let second = begin().await;
+    assert_eq!(tags(server.engine.get(&second, &server.group).await.unwrap()), json!({"later": "yes"}));
+    // Another resource than the one that was told is asked for.
+    let other = ResourceId::group(&server.group.subscription, "none");
+    let owner = Caller { rights: second.caller.rights.clone(), ..server.call.caller.clone() };
+    assert_eq!(code(server.engine.get(&as_caller(&server, &owner), &other).await).0, 404);
+
+    let path = format!("roleAssignments/{name}");
+    ask(&server, &server.call, Method::Delete, &server.group.to_string(), &path, Value::Null).await.unwrap();
+    assert_eq!(code(server.engine.get(&begin().await, &server.group).await).0, 403);
+}
+
 fn letter(n: usize) -> char {
     char::from(b'A' + u8::try_from(n).unwrap())
 }
