@@ -51,7 +51,7 @@ impl Agent {
     /// Prints the public host key, then the machine id where the guest has one.
     fn identity(self) -> &'static str {
         match self {
-            Self::Tiny => "sudo dropbearkey -y -f /etc/dropbear/ed25519 | grep ^ssh",
+            Self::Tiny => "sudo dropbearkey -y -f /etc/dropbear/host_key | grep ^ecdsa",
             Self::CloudInit | Self::Waagent => {
                 "cat /etc/ssh/ssh_host_ed25519_key.pub | cut -d' ' -f2; cat /etc/machine-id"
             }
