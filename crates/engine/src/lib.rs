@@ -48,6 +48,7 @@ pub mod stored;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod vm_applications;
 mod write;
 
 pub use fleet::{WorkError, WorkerSettings, WorkerView};

@@ -66,6 +66,9 @@ pub struct VmSpec {
     /// IMDS user data (base64), also of specialized machines.
     #[serde(default)]
     pub user_data: Option<String>,
+    /// What its guest may fetch of VM applications.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<ApplicationFiles>,
 }
 
 /// What a UEFI machine of security type `TrustedLaunch` has beyond others.
@@ -125,6 +128,35 @@ pub struct BaseImage {
     /// Opaque to this crate; given to [`BaseImages::open`](crate::host::BaseImages::open).
     pub source: String,
     pub size_bytes: u64,
+}
+
+/// The files of a VM application, which the host agent's plugin gives to the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplicationFiles {
+    pub name: String,
+    pub package: HostedFile,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<HostedFile>,
+}
+
+/// A file of this many bytes: those of `base`, and some that make no whole sector; all else is zeros.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostedFile {
+    pub base: Option<BaseImage>,
+    pub tail_at: u64,
+    /// Hex.
+    pub tail: String,
+    pub size_bytes: u64,
+}
+
+impl fmt::Debug for HostedFile {
+    /// Without its bytes: specs end up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostedFile")
+            .field("base", &self.base)
+            .field("size_bytes", &self.size_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One network interface.
@@ -332,6 +364,13 @@ impl VmSpec {
         }
         if let Some(p) = &self.provisioning {
             p.check()?;
+        }
+        let files = self.applications.iter().flat_map(|a| std::iter::once(&a.package).chain(&a.config));
+        for file in files {
+            let tail = hex::decode(&file.tail).map_err(|e| BadSpec(format!("the end of a file is no hex: {e}")))?;
+            if file.tail_at.saturating_add(tail.len() as u64) > file.size_bytes {
+                return bad("a file ends before its last bytes".into());
+            }
         }
         Ok(())
     }

@@ -65,6 +65,9 @@ works 'and as somebody asks' az vmss update -g sets -n uniform --set upgradePoli
 script=(--vmss-name uniform -g sets --publisher Microsoft.Azure.Extensions -n CustomScript)
 works 'a script in the model' az vmss extension set "${script[@]}" --version 2.1 --settings '{"commandToExecute": "true"}'
 gives 'it is there' CustomScript az vmss extension list -g sets --vmss-name uniform --query '[].name' -o tsv
+of_set=/subscriptions/$subscription/resourceGroups/sets/providers/Microsoft.Compute/virtualMachineScaleSets/uniform
+gives 'it is a resource' CustomScript az rest --resource "$LAZULI_ENDPOINT" --query properties.type -o tsv \
+  --url "$LAZULI_ENDPOINT$of_set/extensions/CustomScript?api-version=2024-11-01"
 refuses 'another extension' ArtifactNotFound az vmss extension set -g sets --vmss-name uniform \
   --publisher Microsoft.Azure.ActiveDirectory -n AADSSHLoginForLinux --version 1.0
 works 'no script in the model' az vmss extension delete -g sets --vmss-name uniform -n CustomScript
@@ -87,4 +90,20 @@ refuses 'another extension' ArtifactNotFound az vm extension set -g sets --vm-na
   -n AADSSHLoginForLinux --version 1.0
 works 'delete it' az vm extension delete -g sets --vm-name scripted -n CustomScript
 gives 'none is left' '[]' az vm extension list -g sets --vm-name scripted -o json
+works 'a gallery for applications' az sig create -g sets -r appset
+works 'an application' az sig gallery-application create -g sets -r appset -n tool --os-type Linux
+works 'an account for its package' az storage account create -g sets -n lzappset -l eastus --sku Standard_LRS
+by_key=(--account-name lzappset --account-key "$(az storage account keys list -g sets -n lzappset --query '[0].value' -o tsv)"
+  --blob-endpoint "$(credential armEndpoint)/lzappset")
+works 'a container' az storage container create -n packages "${by_key[@]}"
+echo a package > "$work/package"
+works 'its package' az storage blob upload -c packages -n package -f "$work/package" --type block "${by_key[@]}" --no-progress
+application=$(az sig gallery-application version create -g sets -r appset --application-name tool -n 1.0.0 --install-command true \
+  --remove-command true --package-file-link https://lzappset.blob.core.windows.net/packages/package --query id -o tsv)
+refuses 'an application for a guest without an agent' VMAgentStatusCommunicationError \
+  az vm application set -g sets -n scripted --app-version-ids "$application"
+gives 'az vm application list' "$application" \
+  az vm application list -g sets -n scripted --query 'galleryApplications[].packageReferenceId' -o tsv
+refuses 'a version that is not there' GalleryImageNotFound \
+  az vm application set -g sets -n scripted --app-version-ids "${application%1.0.0}9.0.0"
 works 'delete all' az group delete -n sets --yes

@@ -1,5 +1,6 @@
 //! `Microsoft.Compute/virtualMachines`: what a machine's PUT may say, and the catalogue of sizes.
 
+mod applications;
 mod diagnostics;
 mod run_command;
 mod security;
@@ -8,6 +9,8 @@ mod windows;
 use super::shared_gallery::shared_reference;
 use super::{Context, Fields, Head, not_offered, unchanged};
 use crate::{ArmError, ResourceId};
+pub(super) use applications::application_profile;
+pub use applications::{applications, extensions_not_allowed};
 use base64_check::is_base64;
 use diagnostics::diagnostics_profile;
 pub use diagnostics::{BootDiagnostics, boot_diagnostics};
@@ -81,6 +84,9 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
     if let Some(profile) = security_profile(&properties, vm_size(&properties)?)? {
         body.insert("securityProfile".into(), profile);
     }
+    if let Some(profile) = application_profile(&properties)? {
+        body.insert("applicationProfile".into(), profile);
+    }
     keep(&properties, &mut body)?;
     let mut middle: Vec<(&str, Value)> = plan(&root)?.map(|p| ("plan", p)).into_iter().collect();
     if let Some(zones) = root.strings("zones")?.filter(|z| !z.is_empty()) {
@@ -89,8 +95,8 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
     Ok(head.body(middle, body))
 }
 
-/// Checks a PUT or merged PATCH on an existing machine: size, data disks, tags, delete options, caching, user data and what is
-/// only kept may change, the security type with its settings and the interfaces too (the engine says when); the rest must be what it was. Data disks are shown as they are to be: those that stay with their
+/// Checks a PUT or merged PATCH on an existing machine: size, data disks, tags, delete options, caching, user data, applications and
+/// what is only kept may change, the security type with its settings and the interfaces too (the engine says when); the rest must be what it was. Data disks are shown as they are to be: those that stay with their
 /// `managedDisk.id`, new ones as in [`create`]; what is missing is to be detached.
 ///
 /// # Errors
@@ -127,6 +133,9 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
     if let Some(profile) = security_profile(&properties, &size)? {
         body.insert("securityProfile".into(), profile);
     }
+    if let Some(profile) = application_profile(&properties)? {
+        body.insert("applicationProfile".into(), profile);
+    }
     keep(&properties, &mut body)?;
     let mut middle: Vec<(&str, Value)> = old.get("plan").cloned().map(|p| ("plan", p)).into_iter().collect();
     middle.extend(old.get("zones").cloned().map(|z| ("zones", z)));
@@ -141,14 +150,13 @@ fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmEr
     };
     let storage = properties.object("storageProfile")?;
     let os = storage.object("osDisk")?;
-    let refused: [(&Fields<'_>, &str, &str); 12] = [
+    let refused: [(&Fields<'_>, &str, &str); 11] = [
         (root, "extendedLocation", "there are no edge zones"),
         (properties, "availabilitySet", "there are no availability sets"),
         (properties, "proximityPlacementGroup", "there are no placement groups"),
         (properties, "host", "there are no dedicated hosts"),
         (properties, "hostGroup", "there are no dedicated hosts"),
         (properties, "capacityReservation", "capacity cannot be reserved"),
-        (properties, "applicationProfile", "VM applications are not installed yet"),
         (&os, "vhd", "every disk is a managed disk"),
         (&os, "image", "every disk is a managed disk"),
         (&os, "diffDiskSettings", "there are no ephemeral disks"),

@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 const ROOT: &str = "virtualMachineExtension";
 /// Publisher, type and the newest version of what is offered, as the catalogue of extensions lists it.
 pub const CUSTOM_SCRIPT: (&str, &str, &str) = ("Microsoft.Azure.Extensions", "CustomScript", "2.1.10");
+/// The same of what installs VM applications: Azure puts it into a machine by itself, it cannot be asked for.
+pub const VM_APPLICATIONS: (&str, &str, &str) = ("Microsoft.CPlat.Core", "VMApplicationManagerLinux", "1.0.9");
 
 /// A new or changed body in its settled form; the protected settings are in it, and are for the engine to take out.
 ///
@@ -154,25 +156,31 @@ pub fn failed(why: &str) -> Value {
         "message": format!("Enable failed: {why}")})
 }
 
-/// Why a command that ended badly did so.
-pub fn command_failed(exit_code: Option<i64>, stdout: &str, stderr: &str) -> String {
+/// How a command ended badly, with what it said last.
+pub fn how_it_ended(exit_code: Option<i64>, stdout: &str, stderr: &str) -> String {
     let how = match exit_code {
         Some(code) => format!("command terminated with exit status={code}"),
         None => "command was terminated by a signal".to_owned(),
     };
-    format!("failed to execute command: {how}\n[stdout]\n{}\n[stderr]\n{}", end_of(stdout), end_of(stderr))
+    format!("{how}\n[stdout]\n{}\n[stderr]\n{}", end_of(stdout), end_of(stderr))
 }
 
-/// The error of an extension's operation, as Azure words it.
-pub fn provisioning_error(name: &str, status: &Value) -> ArmError {
-    let (publisher, kind, _) = CUSTOM_SCRIPT;
+/// Why a command that ended badly did so.
+pub fn command_failed(exit_code: Option<i64>, stdout: &str, stderr: &str) -> String {
+    format!("failed to execute command: {}", how_it_ended(exit_code, stdout, stderr))
+}
+
+/// The error of the operation of an extension with this handler (as [`CUSTOM_SCRIPT`]), as Azure words it.
+pub fn provisioning_error(name: &str, handler: (&str, &str, &str), status: &Value) -> ArmError {
+    let (publisher, kind, _) = handler;
     let message = status["message"].as_str().unwrap_or_default();
+    let about =
+        if handler == CUSTOM_SCRIPT { "VMExtensionCSELinuxTroubleshoot" } else { "vmextensionlinuxtroubleshoot" };
     ArmError::conflict(
         "VMExtensionProvisioningError",
         format!(
             "VM has reported a failure when processing extension '{name}' (publisher '{publisher}' and type '{kind}'). Error \
-             message: '{message}'. More information on troubleshooting is available at \
-             https://aka.ms/VMExtensionCSELinuxTroubleshoot."
+             message: '{message}'. More information on troubleshooting is available at https://aka.ms/{about}."
         ),
     )
 }
@@ -238,7 +246,7 @@ mod tests {
     #[test]
     fn a_failure_is_told_as_azure_does() {
         let status = failed(&command_failed(Some(7), "out", "err"));
-        let error = provisioning_error("e", &status);
+        let error = provisioning_error("e", CUSTOM_SCRIPT, &status);
         assert_eq!(error.code, "VMExtensionProvisioningError");
         assert!(
             error

@@ -21,8 +21,15 @@ const ROOT: &str = "virtualMachineScaleSet";
 /// As in Azure.
 const MOST_MACHINES: i64 = 1000;
 /// Of the profile, taken over as they are into each machine's properties.
-const KEPT: [&str; 6] =
-    ["securityProfile", "diagnosticsProfile", "priority", "evictionPolicy", "billingProfile", "licenseType"];
+const KEPT: [&str; 7] = [
+    "securityProfile",
+    "diagnosticsProfile",
+    "applicationProfile",
+    "priority",
+    "evictionPolicy",
+    "billingProfile",
+    "licenseType",
+];
 
 /// One machine to be made of a model.
 #[derive(Debug, Clone, Copy)]
@@ -78,9 +85,12 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     let before = stored.map_or(Value::Null, |s| s["virtualMachineProfile"].clone());
     let mut profile = merge_patch(&before, &given);
     let settled = extensions::settled(&Fields::root("virtualMachineProfile", &profile)?, &before)?;
-    if let (Some(settled), Some(profile)) = (settled, profile.as_object_mut()) {
-        profile.retain(|name, _| !name.eq_ignore_ascii_case("extensionProfile"));
-        profile.insert("extensionProfile".into(), settled);
+    let applications = virtual_machine::application_profile(&Fields::root("virtualMachineProfile", &profile)?)?;
+    for (name, settled) in [("extensionProfile", settled), ("applicationProfile", applications)] {
+        if let (Some(settled), Some(profile)) = (settled, profile.as_object_mut()) {
+            profile.retain(|given, _| !given.eq_ignore_ascii_case(name));
+            profile.insert(name.into(), settled);
+        }
     }
     if profile.as_object().is_some_and(|p| !p.is_empty()) {
         check_profile(&Fields::root("virtualMachineProfile", &profile)?)?;
@@ -310,6 +320,18 @@ pub fn machine_body(body: &Value, member: Member<'_>, nics: &[String]) -> Value 
         machine["zones"] = json!([zones[member.index % zones.len()]]);
     }
     machine
+}
+
+/// PUT of a machine of the model with the applications that the model names now; `None`: it has them.
+pub fn with_applications(set: &Value, machine: &Value) -> Option<Value> {
+    let profile = &set["properties"]["virtualMachineProfile"];
+    let wanted = virtual_machine::applications(profile);
+    if wanted == virtual_machine::applications(&machine["properties"]) {
+        return None;
+    }
+    let mut machine = machine.clone();
+    machine["properties"]["applicationProfile"] = json!({"galleryApplications": wanted});
+    Some(machine)
 }
 
 fn storage(model: &Value) -> Value {

@@ -21,6 +21,7 @@ mod replicas;
 mod resource_group_delete;
 mod row_update;
 pub(crate) mod virtual_machine;
+mod virtual_machine_applications;
 mod virtual_machine_create;
 mod virtual_machine_delete;
 mod virtual_machine_extension_put;

@@ -6,7 +6,7 @@ use crate::providers::public_ip_address::PublicIpInternal;
 use crate::providers::virtual_machine::MachineInternal;
 use crate::providers::virtual_machine::security::firmware_keys;
 use crate::security_rules::security;
-use crate::stored::{DiskInternal, internal};
+use crate::stored::{DiskInternal, StoredFile, internal};
 use crate::{Engine, base_images, db_error};
 use lazuli_arm::bodies::network_security_group::{Open, WELL_KNOWN_PORTS, open_ports};
 use lazuli_arm::bodies::virtual_machine::{size, trusted_launch};
@@ -15,8 +15,8 @@ use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
 use lazuli_vmm::host::{ClientError, HostErrorCode};
 use lazuli_vmm::spec::{
-    BaseImage, DiskSpec, Generation, ImageReference, NicSpec, PortRule, Protocol, Provisioning, PublicAddress, SshKey,
-    TrustedLaunch, VmSpec, WindowsSettings,
+    ApplicationFiles, BaseImage, DiskSpec, Generation, HostedFile, ImageReference, NicSpec, PortRule, Protocol,
+    Provisioning, PublicAddress, SshKey, TrustedLaunch, VmSpec, WindowsSettings,
 };
 use serde_json::Value;
 use std::future::Future;
@@ -76,6 +76,37 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
         nics,
         provisioning: provisioning_of(properties, &state),
         user_data: properties["userData"].as_str().map(str::to_owned),
+        applications: files_of(engine, row, &state).await?,
+    })
+}
+
+/// What the guest may fetch of its applications.
+async fn files_of(engine: &Engine, row: &Resource, state: &MachineInternal) -> Result<Vec<ApplicationFiles>, ArmError> {
+    let mut files = Vec::new();
+    for wanted in &state.applications.wanted {
+        let config = match &wanted.config {
+            Some(config) => {
+                let owner = if config.own.is_some() { &row.key } else { &wanted.from };
+                Some(hosted(engine, &row.location, owner, &config.file).await?)
+            }
+            None => None,
+        };
+        let package = hosted(engine, &row.location, &wanted.from, &wanted.package).await?;
+        files.push(ApplicationFiles { name: wanted.name.clone(), package, config });
+    }
+    Ok(files)
+}
+
+/// A file to which `owner` (the key of a resource) refers, in a region.
+async fn hosted(engine: &Engine, region: &str, owner: &str, file: &StoredFile) -> Result<HostedFile, ArmError> {
+    let boundary = engine.regions().boundary(region, owner).await?;
+    let source = |manifest: &str| base_images::source(region, boundary, manifest);
+    let base = file.stored.as_ref();
+    Ok(HostedFile {
+        base: base.map(|s| BaseImage { source: source(&s.manifest), size_bytes: s.size_bytes }),
+        tail_at: file.tail_at,
+        tail: file.tail.clone(),
+        size_bytes: file.size_bytes,
     })
 }
 

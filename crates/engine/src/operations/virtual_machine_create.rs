@@ -5,6 +5,7 @@
 //! again.
 
 use super::virtual_machine::{host_error, on_host, spec_of};
+use super::virtual_machine_applications as applications;
 use crate::capture::wait_for_readers;
 use crate::fleet::Away;
 use crate::fleet::moving::place;
@@ -23,6 +24,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Bytes of the console in which a reason is looked for.
 const CONSOLE: u64 = 64 << 10;
 
+/// The step after which only applications are left.
+const CREATED: &str = "created";
+
 pub(crate) struct VirtualMachineCreate;
 
 #[async_trait]
@@ -34,12 +38,23 @@ impl Operation for VirtualMachineCreate {
     async fn run(&self, cx: &OpContext) -> Result<Outcome, OpError> {
         let row = cx.resource().await?;
         bring_up(cx, &row).await?;
-        Ok(Outcome::update(mark_created))
+        after_first_boot(cx).await
     }
 }
 
+/// The machine is up for the first time, and what it is to have is put into it: it stays created where that fails.
+pub(super) async fn after_first_boot(cx: &OpContext) -> Result<Outcome, OpError> {
+    let row = cx.resource().await?;
+    if cx.done_step(CREATED).is_none() && internal::<MachineInternal>(&row)?.applications.due().is_empty() {
+        return Ok(Outcome::update(mark_created));
+    }
+    cx.step(CREATED, async { cx.update_resource(mark_created).await }).await?;
+    applications::bring(cx).await?;
+    Ok(Outcome::default())
+}
+
 /// From now on its disk is provisioned: the next start only switches it on, and the secrets are not needed any more.
-pub(super) fn mark_created(row: &mut Resource) {
+fn mark_created(row: &mut Resource) {
     change_internal(row, |state: &mut MachineInternal| {
         state.created = true;
         state.created_at_ms = crate::now_ms();
@@ -50,8 +65,17 @@ pub(super) fn mark_created(row: &mut Resource) {
     });
 }
 
+/// Whether an operation is about the first boot, or what comes after it, of a machine that never came up before it.
+pub(super) fn is_first_boot(cx: &OpContext, state: &MachineInternal) -> bool {
+    !state.created || cx.done_step(CREATED).is_some()
+}
+
 /// Switches a machine on that never came up before, and waits until it is what was ordered.
 pub(super) async fn bring_up(cx: &OpContext, row: &Resource) -> Result<(), OpError> {
+    if internal::<MachineInternal>(row)?.created {
+        // By an attempt that was interrupted afterwards.
+        return Ok(());
+    }
     wait_for_readers(cx, internal::<MachineInternal>(row)?.disks()).await?;
     let row = &place(cx, row).await?;
     let mut spec: VmSpec = cx.step("define", async { Ok(without_secrets(spec_of(cx, row).await?)) }).await?;

@@ -9,7 +9,7 @@ use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
 use lazuli_arm::bodies::virtual_machine_extension::{
-    CustomScript, Run, command_failed, custom_script, failed, provisioning_error, succeeded,
+    CUSTOM_SCRIPT, CustomScript, Run, command_failed, custom_script, failed, provisioning_error, succeeded,
 };
 use lazuli_meta::model::Resource;
 use serde_json::Value;
@@ -32,8 +32,7 @@ n=0
 for uri; do
   name=${uri%%\?*}; name=${name##*/}
   case $name in ''|script.sh|command.sh) name=file$n ;; esac
-  if command -v curl >/dev/null; then curl -fsSL --retry 3 --connect-timeout 30 -o "$name" "$uri"
-  else wget -q -O "$name" "$uri"; fi || { echo "failed to download file[$n]" >&2; exit 124; }
+  fetch "$uri" "$name" || { echo "failed to download file[$n]" >&2; exit 124; }
   chmod 700 "$name"; n=$((n + 1))
 done
 set_command < /dev/null"#;
@@ -72,7 +71,7 @@ impl Operation for VirtualMachineExtensionPut {
             .await?;
         let suppressed = row.body["properties"]["suppressFailures"] == true;
         if status["level"] == "Error" && !suppressed {
-            return Err(OpError::Failed(provisioning_error(&row.name, &status)));
+            return Err(OpError::Failed(provisioning_error(&row.name, CUSTOM_SCRIPT, &status)));
         }
         Ok(with_status(status))
     }
@@ -101,7 +100,7 @@ async fn run(cx: &OpContext, machine: &Resource, number: u64, script: &CustomScr
         Run::Command(line) => ("command", line),
         Run::Script(encoded) => ("script", encoded),
     };
-    let mut arguments: Vec<String> = ["-c", RUNNER, "custom-script"].map(str::to_owned).to_vec();
+    let mut arguments = run_command::fetching(RUNNER, "custom-script");
     arguments.extend([format!("{FOLDER}/{number}"), kind.to_owned()]);
     arguments.extend(script.files.iter().cloned());
     let ended = run_command::in_guest(cx, machine, arguments, input).await?;
@@ -113,7 +112,7 @@ async fn run(cx: &OpContext, machine: &Resource, number: u64, script: &CustomScr
 
 #[cfg(test)]
 mod tests {
-    use super::RUNNER;
+    use super::{RUNNER, run_command};
     use std::io::Write as _;
     use std::path::Path;
     use std::process::{Command, Output, Stdio};
@@ -121,7 +120,7 @@ mod tests {
     /// As the guest's agent runs it.
     fn run(folder: &Path, kind: &str, input: &str, files: &[String]) -> Output {
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", RUNNER, "custom-script"]).arg(folder).arg(kind).args(files);
+        shell.args(run_command::fetching(RUNNER, "custom-script")).arg(folder).arg(kind).args(files);
         let mut child = shell
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,7 +1,7 @@
 //! Start, power off, restart, deallocate, redeploy, reapply.
 
 use super::virtual_machine::{host_error, on_host, spec_of};
-use super::virtual_machine_create::{bring_up, mark_created};
+use super::virtual_machine_create::{after_first_boot, bring_up, is_first_boot};
 use crate::boot_diagnostics;
 use crate::capture::wait_for_readers;
 use crate::fleet::moving::{give_up, leave, place, was_given_up};
@@ -55,11 +55,11 @@ impl Operation for VirtualMachinePower {
         if was_given_up(cx) {
             return self.after_its_worker(cx).await;
         }
-        if !state.created && matches!(self.0, Action::Start | Action::Restart) {
+        if is_first_boot(cx, &state) && matches!(self.0, Action::Start | Action::Restart) {
             // Its first boot has not succeeded yet: this is another attempt at it.
             bring_up(cx, &row).await?;
             set_disks(cx, &state, DiskState::Attached).await?;
-            return Ok(Outcome::update(mark_created));
+            return after_first_boot(cx).await;
         }
         // What leaves a worker goes into the store, and its files away.
         let leaves = self.0 == Action::Deallocate && state.worker().is_some();
@@ -144,10 +144,10 @@ impl VirtualMachinePower {
             set_disks(cx, &state, DiskState::Reserved).await?;
             return Ok(Outcome::default());
         }
-        if !state.created {
+        if is_first_boot(cx, &state) {
             bring_up(cx, &row).await?;
             set_disks(cx, &state, DiskState::Attached).await?;
-            return Ok(Outcome::update(mark_created));
+            return after_first_boot(cx).await;
         }
         self.begin(cx, &row).await?.map_err(|e| host_error(e, &row.name))?;
         set_disks(cx, &state, DiskState::Attached).await?;

@@ -27,6 +27,21 @@ s=$?
 rm -rf \"$d\"
 exit $s";
 
+/// `fetch URL FILE` by whatever of this the guest has: every one with cloud-init or waagent has Python.
+const FETCH: &str = r#"fetch() {
+  if command -v curl >/dev/null; then curl -fsSL --retry 3 --connect-timeout 30 -o "$2" "$1"
+  elif command -v wget >/dev/null; then wget -q -O "$2" "$1"
+  else python3 -c 'import shutil, sys, urllib.request
+with urllib.request.urlopen(sys.argv[1], timeout=30) as got, open(sys.argv[2], "wb") as file:
+    shutil.copyfileobj(got, file)' "$1" "$2"; fi
+}
+"#;
+
+/// The shell's first arguments for a script that fetches files; its own follow them.
+pub(super) fn fetching(script: &str, name: &str) -> Vec<String> {
+    vec!["-c".to_owned(), format!("{FETCH}{script}"), name.to_owned()]
+}
+
 /// Parameters. The script may hold secrets, and operations are kept after their end.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -93,9 +108,8 @@ pub(super) async fn wait_for_agent(cx: &OpContext, machine: &Resource) -> Result
     let until = state.created_at_ms.saturating_add(time);
     while crate::now_ms() < until {
         cx.check()?;
-        let nothing = ["-c", "exit 0"].map(str::to_owned).to_vec();
         let host = cx.engine.home_of(machine, &state).await?.host;
-        let asked = host.run_shell(state.vm_id, nothing, String::new(), PROBE).await;
+        let asked = host.run_shell(state.vm_id, nothing(), String::new(), PROBE).await;
         if !asked.is_err_and(|e| e.code() == Some(HostErrorCode::NoAgent)) {
             return Ok(());
         }
@@ -106,6 +120,18 @@ pub(super) async fn wait_for_agent(cx: &OpContext, machine: &Resource) -> Result
         }
     }
     Ok(())
+}
+
+/// Whether anything can be run in the guest at all.
+///
+/// # Errors
+/// As [`in_guest`], where not.
+pub(super) async fn answers(cx: &OpContext, machine: &Resource) -> Result<(), OpError> {
+    in_guest(cx, machine, nothing(), "").await.map(drop)
+}
+
+fn nothing() -> Vec<String> {
+    ["-c", "exit 0"].map(str::to_owned).to_vec()
 }
 
 /// Runs a shell in a machine's guest.
@@ -148,6 +174,14 @@ fn failed(error: lazuli_vmm::host::ClientError, name: &str) -> OpError {
         Some(HostErrorCode::TimedOut) => ArmError::conflict(
             "VMExtensionProvisioningTimeout",
             format!("The command in VM '{name}' did not end within {} minutes.", TIME.as_secs() / 60),
+        ),
+        // The agent answers, and refuses: it knows nothing of a command that another agent was given before a restart.
+        Some(HostErrorCode::Hypervisor) => ArmError::conflict(
+            "VMExtensionProvisioningError",
+            format!(
+                "The agent of VM '{name}' did not run the command to its end ({error}). If the guest was restarted meanwhile, it is \
+                 not known whether the command ended; it is not run again."
+            ),
         ),
         _ => return host_error(error, name),
     };

@@ -4,7 +4,7 @@
 //! Scale    fewer than the capacity: new machines, side by side ─ more: the newest go ─ then upgrades, as the policy says
 //! Delete   these go, and the capacity with them
 //! Upgrade  one after the other: a machine that is not of the model as it is now goes and comes again, under its name; if only
-//!          its extensions are not, they are put
+//!          its extensions and applications are not, they are put
 //! Roll     the same in batches, under the set's rolling upgrade policy (`virtual_machine_scale_set/rolling.rs`)
 //! Reimage  each goes and comes again, of the image and the size that it has
 //! Power    start, powerOff, restart or deallocate each
@@ -70,7 +70,7 @@ pub(crate) enum Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum What {
     Machines,
-    /// Of machines that stay.
+    /// And applications, of machines that stay.
     Extensions,
 }
 
@@ -321,6 +321,10 @@ impl Set<'_> {
             None => Ok(()),
             Some(What::Machines) => self.one_again(name, index, &model.body, false).await,
             Some(What::Extensions) => {
+                let row = self.cx.engine.db().resource(&machine.key()).await.map_err(crate::db_error)?;
+                if let Some(body) = row.and_then(|row| body::with_applications(&model.body, &row.body)) {
+                    on_behalf::put(self.cx, &self.call, &machine, &body).await?;
+                }
                 for gone in &model.former_extensions {
                     on_behalf::delete(self.cx, &self.call, &machine.child("extensions", gone)).await?;
                 }

@@ -2,11 +2,12 @@
 //! boot and the TPM take a restart.
 //!
 //! ```text
-//! wait for readers of what goes ─> host: redefined (restart: off, redefined, on) ─> disks that go are let go
+//! wait for readers of what goes ─> host: redefined (restart: off, redefined, on) ─> disks that go are let go ─> applications
 //!                                         └─ failure ─> host, row and disks as they were before
 //! ```
 
 use super::virtual_machine::{host_error, on_host, spec_of};
+use super::virtual_machine_applications as applications;
 use super::virtual_machine_delete::release;
 use super::virtual_machine_power::set_disks;
 use crate::capture::wait_for_readers;
@@ -34,6 +35,9 @@ pub(crate) struct Before {
     pub restart: bool,
 }
 
+/// The step after which only applications are left.
+const CHANGED: &str = "changed";
+
 pub(crate) struct VirtualMachineUpdate;
 
 #[async_trait]
@@ -60,11 +64,22 @@ impl Operation for VirtualMachineUpdate {
             cx.update_other(key, |part| release(part, &row.id)).await?;
         }
         set_disks(cx, &state, if state.deallocated { DiskState::Reserved } else { DiskState::Attached }).await?;
-        Ok(Outcome::update(|row| change_internal(row, |state: &mut MachineInternal| state.leaving.clear())))
+        let settled = |row: &mut Resource| change_internal(row, |state: &mut MachineInternal| state.leaving.clear());
+        let install = !state.deallocated && !state.applications.due().is_empty();
+        if !install && cx.done_step(CHANGED).is_none() {
+            return Ok(Outcome::update(settled));
+        }
+        cx.step(CHANGED, async { cx.update_resource(settled).await }).await?;
+        applications::bring(cx).await?;
+        Ok(Outcome::default())
     }
 
     /// The host first: what is let go must not be in use.
     async fn undo(&self, cx: &OpContext) -> Result<Outcome, OpError> {
+        if cx.done_step(CHANGED).is_some() {
+            // All but its applications is as it was ordered; what became of them its instance view says.
+            return Ok(Outcome::default());
+        }
         let before: Before = cx.params()?;
         let row = cx.resource().await?;
         let state: MachineInternal = internal(&row)?;

@@ -3,6 +3,7 @@
 //! Creating one writes, in one transaction: the machine, its OS disk (a new disk over the image's bytes, nothing is copied:
 //! MD-9), the attachment of its data disks and interfaces. The guest's state is asked from the host process at every read.
 
+mod applications;
 mod data_disks;
 mod diagnostics;
 pub(crate) mod identity;
@@ -20,6 +21,7 @@ use crate::fleet::{Lost, Place};
 use crate::operations::virtual_machine_run_command::{self, RunCommand};
 use crate::provider::{ActionPlan, Context, DeletePlan, Plan, Provider, Start, standard_view, unknown_action};
 use crate::stored::{DiskInternal, internal, to_internal};
+use crate::vm_applications::Applications;
 use crate::{db_error, new_etag};
 use async_trait::async_trait;
 use data_disks::NewDisk;
@@ -93,6 +95,8 @@ pub(crate) struct MachineInternal {
     /// What it lost with its last worker; until it is deallocated again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
+    #[serde(default, skip_serializing_if = "Applications::is_empty")]
+    pub applications: Applications,
 }
 
 impl MachineInternal {
@@ -155,6 +159,8 @@ impl Provider for VirtualMachine {
             tracing::warn!(machine = %id, other, host_name, "two machines of a virtual network have one host name");
         }
         plan.changes.extend(identity::bind(cx, id, &new, &mut body, None).await?);
+        let mut applications = Applications::default();
+        plan.changes.extend(applications::want(cx, id, &body, None, &mut applications).await?);
         let secret = |body: &mut Value, name: &str| {
             let profile = body["properties"].get_mut("osProfile").and_then(Value::as_object_mut)?;
             profile.shift_remove(name)?.as_str().map(str::to_owned)
@@ -177,6 +183,7 @@ impl Provider for VirtualMachine {
             generalized: false,
             place: None,
             lost: None,
+            applications,
         };
         Ok(Plan {
             body,

@@ -10,6 +10,7 @@ use crate::provider::{Context, Plan, Provider, Start, standard_view};
 use crate::stored::{internal, to_internal};
 use crate::{Engine, db_error};
 use async_trait::async_trait;
+use lazuli_arm::bodies::virtual_machine::extensions_not_allowed;
 use lazuli_arm::bodies::{merge_patch, virtual_machine_extension as body};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Change, Resource};
@@ -62,6 +63,9 @@ impl Provider for VirtualMachineExtension {
                 "location",
                 format!("The extension must be in the location of its VM, '{}'.", row.location),
             ));
+        }
+        if let Some(error) = extensions_not_allowed(&row.body) {
+            return Err(error);
         }
         alone(cx, id, &machine, &body).await?;
         let protected = body["properties"].as_object_mut().and_then(|p| p.shift_remove("protectedSettings"));

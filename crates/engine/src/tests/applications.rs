@@ -13,19 +13,25 @@ const VERSION: &str = "galleries/g/applications/app1/versions/1.0.0";
 
 async fn with_account() -> (Server, Account) {
     let server = Server::start().await;
+    let account = account(&server).await;
+    (server, account)
+}
+
+/// `acct1` with the container `apps`.
+pub(super) async fn account(server: &Server) -> Account {
     let id = format!("{}/providers/Microsoft.Storage/storageAccounts/acct1", server.group).parse().unwrap();
     let body = json!({"location": "eastus", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}});
     server.engine.put(&server.call, &id, body).await.unwrap();
     let account = server.engine.account_of_blobs("acct1").await.unwrap().unwrap();
     server.engine.storage().create_container(&account, "apps", Default::default(), None).await.unwrap();
-    (server, account)
+    account
 }
 
 fn at(account: &Account, blob: &str) -> Place {
     Place { account: account.clone(), container: "apps".into(), blob: blob.into(), snapshot: None }
 }
 
-async fn put_blob(server: &Server, account: &Account, name: &str, bytes: &[u8]) {
+pub(super) async fn put_blob(server: &Server, account: &Account, name: &str, bytes: &[u8]) {
     let pieces: Vec<_> = bytes.chunks(300_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     let upload = Upload { bytes: stream::iter(pieces).boxed(), md5: Default::default() };
     let (at, access) = (at(account, name), Access::default());

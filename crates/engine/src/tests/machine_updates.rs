@@ -6,7 +6,7 @@ use lazuli_arm::ArmError;
 use serde_json::{Value, json};
 
 impl Site {
-    async fn patch(&self, patch: Value) -> Result<(), ArmError> {
+    pub(super) async fn patch(&self, patch: Value) -> Result<(), ArmError> {
         let written = self.server.engine.patch(&self.server.call, &self.server.id(VM), patch).await?;
         self.server.end(&written.operation.unwrap()).await.map(drop)
     }

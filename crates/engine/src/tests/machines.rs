@@ -535,7 +535,13 @@ async fn nobody_ties_to_what_they_have_no_right_on() {
     });
     assert_eq!(put(VM, vm.clone()).await.err(), refused, "a disk");
     db.put_role_assignment(&contributor(&server.id("disks/d1"))).await.unwrap();
-    assert_eq!(put(VM, vm).await.err(), refused, "an interface");
+    assert_eq!(put(VM, vm.clone()).await.err(), refused, "an interface");
+    db.put_role_assignment(&contributor(&server.id("networkInterfaces/n1"))).await.unwrap();
+    let mut with_application = vm;
+    let application = server.id("galleries/g/applications/a/versions/1.0.0").to_string();
+    with_application["properties"]["applicationProfile"] =
+        json!({"galleryApplications": [{"packageReferenceId": application}]});
+    assert_eq!(put(VM, with_application).await.err(), refused, "an application");
     let unreadable = put(VM, site.body(|_| {})).await.err();
     assert_eq!(unreadable, Some((403, "LinkedAuthorizationFailed".to_owned())), "an image");
 

@@ -38,6 +38,7 @@ mod usage;
 mod version_disks;
 mod version_writers;
 mod versions;
+mod vm_applications;
 
 use crate::call::{ActionReply, Call, Caller, Deleted, OperationView, Urls};
 use crate::grant::GrantDetail;

@@ -296,6 +296,7 @@ async fn open(server: &Server, name: &str) -> Option<Vec<u16>> {
         generalized: false,
         place: None,
         lost: None,
+        applications: Default::default(),
     };
     let mut nics = nics_of(&server.engine, &row, &machine).await.unwrap();
     let public = nics.remove(0).public?;

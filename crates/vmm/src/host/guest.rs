@@ -217,7 +217,8 @@ impl Guest {
 }
 
 fn fabric(env: &Env, record: &Arc<Record>) -> Arc<Fabric> {
-    Fabric::new(record.spec(), Arc::clone(record) as Arc<dyn Reports>, Arc::clone(&env.tokens))
+    let reports = Arc::clone(record) as Arc<dyn Reports>;
+    Fabric::new(record.spec(), reports, Arc::clone(&env.tokens), Arc::clone(&env.base_images))
 }
 
 fn launch(record: &Record, fabric: &Arc<Fabric>, provisioning_disc: bool) -> Launch {
@@ -573,6 +574,7 @@ fn changed_while_running(old: &VmSpec, wanted: VmSpec) -> Result<VmSpec, HostErr
         tags: wanted.tags.clone(),
         user_data: wanted.user_data.clone(),
         vm_size: wanted.vm_size.clone(),
+        applications: wanted.applications.clone(),
         ..old.clone()
     };
     let refuse = |what: &str| Err(HostError::Conflict(format!("{what} cannot be changed while the machine runs")));

@@ -262,6 +262,7 @@ mod tests {
                 Arc::clone(&spec),
                 Arc::new(Nobody),
                 Arc::new(ServerTokens::new("/nonexistent".into())),
+                Arc::new(Nobody),
             ),
             spec,
         };

@@ -70,6 +70,7 @@ struct State {
     free_memory_mib: Option<u64>,
     machines: HashMap<Uuid, Guest>,
     without_agent: BTreeSet<Uuid>,
+    ran: HashMap<Uuid, Vec<String>>,
 }
 
 impl State {
@@ -146,6 +147,11 @@ impl Fake {
     /// The agent of a machine's guest answers again.
     pub fn start_agent(&self, id: Uuid) {
         self.inner.state().without_agent.remove(&id);
+    }
+
+    /// What its shell was told to run, in that order: the script's own arguments and its input, as `one,two|input`.
+    pub fn ran(&self, id: Uuid) -> Vec<String> {
+        self.inner.state().ran.get(&id).cloned().unwrap_or_default()
     }
 
     /// The machine dies under the guest.
@@ -290,6 +296,10 @@ impl Machine for FakeMachine {
     async fn run_shell(&self, arguments: &[String], input: &str, _time: Duration) -> Result<Ended, HypervisorError> {
         if self.inner.state().without_agent.contains(&self.id) {
             return Err(AgentError::Absent.into());
+        }
+        if let Some(own) = arguments.get(3..) {
+            let told = format!("{}|{input}", own.join(","));
+            self.inner.state().ran.entry(self.id).or_default().push(told);
         }
         let stdout = format!("{}|{input}", arguments.join(","));
         let exit_code = Some(if input.contains("exit 3") { 3 } else { 0 });

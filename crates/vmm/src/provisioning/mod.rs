@@ -1,11 +1,12 @@
 //! What a guest meets of Azure while it provisions itself: the contents of the provisioning disc ([`disc`]: [`ovf`] for Linux,
 //! [`windows`]), WireServer
-//! and the host agent's plugin ([`wire_server`]), the metadata service ([`imds`]), and the conclusion drawn from what
-//! it reports ([`latch`]).
+//! and the host agent's plugin ([`wire_server`], for packages [`applications`]), the metadata service ([`imds`]), and the
+//! conclusion drawn from what it reports ([`latch`]).
 //!
 //! A guest is hostile until proven otherwise: a request is bounded in size and in time, is answered from this machine's
 //! own [`VmSpec`] only (there is no way to name another machine; only tokens are asked from the server, for this machine), and never makes the host panic.
 
+mod applications;
 pub mod disc;
 pub mod imds;
 pub mod latch;
@@ -19,6 +20,7 @@ use std::net::SocketAddrV4;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use applications::{Body, Downloads};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -28,6 +30,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
+use crate::host::BaseImages;
 use crate::net::{IMDS, WIRE_SERVER};
 use crate::spec::VmSpec;
 use tokens::Tokens;
@@ -99,6 +102,17 @@ impl Answer {
     fn empty(status: StatusCode) -> Self {
         Self { status, content_type: "", body: Vec::new() }
     }
+
+    fn into_response(self) -> Response<Body> {
+        let body = Full::new(Bytes::from(self.body)).map_err(|never| match never {});
+        let mut response = Response::new(body.boxed_unsync());
+        *response.status_mut() = self.status;
+        if !self.content_type.is_empty() {
+            let value = http::HeaderValue::from_static(self.content_type);
+            response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+        }
+        response
+    }
 }
 
 /// Who is told what a guest reports. Called before the guest gets its answer: guests report Ready once, so it must be
@@ -113,17 +127,24 @@ pub struct Fabric {
     spec: RwLock<Arc<VmSpec>>,
     reports: Arc<dyn Reports>,
     tokens: Arc<dyn Tokens>,
+    downloads: Downloads,
     /// One guest does not keep the server from the others.
     asking: Semaphore,
     requests: Semaphore,
 }
 
 impl Fabric {
-    pub fn new(spec: Arc<VmSpec>, reports: Arc<dyn Reports>, tokens: Arc<dyn Tokens>) -> Arc<Self> {
+    pub fn new(
+        spec: Arc<VmSpec>,
+        reports: Arc<dyn Reports>,
+        tokens: Arc<dyn Tokens>,
+        images: Arc<dyn BaseImages>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             spec: RwLock::new(spec),
             reports,
             tokens,
+            downloads: Downloads::new(images),
             asking: Semaphore::new(TOKENS_AT_ONCE),
             requests: Semaphore::new(REQUESTS_AT_ONCE),
         })
@@ -151,12 +172,10 @@ impl Fabric {
         }
     }
 
-    async fn handle(&self, dest: SocketAddrV4, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn handle(&self, dest: SocketAddrV4, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let Ok(_permit) = self.requests.try_acquire() else {
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-            return response;
+            return Answer::empty(StatusCode::TOO_MANY_REQUESTS).into_response();
         };
         let read = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect());
         let answer = match read.await {
@@ -168,18 +187,17 @@ impl Fabric {
                     headers: parts.headers,
                     body: body.to_bytes(),
                 };
+                if (*dest.ip(), dest.port()) == (WIRE_SERVER, PLUGIN_PORT)
+                    && let Some(download) = self.downloads.answer(&self.spec(), &ask).await
+                {
+                    return download;
+                }
                 self.answer(dest, &ask).await
             }
             Ok(Err(_)) => Answer::empty(StatusCode::PAYLOAD_TOO_LARGE),
             Err(_) => Answer::empty(StatusCode::REQUEST_TIMEOUT),
         };
-        let mut response = Response::new(Full::new(Bytes::from(answer.body)));
-        *response.status_mut() = answer.status;
-        if !answer.content_type.is_empty() {
-            let value = http::HeaderValue::from_static(answer.content_type);
-            response.headers_mut().insert(http::header::CONTENT_TYPE, value);
-        }
-        response
+        answer.into_response()
     }
 
     async fn token(&self, spec: &VmSpec, ask: &Ask) -> Answer {
@@ -265,17 +283,34 @@ pub(crate) mod tests {
         }
     }
 
-    fn fabric() -> Arc<Fabric> {
-        let tokens = tokens::ServerTokens::new("/nonexistent".into());
-        Fabric::new(Arc::new(example()), Arc::new(Nobody), Arc::new(tokens))
+    #[async_trait::async_trait]
+    impl BaseImages for Nobody {
+        async fn open(&self, source: &str) -> Result<Arc<dyn lazuli_nbd::BlockSource>, crate::host::BaseImageError> {
+            Err(format!("there is no {source}").into())
+        }
     }
 
-    /// A connection of the guest to the metadata service, over which this was sent.
-    async fn sent(fabric: &Arc<Fabric>, request: &str) -> tokio::io::DuplexStream {
+    /// A machine's endpoints, with nothing behind them but these images.
+    pub fn fabric_of(spec: VmSpec, images: Arc<dyn BaseImages>) -> Arc<Fabric> {
+        let tokens = tokens::ServerTokens::new("/nonexistent".into());
+        Fabric::new(Arc::new(spec), Arc::new(Nobody), Arc::new(tokens), images)
+    }
+
+    fn fabric() -> Arc<Fabric> {
+        fabric_of(example(), Arc::new(Nobody))
+    }
+
+    /// A connection of the guest to one of its endpoints, over which this was sent.
+    pub async fn sent_to(fabric: &Arc<Fabric>, dest: SocketAddrV4, request: &str) -> tokio::io::DuplexStream {
         let (mut guest, ours) = tokio::io::duplex(16 << 10);
-        tokio::spawn(Arc::clone(fabric).serve(SocketAddrV4::new(IMDS, HTTP_PORT), ours));
+        tokio::spawn(Arc::clone(fabric).serve(dest, ours));
         guest.write_all(request.as_bytes()).await.unwrap();
         guest
+    }
+
+    /// The same to the metadata service.
+    async fn sent(fabric: &Arc<Fabric>, request: &str) -> tokio::io::DuplexStream {
+        sent_to(fabric, SocketAddrV4::new(IMDS, HTTP_PORT), request).await
     }
 
     /// The status of the answer to a small request.

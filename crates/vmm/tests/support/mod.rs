@@ -168,6 +168,7 @@ pub fn machine(dir: &Path, image: &Path, number: u8) -> VmSpec {
             windows: None,
         }),
         user_data: None,
+        applications: vec![],
         name,
     }
 }

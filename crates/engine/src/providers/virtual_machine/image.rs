@@ -348,14 +348,19 @@ async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Ima
 /// Versions that are read at once to find the latest.
 const LATEST_PAGE: i64 = 20;
 
-/// The newest version by Major.Minor.Patch that serves this region and is not excluded from latest. `shown`: the definition, for
-/// who asks.
-async fn latest(cx: Context<'_>, definition: &Resource, shown: &str, location: &str) -> Result<Found, ArmError> {
+/// The newest version by Major.Minor.Patch below a definition (its key) that serves this region and is not excluded from latest.
+/// `kind`: of its row.
+pub(super) async fn newest(
+    cx: Context<'_>,
+    kind: &str,
+    definition: &str,
+    location: &str,
+) -> Result<Option<Resource>, ArmError> {
     let fits = |r: &Resource| is_latest_candidate(&r.body, location) && serves(r, location);
     // Lists of versions go by number: the last that fits is it, and is nearly always among the first few from the end.
     let mut query = ResourceQuery {
-        kind: Some(VERSIONS.to_owned()),
-        under: Some(definition.key.clone()),
+        kind: Some(kind.to_owned()),
+        under: Some(definition.to_owned()),
         descending: true,
         limit: Some(LATEST_PAGE),
         ..ResourceQuery::default()
@@ -363,24 +368,31 @@ async fn latest(cx: Context<'_>, definition: &Resource, shown: &str, location: &
     loop {
         let versions = cx.engine.db().resources(&query).await.map_err(db_error)?;
         query.after = versions.last().map(|r| r.sort_key.clone());
-        if let Some(row) = versions.into_iter().find(fits)
-            && let Some(found) = Found::of(row, location)?
-        {
-            return Ok(found);
+        if let Some(row) = versions.into_iter().find(fits) {
+            return Ok(Some(row));
         }
         if query.after.is_none() {
-            break;
+            return Ok(None);
         }
     }
-    Err(ArmError::new(
+}
+
+/// [`newest`] of an image definition. `shown`: the definition, for who asks.
+async fn latest(cx: Context<'_>, definition: &Resource, shown: &str, location: &str) -> Result<Found, ArmError> {
+    let row = newest(cx, VERSIONS, &definition.key, location).await?;
+    let found = row.map(|row| Found::of(row, location)).transpose()?.flatten();
+    found.ok_or_else(|| no_latest(shown, location).target("imageReference"))
+}
+
+pub(super) fn no_latest(shown: &str, location: &str) -> ArmError {
+    ArmError::new(
         404,
         "GalleryImageNotFound",
         format!("There is no latest image version exists for \"{shown}\" in location {location}."),
     )
-    .target("imageReference"))
 }
 
-fn not_available(id: &str, location: &str) -> ArmError {
+pub(super) fn not_available(id: &str, location: &str) -> ArmError {
     ArmError::new(
         404,
         "GalleryImageNotFound",

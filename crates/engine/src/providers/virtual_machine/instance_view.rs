@@ -63,7 +63,8 @@ pub(super) async fn of(engine: &Engine, row: &Resource, state: &MachineInternal)
     if let Some(diagnostics) = boot_diagnostics::instance_view(engine, row, state).await {
         view["bootDiagnostics"] = diagnostics;
     }
-    let extensions = extensions(engine, row).await;
+    let mut extensions = extensions(engine, row).await;
+    extensions.extend(state.applications.instance_view());
     if away.is_some() {
         view["vmAgent"] = json!({"vmAgentVersion": "Unknown", "extensionHandlers": [], "statuses": [
             {"code": "ProvisioningState/Unavailable", "level": "Warning", "displayStatus": "Not Ready",

@@ -1,9 +1,10 @@
-//! A PUT or PATCH on a machine that exists: data disks come and go, its size changes; `virtual_machine.update` carries it out.
+//! A PUT or PATCH on a machine that exists: data disks and applications come and go, its size changes; `virtual_machine.update`
+//! carries it out.
 //!
 //! A disk that comes is claimed with the PUT (MD-6); one that goes is let go when the guest has let go of it.
 
 use super::security::check_change;
-use super::{Builder, CREATE, MachineInternal};
+use super::{Builder, CREATE, MachineInternal, applications};
 use crate::capture::outrun_readers;
 use crate::operations::virtual_machine_update::Before;
 use crate::provider::{ActionPlan, Context, Plan, Start};
@@ -21,6 +22,8 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
     state.diagnostics_account = super::diagnostics::account(cx, id, &body).await?;
     let mut plan = Builder { cx, id, changes: bound };
     state.nics = plan.changed_interfaces(&body, &state).await?;
+    let wanted = applications::want(cx, id, &body, Some(old), &mut state.applications).await?;
+    plan.changes.extend(wanted);
     let state = state;
     let disks = |body: &Value| body["properties"]["storageProfile"]["dataDisks"].clone();
     let size = |body: &Value| body["properties"]["hardwareProfile"]["vmSize"].clone();
@@ -39,7 +42,8 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
         return Ok(Plan { body, internal: to_internal(&state), start, changes });
     }
     let restart = refirm || size(&body) != size(&old.body);
-    if disks(&body) == disks(&old.body) && !restart && old.provisioning_state == "Succeeded" {
+    let install = !state.deallocated && !state.applications.due().is_empty();
+    if disks(&body) == disks(&old.body) && !restart && !install && old.provisioning_state == "Succeeded" {
         return Ok(Plan { body, internal: to_internal(&state), start: None, changes: plan.changes });
     }
     let before = Before { body: old.body.clone(), data_disks: state.data_disks.clone(), restart };
