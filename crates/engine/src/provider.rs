@@ -63,6 +63,8 @@ pub enum ActionPlan {
 pub struct Kept {
     pub view: Value,
     pub etag: String,
+    /// What a write has started, where it is not done with it: to be polled.
+    pub operation: Option<String>,
 }
 
 /// Resources that the data plane keeps (the containers of a storage account): management requests for them are requests to it.

@@ -143,7 +143,8 @@ impl Engine {
                 None => return Err(self.explain_absent(provider, id).await?),
             },
         };
-        Ok(Written { resource: kept.view, created, operation: Some(operation), etag: kept.etag })
+        let operation = Some(kept.operation.unwrap_or(operation));
+        Ok(Written { resource: kept.view, created, operation, etag: kept.etag })
     }
 
     async fn delete_elsewhere(

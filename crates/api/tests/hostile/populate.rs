@@ -113,13 +113,14 @@ impl World {
             "networkProfile": {"networkInterfaces": [link("Network", "networkInterfaces/nic")]}}});
         self.put(&self.compute("virtualMachines/machine"), machine).await;
         let script = json!({"properties": {"publisher": "Microsoft.Azure.Extensions", "type": "CustomScript",
-            "typeHandlerVersion": "2.1", "settings": {"commandToExecute": "true"}}});
-        self.put(&self.compute("virtualMachines/machine/extensions/script"), script).await;
+            "typeHandlerVersion": "2.1", "forceUpdateTag": SECRET, "settings": {"commandToExecute": "true"}}});
+        self.put(&self.compute("virtualMachines/machine/extensions/script"), script.clone()).await;
         let ip = json!({"name": "ip", "properties": {"subnet": link("Network", "virtualNetworks/net/subnets/subnet")}});
         let nic = json!({"name": "nic", "properties": {"primary": true, "ipConfigurations": [ip]}});
         let set = json!({"sku": {"name": "Standard_B1s", "capacity": 1}, "properties": {
             "orchestrationMode": "Uniform", "virtualMachineProfile": {"storageProfile": of_version,
-                "osProfile": named("computerNamePrefix"), "networkProfile": {"networkInterfaceConfigurations": [nic]}}}});
+                "osProfile": named("computerNamePrefix"), "networkProfile": {"networkInterfaceConfigurations": [nic]},
+                "extensionProfile": {"extensions": [{"name": "script", "properties": script["properties"]}]}}}});
         self.put(&self.compute("virtualMachineScaleSets/set"), set).await;
     }
 

@@ -190,7 +190,7 @@ fn kept(cx: Context<'_>, id: &ResourceId, info: &ContainerInfo) -> Kept {
     let etag = format!("\"{}\"", info.etag);
     let id = canonical(id, KIND);
     let view = json!({"id": id, "name": info.name, "type": KIND, "etag": etag, "properties": properties});
-    Kept { view, etag: info.etag.clone() }
+    Kept { view, etag: info.etag.clone(), operation: None }
 }
 
 fn capital(word: &str) -> String {

@@ -69,6 +69,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
         Arc::new(user_assigned_identity::UserAssignedIdentity),
         Arc::new(virtual_machine::VirtualMachine),
         Arc::new(virtual_machine_extension::VirtualMachineExtension),
+        Arc::new(virtual_machine_scale_set::extensions::ScaleSetExtension),
         Arc::new(virtual_machine_scale_set::ScaleSetInstance),
         Arc::new(virtual_machine_scale_set::rolling::RollingUpgrades),
         Arc::new(virtual_machine_scale_set::VirtualMachineScaleSet),

@@ -7,6 +7,7 @@
 //! The machines are ordinary virtual machines that name their set; `operations/virtual_machine_scale_set.rs` makes and removes them
 //! under the rights of whoever asked.
 
+pub(crate) mod extensions;
 pub(crate) mod rolling;
 
 use super::arm_context;
@@ -32,7 +33,7 @@ use uuid::Uuid;
 
 const KIND: &str = "Microsoft.Compute/virtualMachineScaleSets";
 pub(crate) const INSTANCE: &str = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines";
-/// How long the deletion of an instance may take.
+/// How long the deletion of a part of a set may take.
 const GONE: Duration = Duration::from_secs(120);
 /// In the profile's `osProfile`, never shown.
 const SECRETS: [&str; 2] = ["adminPassword", "customData"];
@@ -383,7 +384,7 @@ impl Elsewhere for ScaleSetInstance {
     async fn get(&self, cx: Context<'_>, id: &ResourceId) -> Result<Option<Kept>, ArmError> {
         let Some(set) = set_of(cx, id).await? else { return Ok(None) };
         let Some(machine) = member(cx, &set, id.name()).await? else { return Ok(None) };
-        Ok(Some(Kept { view: instance(cx, &set, &machine).await?, etag: machine.etag }))
+        Ok(Some(Kept { view: instance(cx, &set, &machine).await?, etag: machine.etag, operation: None }))
     }
 
     async fn view(&self, cx: Context<'_>, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
@@ -432,29 +433,31 @@ impl Elsewhere for ScaleSetInstance {
             return Ok(false);
         }
         if let ActionReply::Started { operation } = on_set(cx, id, "delete").await? {
-            let ended = cx.engine.db().wait_operation(&operation, GONE).await.map_err(db_error)?;
-            if ended.is_some_and(|o| o.state != OperationState::Succeeded) {
-                return Err(ArmError::conflict(
-                    "OperationNotAllowed",
-                    format!(
-                        "The instance '{}' of '{}' is not gone yet: see the operations of the set.",
-                        id.name(),
-                        set.name
-                    ),
-                ));
-            }
+            gone(cx, &operation, id.name(), &set.name).await?;
         }
         cx.engine.db().write(Write { fence: None, changes: record }).await.map_err(ArmError::internal)?;
         Ok(true)
     }
 }
 
+/// Waits for the operation of a set that takes a part of it away.
+async fn gone(cx: Context<'_>, operation: &str, part: &str, set: &str) -> Result<(), ArmError> {
+    let ended = cx.engine.db().wait_operation(operation, GONE).await.map_err(db_error)?;
+    if ended.is_some_and(|o| o.state != OperationState::Succeeded) {
+        return Err(ArmError::conflict(
+            "OperationNotAllowed",
+            format!("'{part}' of '{set}' is not gone yet: see the operations of the set."),
+        ));
+    }
+    Ok(())
+}
+
 async fn member(cx: Context<'_>, set: &Resource, id: &str) -> Result<Option<Resource>, ArmError> {
     Ok(members(cx.engine, set).await?.into_iter().find(|m| instance_id(set, m).eq_ignore_ascii_case(id)))
 }
 
-async fn set_of(cx: Context<'_>, instance: &ResourceId) -> Result<Option<Resource>, ArmError> {
-    let Some(set) = instance.parent() else { return Ok(None) };
+async fn set_of(cx: Context<'_>, part: &ResourceId) -> Result<Option<Resource>, ArmError> {
+    let Some(set) = part.parent() else { return Ok(None) };
     cx.engine.db().resource(&set.key()).await.map_err(db_error)
 }
 
@@ -495,11 +498,14 @@ impl Model {
     }
 }
 
-/// What an upgrade would change of a machine: itself, and with it all else, or its extensions alone. `None`: it is of the model as
-/// it is now.
+/// What an upgrade would change of a machine: itself, and with it all else, or its extensions and applications alone. `None`: it is of
+/// the model as it is now.
 pub(crate) async fn outdated(engine: &Engine, model: &Model, machine: &Resource) -> Result<Option<What>, ArmError> {
     if !is_latest(&model.body, &machine.body) {
         return Ok(Some(What::Machines));
+    }
+    if body::with_applications(&model.body, &machine.body).is_some() {
+        return Ok(Some(What::Extensions));
     }
     for extension in body::extensions(&model.body) {
         let applied = match extension_of(engine, machine, extension["name"].as_str().unwrap_or_default()).await? {

@@ -148,7 +148,7 @@ impl Elsewhere for RollingUpgrades {
         let Some(set) = id.parent().filter(|_| id.name().eq_ignore_ascii_case(LATEST)) else { return Ok(None) };
         let Some(set) = cx.engine.db().resource(&set.key()).await.map_err(db_error)? else { return Ok(None) };
         let upgrade = internal::<ScaleSetInternal>(&set)?.rolling;
-        Ok(upgrade.map(|upgrade| Kept { view: upgrade.shown(&set), etag: set.etag.clone() }))
+        Ok(upgrade.map(|upgrade| Kept { view: upgrade.shown(&set), etag: set.etag.clone(), operation: None }))
     }
 
     async fn list(&self, cx: Context<'_>, parent: &ResourceId) -> Result<Listing, ArmError> {

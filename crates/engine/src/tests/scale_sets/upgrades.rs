@@ -1,5 +1,6 @@
 //! Extensions of a model, and rolling upgrades.
 
+use super::super::applications::{account, put_blob};
 use super::super::site::{Site, link, until};
 use super::SET;
 use crate::call::ActionReply;
@@ -113,6 +114,102 @@ async fn machines_get_the_models_extensions() {
     site.remodel(script("exit 3")).await.unwrap();
     let error = site.on_instances("manualupgrade", json!(["0"])).await.unwrap_err();
     assert_eq!(error.code, "VMExtensionProvisioningError");
+}
+
+/// What a PUT of an extension of the model says.
+fn extension(command: &str) -> Value {
+    let entry = script(command)["extensionProfile"]["extensions"][0].clone();
+    json!({"properties": entry["properties"]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_of_the_model_is_a_resource() {
+    let site = Site::start().await;
+    let server = &site.server;
+    const SCRIPT: &str = "virtualMachineScaleSets/set1/extensions/script";
+    const KIND: &str = "Microsoft.Compute/virtualMachineScaleSets/extensions";
+    let error = server.put(SCRIPT, extension("true")).await.unwrap_err();
+    assert_eq!(error.status, 404, "its set is not there: {error}");
+    server.put(SET, site.uniform(1)).await.unwrap();
+    assert_eq!(server.get(SCRIPT).await.unwrap_err().status, 404);
+    assert_eq!(server.list(SET, KIND).await, Vec::<String>::new());
+
+    let shown = server.put(SCRIPT, extension("first a-secret")).await.unwrap();
+    assert_eq!((&shown["name"], &shown["type"]), (&json!("script"), &json!(KIND)));
+    assert_eq!(shown["properties"]["provisioningState"], "Succeeded");
+    assert_eq!(shown["properties"]["type"], "CustomScript");
+    assert!(!shown.to_string().contains("a-secret"));
+    assert_eq!(server.list(SET, KIND).await, ["script"]);
+    let model = server.get(SET).await.unwrap();
+    assert_eq!(model["sku"]["capacity"], 1);
+    let of_model = &model["properties"]["virtualMachineProfile"]["extensionProfile"]["extensions"];
+    assert_eq!(of_model[0]["properties"]["settings"], shown["properties"]["settings"]);
+    assert_eq!(site.script_of("set1_0").await, Value::Null, "machines are brought to the model when somebody asks");
+    site.on_instances("manualupgrade", json!(["0"])).await.unwrap();
+    assert!(site.script_of("set1_0").await.as_str().unwrap().contains("first a-secret"));
+
+    // A patch leaves what it does not name, secrets too.
+    let patch = json!({"properties": {"forceUpdateTag": "again"}});
+    let written = server.engine.patch(&server.call, &server.id(SCRIPT), patch).await.unwrap();
+    server.end(&written.operation.unwrap()).await.unwrap();
+    assert_eq!(server.get(SCRIPT).await.unwrap()["properties"]["forceUpdateTag"], "again");
+    site.on_instances("manualupgrade", json!(["0"])).await.unwrap();
+    assert!(site.script_of("set1_0").await.as_str().unwrap().contains("first a-secret"));
+
+    for (body, code) in [
+        (json!({}), "InvalidParameter"),
+        (json!({"properties": {"publisher": "x", "type": "y", "typeHandlerVersion": "1.0"}}), "ArtifactNotFound"),
+    ] {
+        assert_eq!(server.put(SCRIPT, body).await.unwrap_err().code, code);
+    }
+    let other = "virtualMachineScaleSets/set1/extensions/other";
+    let error = server.put(other, extension("true")).await.unwrap_err();
+    assert!(error.message.starts_with("Multiple VMExtensions per handler"), "{error}");
+    assert_eq!(server.engine.patch(&server.call, &server.id(other), json!({})).await.unwrap_err().status, 404);
+
+    server.delete(SCRIPT).await.unwrap();
+    assert_eq!(server.get(SCRIPT).await.unwrap_err().status, 404);
+    server.delete(SCRIPT).await.unwrap();
+    site.on_instances("manualupgrade", json!(["0"])).await.unwrap();
+    assert_eq!(site.script_of("set1_0").await, Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_get_the_models_applications() {
+    let site = Site::start().await;
+    let server = &site.server;
+    let account = account(server).await;
+    put_blob(server, &account, "package", &[b'p'; 1500]).await;
+    let application = json!({"location": "eastus", "properties": {"supportedOSType": "Linux"}});
+    server.put("galleries/g/applications/app1", application).await.unwrap();
+    let version = json!({"location": "eastus", "properties": {"publishingProfile": {
+        "source": {"mediaLink": format!("{}/acct1/apps/package", server.call.urls.arm)},
+        "manageActions": {"install": "install", "remove": "remove"}, "targetRegions": [{"name": "eastus"}]}}});
+    server.put("galleries/g/applications/app1/versions/1.0.0", version).await.unwrap();
+    let id = server.id("galleries/g/applications/app1/versions/1.0.0").to_string();
+    let mut model = site.uniform(2);
+    let applications = json!({"galleryApplications": [{"packageReferenceId": id}]});
+    model["properties"]["virtualMachineProfile"]["applicationProfile"] = applications;
+    server.put(SET, model).await.unwrap();
+    let ran = async || {
+        let mut all = Vec::new();
+        for machine in site.instances().await {
+            let id = machine["properties"]["vmId"].as_str().unwrap().parse().unwrap();
+            let commands = site.fake.ran(id);
+            all.push(commands.iter().map(|told| told.split_once('|').unwrap().1.to_owned()).collect::<Vec<_>>());
+        }
+        all
+    };
+    assert_eq!(ran().await, [["install"], ["install"]]);
+    // The model has it no more: machines stay, and lose it when they are brought to the model.
+    site.remodel(json!({"applicationProfile": {"galleryApplications": []}})).await.unwrap();
+    site.on_instances("manualupgrade", json!(["0"])).await.unwrap();
+    assert_eq!(ran().await, [vec!["install", "remove"], vec!["install"]]);
+    let latest =
+        site.instances().await.iter().map(|i| i["properties"]["latestModelApplied"].clone()).collect::<Vec<_>>();
+    assert_eq!(latest, [true, false]);
+    let bad = json!({"applicationProfile": {"galleryApplications": [{"packageReferenceId": "x"}]}});
+    assert_eq!(site.remodel(bad).await.unwrap_err().code, "InvalidParameter");
 }
 
 #[tokio::test(flavor = "multi_thread")]
