@@ -72,7 +72,7 @@ async fn applications(site: &MachineSite) {
     let sas = site.arm.post(&format!("{}/listServiceSas", site.path(ACCOUNT)), Some(&rights)).await.expect("a SAS");
     let sas = sas["serviceSasToken"].as_str().expect("a SAS").to_owned();
     let endpoint = site.server.credential("armEndpoint").to_owned();
-    for (name, bytes) in [("package", package()), ("config", b"name=value".to_vec())] {
+    for (name, bytes) in [("package", package()), ("config", b"name=value\n".to_vec())] {
         let request = site.arm.http().put(format!("{endpoint}/packages/apps/{name}?{sas}"));
         let request = request.header("x-ms-version", "2021-12-02").header("x-ms-blob-type", "BlockBlob").body(bytes);
         let answer = request.send().await.expect("the blob service answers");
