@@ -41,6 +41,8 @@ pub struct Inventory {
 type Read = fn(&str) -> Vec<Package>;
 
 pub(crate) const STEP: &str = "inventory";
+/// Begins the line before a list.
+const LIST_OF: &str = "# list of ";
 const OS_RELEASE: &str = "cat /etc/os-release 2>/dev/null";
 const DPKG: &str = r"dpkg-query -W -f='${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n' 2>/dev/null";
 const RPM: &str = r"rpm -qa --qf '%{NAME}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\t%{ARCH}\n' 2>/dev/null";
@@ -52,19 +54,40 @@ impl Session {
     /// # Errors
     /// A machine that cannot be asked.
     pub async fn inventory(&mut self) -> Result<Inventory, StepError> {
-        let os = self.ask(STEP, OS_RELEASE).await?.unwrap_or_default();
-        let mut packages = Vec::new();
-        let managers: [(&str, Read); 3] = [(DPKG, dpkg), (RPM, rpm), (PIP, pip)];
-        for (command, read) in managers {
-            if let Some(list) = self.ask(STEP, command).await? {
-                packages.extend(read(&list));
-            }
-        }
-        packages.sort();
-        packages.dedup();
-        self.log().say(STEP, &format!("{} packages are installed", packages.len()));
-        Ok(Inventory { os: field(&os, "ID"), os_version: field(&os, "VERSION_ID"), packages })
+        let answer = self.ask(STEP, &lists()).await?.unwrap_or_default();
+        let inventory = linux(&answer);
+        self.log().say(STEP, &format!("{} packages are installed", inventory.packages.len()));
+        Ok(inventory)
     }
+}
+
+/// All lists by one command: an emulated machine takes long to begin one.
+fn lists() -> String {
+    let list = |(name, command): (&str, &str)| {
+        format!("if list=$({command}); then echo '{LIST_OF}{name}'; printf '%s\\n' \"$list\"; fi\n")
+    };
+    let lists: String = [("dpkg", DPKG), ("rpm", RPM), ("pip", PIP)].map(list).concat();
+    format!("{OS_RELEASE}\n{lists}")
+}
+
+/// What [`lists`] has printed.
+fn linux(answer: &str) -> Inventory {
+    let (answer, begin) = (format!("\n{answer}"), format!("\n{LIST_OF}"));
+    let mut parts = answer.split(&begin);
+    let os = parts.next().unwrap_or_default();
+    let mut packages = Vec::new();
+    for (name, list) in parts.filter_map(|part| part.split_once('\n')) {
+        let read: Read = match name {
+            "dpkg" => dpkg,
+            "rpm" => rpm,
+            "pip" => pip,
+            _ => continue,
+        };
+        packages.extend(read(list));
+    }
+    packages.sort();
+    packages.dedup();
+    Inventory { os: field(os, "ID"), os_version: field(os, "VERSION_ID"), packages }
 }
 
 fn field(os_release: &str, name: &str) -> String {
@@ -138,6 +161,28 @@ mod tests {
         );
         assert_eq!(pip(r#"[{"name": "six", "version": "1.16.0"}]"#), [of(Manager::Pip, "six", "1.16.0", "")]);
         assert_eq!(pip("No module named pip"), []);
+    }
+
+    #[test]
+    fn the_answer_of_a_machine_is_its_lists() {
+        let answer = "ID=debian\nVERSION_ID=\"12\"\n# list of dpkg\ninstalled\tnginx\t1.22\tamd64\n# list of pip\n\
+                      [{\"name\": \"six\", \"version\": \"1.16.0\"}]\n";
+        let packages = vec![of(Manager::Dpkg, "nginx", "1.22", "amd64"), of(Manager::Pip, "six", "1.16.0", "")];
+        assert_eq!(linux(answer), Inventory { os: "debian".into(), os_version: "12".into(), packages });
+        let bare = linux("# list of dpkg\ninstalled\tnginx\t1.22\tamd64\n");
+        assert_eq!((bare.os.as_str(), bare.packages.len()), ("", 1));
+        assert_eq!(linux(""), Inventory::default());
+    }
+
+    /// A manager that is not there, or fails, has no list.
+    #[test]
+    fn lists_are_asked_of_a_shell() {
+        let command = lists().replace(DPKG, "printf 'installed\\ta\\t1\\tall\\n'").replace(RPM, "echo half; false");
+        let output = std::process::Command::new("sh").arg("-c").arg(command.replace(PIP, "no-such-program")).output();
+        let output = output.unwrap();
+        assert!(output.status.success());
+        let inventory = linux(&String::from_utf8_lossy(&output.stdout));
+        assert_eq!(inventory.packages, [of(Manager::Dpkg, "a", "1", "all")]);
     }
 
     #[test]

@@ -62,8 +62,10 @@ pub enum StepError {
     },
 }
 
-/// Connects again at these distances while a machine does not answer.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Connects again at these distances while a machine does not answer…
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// …or does not know its user yet: a handshake costs it more.
+const DENIED_AGAIN: Duration = Duration::from_secs(1);
 
 /// A machine that is worked on.
 pub struct Session {
@@ -128,13 +130,13 @@ impl Session {
 async fn connect_within(connect: &dyn Connect, time: Duration) -> Result<Box<dyn Communicator>, CommunicatorError> {
     let begin = Instant::now();
     loop {
-        match connect.connect().await {
+        let pause = match connect.connect().await {
+            Err(CommunicatorError::Unreachable(_)) if begin.elapsed() < time => ASK_AGAIN,
             // Cloud-init may not have written the user's key yet.
-            Err(CommunicatorError::Unreachable(_) | CommunicatorError::Denied { .. }) if begin.elapsed() < time => {
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
+            Err(CommunicatorError::Denied { .. }) if begin.elapsed() < time => DENIED_AGAIN,
             answer => return answer,
-        }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
