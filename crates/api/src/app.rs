@@ -23,7 +23,8 @@ use lazuli_authz::TokenVersion;
 use lazuli_engine::Engine;
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// What all requests share.
 pub(crate) struct App {
@@ -37,6 +38,10 @@ pub(crate) struct App {
     pub retry_after_seconds: u64,
     /// Where management exchanges are written to.
     pub recorder: Option<Recorder>,
+    /// How long a stream says nothing.
+    pub silence: Duration,
+    /// The server is to stop: what would go on for long ends.
+    pub stopping: CancellationToken,
 }
 
 #[derive(Clone)]
@@ -100,7 +105,7 @@ fn finish(context: &Context, mut response: Reply) -> Reply {
     response
 }
 
-async fn identity_or_arm(app: &App, context: &Context, route: Route, body: Body) -> Reply {
+async fn identity_or_arm(app: &Arc<App>, context: &Arc<Context>, route: Route, body: Body) -> Reply {
     match route {
         Route::Health => respond::json(StatusCode::OK, &json!({"status": "ok"})),
         Route::Metadata => metadata::endpoints(context),
@@ -151,7 +156,7 @@ async fn sign_in(app: &App, context: &Context, route: Route, form: &[u8]) -> Rep
     }
 }
 
-async fn management(app: &App, context: &Context, body: Body) -> Reply {
+async fn management(app: &Arc<App>, context: &Arc<Context>, body: Body) -> Reply {
     // The body is taken before the token is judged: a client that is still sending would not see the answer.
     let body = body::read(&context.headers, body, body::ARM_LIMIT).await;
     let caller = match bearer::authenticate(app, context).await {

@@ -3,12 +3,12 @@
 //! One JSON object a line: `{"method","url","requestBody","status","headers","body"}`, bodies `null` where there are
 //! none, header names in lower case, of the answer only. What opens a door never gets into the file: request headers
 //! (tokens) are not written at all, and in bodies and URLs passwords, keys, custom data and signatures are replaced.
-//! A line that cannot be written is told in the log; the client's request goes on.
+//! A line that cannot be written is told in the log; the client's request goes on. Streams of events are not written.
 
 use crate::context::Context;
-use crate::respond::Reply;
+use crate::respond::{self, Reply};
 use axum::body::{Body, Bytes};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -45,6 +45,9 @@ impl Recorder {
 
     /// Writes one exchange and gives the answer back.
     pub(crate) async fn exchange(&self, context: &Context, request: &[u8], response: Reply) -> Reply {
+        if response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == respond::EVENTS) {
+            return response;
+        }
         let (parts, body) = response.into_parts();
         // Management answers are held in memory anyway.
         let bytes = match body.collect().await {

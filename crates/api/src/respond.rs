@@ -8,6 +8,9 @@ use serde_json::Value;
 
 pub(crate) type Reply = Response<Body>;
 
+/// Of an answer that goes on while something happens.
+pub(crate) const EVENTS: &str = "text/event-stream; charset=utf-8";
+
 pub(crate) fn json(status: StatusCode, value: &Value) -> Reply {
     let mut response = Response::new(Body::from(value.to_string()));
     *response.status_mut() = status;

@@ -46,6 +46,8 @@ pub struct ServeConfig {
     pub token_lifetime: Duration,
     /// What clients are told to wait between polls; raised to 1 s.
     pub retry_after: Duration,
+    /// How long a stream of events may be silent before the client is told that it is still there.
+    pub silence: Duration,
     pub backend: Arc<dyn ArmBackend>,
     /// `None`: no storage account exists.
     pub blobs: Option<Arc<dyn BlobPlane>>,
@@ -69,6 +71,7 @@ impl ServeConfig {
             home_tenant: None,
             token_lifetime: Duration::from_secs(24 * 3600 - 1),
             retry_after: Duration::from_secs(1),
+            silence: Duration::from_secs(15),
             backend,
             blobs: None,
             directory: None,
@@ -169,6 +172,8 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
         own,
         retry_after_seconds: config.retry_after.as_secs().max(1),
         recorder,
+        silence: config.silence,
+        stopping: shutdown.clone(),
     };
     let tls = tls(ca)?;
     let app = Arc::new(app);

@@ -176,8 +176,15 @@ async fn a_run_that_fails_says_why_and_leaves_nothing() {
     let inline = json!(["echo before", "exit 42", "echo after"]);
     let customize = json!([{"type": "Shell", "name": "breaks", "inline": inline}]);
     let template = site.template("broken", &identity, json!({"customize": customize, "distribute": distribute})).await;
-    let error = site.run(&template).await.unwrap_err().to_string();
+    let run = format!("{template}/run?api-version=2024-02-01");
+    let accepted = site.arm.send(Method::POST, &run, None).await.unwrap();
+    // It ends with the run.
+    let told = site.arm.text(&format!("{template}/logStream?api-version=2024-02-01")).await.unwrap();
+    let error = site.arm.finish(accepted, &run).await.unwrap_err().to_string();
     assert!(error.contains("'breaks' ended with exit code 42") && error.contains("customization.log"), "{error}");
+    let at = |text: &str| told.find(text).unwrap_or_else(|| panic!("{text}: {told}"));
+    assert!(at("[breaks] out: before\n\n") < at("[run] --- failed: 'breaks' ended with exit code 42"), "{told}");
+    assert!(at("event: end\n") > at("[run] --- takes back what was made") && !told.contains("out: after"), "{told}");
     let shown = site.show(&template).await;
     let last = &shown["properties"]["lastRunStatus"];
     assert_eq!((&last["runState"], &shown["properties"]["provisioningState"]), (&json!("Failed"), &json!("Succeeded")));

@@ -99,13 +99,25 @@ impl Arm {
         self.path(&format!("/resourceGroups/{group}{below}"))
     }
 
-    /// One request. A path without an api-version gets one.
-    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Reply> {
+    /// A path without an api-version gets one.
+    fn url(&self, path: &str) -> String {
         let mut url = if path.starts_with("https://") { path.to_owned() } else { format!("{}{path}", self.endpoint) };
         if !url.contains("api-version=") {
             url.push_str(if url.contains('?') { "&" } else { "?" });
             url.push_str(&format!("api-version={API_VERSION}"));
         }
+        url
+    }
+
+    /// What a GET answers that is no JSON, to its end.
+    pub async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let response = self.http.get(self.url(path)).bearer_auth(&self.token).send().await?;
+        Ok(response.error_for_status()?.text().await?)
+    }
+
+    /// One request.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Reply> {
+        let url = self.url(path);
         let mut request = self.http.request(method, &url).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(body);

@@ -6,6 +6,7 @@
 mod answer;
 mod catalogue;
 mod extension;
+mod log_stream;
 pub(crate) mod lro;
 mod operations;
 mod writes;
@@ -18,17 +19,23 @@ use lazuli_arm::{ApiVersion, ArmError, ResourceId, ResourceType, Target, parse_t
 use lazuli_engine::call::{Call, Caller, Listing, ProviderInfo, Urls};
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Everything that the answer to one management request needs.
 pub(crate) struct Arm<'a> {
-    pub app: &'a App,
-    pub context: &'a Context,
+    pub app: &'a Arc<App>,
+    pub context: &'a Arc<Context>,
     pub call: Call,
     pub body: &'a [u8],
 }
 
 /// Answers an authenticated management request.
-pub(crate) async fn handle(app: &App, context: &Context, caller: Caller, body: &[u8]) -> Result<Reply, ArmError> {
+pub(crate) async fn handle(
+    app: &Arc<App>,
+    context: &Arc<Context>,
+    caller: Caller,
+    body: &[u8],
+) -> Result<Reply, ArmError> {
     let arm = Arm { app, context, call: call(context, caller)?, body };
     let reply = dispatch(&arm).await?;
     // Who may ask for it is asked of every route of the table (tests/hostile): what is not in the table, nobody has looked at.
@@ -156,6 +163,7 @@ impl Arm<'_> {
 
     async fn collection(&self, parent: &ResourceId, collection: &ResourceType) -> Result<Reply, ArmError> {
         match self.context.method {
+            Method::GET if log_stream::is_one(parent, collection) => log_stream::open(self, parent).await,
             Method::GET => match self.view(parent, collection).await? {
                 Some(view) => Ok(respond::json(StatusCode::OK, &view)),
                 None => self.list(parent, collection).await,

@@ -26,7 +26,21 @@ pub struct Fake {
     pub begun: Notify,
     pub release: Notify,
     pub done: Notify,
+    pub log: Mutex<Log>,
 }
+
+/// What the view `logStream` of every resource tells, and how often it was asked for.
+#[derive(Default)]
+pub struct Log {
+    pub text: String,
+    pub ended: bool,
+    pub refused: Option<ArmError>,
+    pub asked: usize,
+}
+
+pub const RUN: &str = "44444444-4444-4444-4444-444444444444";
+/// In one answer.
+pub const PIECE: usize = 64 << 10;
 
 #[derive(Default)]
 struct State {
@@ -47,6 +61,21 @@ struct Operation {
 impl Fake {
     pub fn last_call(&self) -> Call {
         self.state.lock().unwrap().last_call.clone().expect("a call")
+    }
+}
+
+impl Log {
+    fn piece(&mut self, call: &Call) -> Result<Value, ArmError> {
+        self.asked += 1;
+        if let Some(error) = self.refused.take() {
+            return Err(error);
+        }
+        let of_run = call.query.get("run").is_none_or(|run| run == RUN);
+        assert!(of_run, "{:?}", call.query);
+        let from: usize = call.query.get("offset").map_or(0, |offset| offset.parse().unwrap());
+        let next = self.text.len().min(from + PIECE);
+        let text = &self.text[from.min(next)..next];
+        Ok(json!({"run": RUN, "offset": next, "text": text, "ended": self.ended && next == self.text.len()}))
     }
 }
 
@@ -155,7 +184,10 @@ impl ArmBackend for Fake {
         Ok((value, etag))
     }
 
-    async fn view(&self, _: &Call, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
+    async fn view(&self, call: &Call, id: &ResourceId, name: &str) -> Result<Option<Value>, ArmError> {
+        if name == "logStream" {
+            return self.log.lock().unwrap().piece(call).map(Some);
+        }
         Ok((name == "instanceView").then(|| json!({"of": id.name()})))
     }
 

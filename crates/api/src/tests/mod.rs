@@ -2,6 +2,7 @@
 
 mod fake;
 mod life;
+mod log_stream;
 mod management;
 mod proxy;
 mod sign_in;

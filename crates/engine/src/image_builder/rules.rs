@@ -76,10 +76,6 @@ impl LastRun {
         }
     }
 
-    pub fn is_active(&self) -> bool {
-        matches!(self.state, RunState::Running | RunState::Canceling)
-    }
-
     /// As it is shown.
     pub fn view(&self) -> Value {
         let mut view = json!({

@@ -156,12 +156,12 @@ impl Provider for ImageTemplate {
     }
 
     fn views(&self) -> &'static [&'static str] {
-        &["log"]
+        &["log", "logStream"]
     }
 
-    /// `…/log`, Lazuli's own: the last run's log from `offset` on.
+    /// `…/log`, Lazuli's own: a run's log from `offset` on. Of `…/logStream` the edge asks for one piece after the other.
     async fn view(&self, cx: Context<'_>, row: &Resource, name: &str) -> Result<Option<Value>, ArmError> {
-        if !name.eq_ignore_ascii_case("log") {
+        if !self.views().iter().any(|view| name.eq_ignore_ascii_case(view)) {
             return Ok(None);
         }
         log::view(cx, row).await.map(Some)

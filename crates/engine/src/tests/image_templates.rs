@@ -501,6 +501,47 @@ async fn a_dry_run_tells_limits_of_the_server() {
     assert_eq!(world.show("t1").await.unwrap_err().status, 404, "nothing is made");
 }
 
+/// Guests of the fake host are ready and take no connection: a run goes on until it is cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_run_is_told_by_its_name() {
+    let world = World::with_rights().await;
+    let (server, id) = (&world.server, world.template("t1"));
+    let (stop, _host) = super::site::host(server, &lazuli_vmm::hypervisor::Fake::default()).await;
+    let _stop = stop.drop_guard();
+    world.create("t1", json!({})).await.unwrap();
+    let view = async |query: &[(&str, &str)]| {
+        let query = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let call = crate::call::Call { query, ..server.call.clone() };
+        server.engine.view(&call, &id, "logStream").await.map(Option::unwrap)
+    };
+    assert_eq!(view(&[]).await.unwrap(), json!({"run": null, "offset": 0, "text": "", "ended": true}));
+    let begin = async || {
+        let ran = server.engine.action(&server.call, &id, "run", Value::Null).await.unwrap();
+        super::site::until("the run says something", async || view(&[]).await.unwrap()["text"] != "").await;
+        let shown = view(&[]).await.unwrap();
+        assert_eq!(shown["ended"], false, "{shown}");
+        let ActionReply::Started { operation } = ran else { panic!("{ran:?}") };
+        (operation, shown["run"].as_str().unwrap().to_owned())
+    };
+    let (operation, first) = begin().await;
+    server.engine.action(&server.call, &id, "cancel", Value::Null).await.unwrap();
+    assert_eq!(server.end(&operation).await.unwrap_err().code, "OperationPreempted");
+    let whole = view(&[]).await.unwrap();
+    assert!(whole["text"].as_str().unwrap().ends_with("was canceled\n") && whole["ended"] == true, "{whole}");
+
+    let (_, second) = begin().await;
+    assert_ne!(first, second);
+    assert_eq!(view(&[("run", &first)]).await.unwrap(), whole, "another run changes nothing of it");
+    let end = whole["offset"].to_string();
+    let rest = view(&[("run", &first), ("offset", &end)]).await.unwrap();
+    assert_eq!((&rest["text"], &rest["offset"], &rest["ended"]), (&json!(""), &whole["offset"], &json!(true)));
+    assert_eq!(view(&[("run", &second)]).await.unwrap()["ended"], false);
+    let code = async |query: &[(&str, &str)]| view(query).await.unwrap_err().code;
+    assert_eq!(code(&[("run", "../secret")]).await, "InvalidParameter");
+    assert_eq!(code(&[("offset", "-1")]).await, "InvalidParameter");
+    assert_eq!(code(&[("run", &uuid::Uuid::new_v4().to_string())]).await, "NotFound");
+}
+
 #[test]
 fn a_service_is_at_home_in_its_own_scope_alone() {
     let caller = Caller { service_scope: Some("/subscriptions/s/resourcegroups/it_a".into()), ..Caller::default() };

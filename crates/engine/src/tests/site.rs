@@ -55,13 +55,7 @@ impl Site {
     }
 
     pub async fn start_host(&mut self) {
-        let data = self.server.dir.path();
-        let images = StoredImages::new(self.server.engine.regions().stores().clone(), 16 << 20);
-        let config = HostConfig::new(data.join("host"), Arc::new(images), Arc::new(self.fake.clone()));
-        let stop = CancellationToken::new();
-        self.host = Some((stop.clone(), tokio::spawn(Host::run(config, stop))));
-        let host = self.server.engine.host().clone();
-        until("the host answers", async || host.info().await.is_ok()).await;
+        self.host = Some(host(&self.server, &self.fake).await);
     }
 
     pub async fn stop_host(&mut self) {
@@ -146,6 +140,18 @@ impl Site {
     pub async fn state(&self, tail: &str) -> Value {
         self.server.get(tail).await.unwrap()["properties"]["diskState"].clone()
     }
+}
+
+/// The host process of a server; ends with its token.
+pub(super) async fn host(server: &Server, fake: &Fake) -> (CancellationToken, JoinHandle<Result<(), HostError>>) {
+    let data = server.dir.path();
+    let images = StoredImages::new(server.engine.regions().stores().clone(), 16 << 20);
+    let config = HostConfig::new(data.join("host"), Arc::new(images), Arc::new(fake.clone()));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(Host::run(config, stop.clone()));
+    let host = server.engine.host().clone();
+    until("the host answers", async || host.info().await.is_ok()).await;
+    (stop, task)
 }
 
 /// Network `v` with subnet `s` (10.0.0.0/24).

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 const API_VERSION: &str = "2024-02-01";
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -199,24 +199,28 @@ fn exit_code(state: &str) -> anyhow::Result<ExitCode> {
 struct Log<'a> {
     client: &'a Client,
     template: &'a Template,
+    /// Once it is known: another may begin before this one was printed.
+    run: Option<String>,
     offset: u64,
 }
 
 impl<'a> Log<'a> {
     fn new(client: &'a Client, template: &'a Template) -> Self {
-        Self { client, template, offset: 0 }
+        Self { client, template, run: None, offset: 0 }
     }
 
     /// Prints what there is, and with `follow` what comes until the run ends. Whether it has ended.
     async fn print(&mut self, follow: bool, until: Option<Instant>) -> anyhow::Result<bool> {
         loop {
-            let path = format!("{}&offset={}", self.template.path(self.client, "/log"), self.offset);
+            let run = self.run.as_ref().map_or_else(String::new, |run| format!("&run={run}"));
+            let path = format!("{}&offset={}{run}", self.template.path(self.client, "/log"), self.offset);
             let piece = self.client.get(&path).await?;
             let text = piece["text"].as_str().unwrap_or_default();
             let mut out = std::io::stdout().lock();
             out.write_all(text.as_bytes()).and_then(|()| out.flush())?;
             drop(out);
             self.offset = piece["offset"].as_u64().unwrap_or(self.offset);
+            self.run = self.run.take().or_else(|| piece["run"].as_str().map(str::to_owned));
             if piece["ended"] == true {
                 return Ok(true);
             }
