@@ -25,7 +25,7 @@ use lazuli_disks::changes::{Resized, Unchanged};
 use lazuli_disks::{ChangedSource, Qcow2, Qcow2Error};
 use lazuli_meta::model::{Change, Expect, OperationQuery, OperationState, Resource};
 use lazuli_vmm::HostClient;
-use lazuli_vmm::host::{Captured, FetchError, HostErrorCode};
+use lazuli_vmm::host::{Captured, DiskFile, FetchError, HostErrorCode};
 use lazuli_vmm::spec::PowerState;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
@@ -139,9 +139,12 @@ impl Overlay {
         if self.worker.is_some() {
             return self.open_far(cx, None, size_bytes).await;
         }
-        let (unique_id, moves) = (self.unique_id.clone(), self.moves);
-        let disk = DiskInternal { unique_id, moves, ..DiskInternal::default() };
-        self.open_file(disk.overlay_path(cx.engine.config()), size_bytes).await
+        self.open_file(self.own().overlay_path(cx.engine.config()), size_bytes).await
+    }
+
+    /// What names the disk's files.
+    fn own(&self) -> DiskInternal {
+        DiskInternal { unique_id: self.unique_id.clone(), moves: self.moves, ..DiskInternal::default() }
     }
 
     /// As [`Overlay::open`], of a file that is on a worker: it is brought here first, and gone when nobody has it open any more.
@@ -156,7 +159,7 @@ impl Overlay {
         let machine = cx.engine.db().resource(&owner).await.map_err(db_error)?;
         let machine =
             machine.ok_or_else(|| ArmError::internal(format!("{} is on a worker without a VM", self.disk)))?;
-        let (live, state) = (Live::of(&machine, &self.disk)?, internal::<MachineInternal>(&machine)?);
+        let state: MachineInternal = internal(&machine)?;
         let home = cx.engine.home_at(&machine.name, self.worker.as_deref()).await?;
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::StorageFull => file_error(e, "kept"),
@@ -166,7 +169,11 @@ impl Overlay {
         tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).await.map_err(failed)?;
         let path = folder.join(format!("{}.qcow2", Uuid::new_v4()));
         cx.progress(0, 0, "bringing what was written from the worker").await;
-        let opened = match home.host.fetch(state.vm_id, live.lun, capture, &path).await {
+        let file = match capture {
+            Some(capture) => DiskFile::Captured { lun: Live::of(&machine, &self.disk)?.lun, capture },
+            None => DiskFile::Own { name: self.own().overlay_name() },
+        };
+        let opened = match home.host.fetch(state.vm_id, &file, &path).await {
             Ok(_) => self.open_file(path.clone(), size_bytes).await,
             // It never came to be there.
             Err(FetchError::Host(e)) if e.code() == Some(HostErrorCode::NotFound) && !state.created => {

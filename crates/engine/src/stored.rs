@@ -170,11 +170,15 @@ impl DiskInternal {
 
     /// The same in the data folder of another computer.
     pub fn overlay_in(&self, data_dir: &Path) -> PathBuf {
-        let name = match self.moves {
+        data_dir.join("disks").join(self.overlay_name())
+    }
+
+    /// The name of that file.
+    pub fn overlay_name(&self) -> String {
+        match self.moves {
             0 => format!("{}.qcow2", self.unique_id),
             moves => format!("{}-{moves}.qcow2", self.unique_id),
-        };
-        data_dir.join("disks").join(name)
+        }
     }
 
     /// The folder of what firmware and TPM of a trusted launch machine keep between its starts; see

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub struct VmSpec {
     pub os_disk: DiskSpec,
     #[serde(default)]
     pub data_disks: Vec<DiskSpec>,
+    /// Files of data disks that the guest has no more, but that are still kept for whoever takes what was written to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub detached: Vec<PathBuf>,
     #[serde(default)]
     pub nics: Vec<NicSpec>,
     /// `None`: a specialized disk (GS-8), the machine is just switched on.
@@ -318,6 +321,11 @@ impl VmSpec {
         std::iter::once(&self.os_disk).chain(&self.data_disks)
     }
 
+    /// The files of its disks, also of those that were detached.
+    pub fn overlays(&self) -> impl Iterator<Item = &Path> {
+        self.disks().map(|d| d.overlay.as_path()).chain(self.detached.iter().map(PathBuf::as_path))
+    }
+
     /// Checks what is independent of the machine it would run on.
     pub fn check(&self) -> Result<(), BadSpec> {
         let bad = |why: String| Err(BadSpec(why));
@@ -352,6 +360,9 @@ impl VmSpec {
         }
         for disk in self.disks() {
             disk.check()?;
+        }
+        if let Some(both) = self.detached.iter().find(|path| self.disks().any(|d| d.overlay == **path)) {
+            return bad(format!("the disk {} is attached and detached", both.display()));
         }
         let mut nics = std::collections::BTreeSet::new();
         for nic in &self.nics {

@@ -5,8 +5,9 @@ mod support;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lazuli_vmm::host::{ClientError, Door, FetchError, HostClient, HostConfig, HostErrorCode, WorkerLink};
+use lazuli_vmm::host::{ClientError, DiskFile, Door, FetchError, HostClient, HostConfig, HostErrorCode, WorkerLink};
 use lazuli_vmm::hypervisor::{Behaviour, Fake};
+use lazuli_vmm::spec::{DiskSpec, VmSpec};
 use support::{TestHost, conformance, machine, short_dir};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
@@ -79,28 +80,70 @@ async fn nobody_gets_in_without_the_token_and_nobody_is_believed_without_the_cer
     assert!(matches!(HostClient::of_worker(link).info().await, Err(ClientError::Unreachable { .. })));
 }
 
+fn own_file(disk: &DiskSpec) -> DiskFile {
+    DiskFile::Own { name: disk.overlay.file_name().unwrap().to_str().unwrap().to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detached_disk_is_kept_until_it_was_taken() {
+    let far = Far::start().await;
+    let (client, mut spec) = (far.client(), machine(far.dir.path(), &far.image, 4));
+    let more = DiskSpec { lun: Some(5), overlay: far.dir.path().join("disks/more.qcow2"), ..spec.os_disk.clone() };
+    let here = short_dir();
+    let to = here.path().join("more.qcow2");
+    spec.data_disks = vec![more.clone()];
+    client.define_and_start(&spec).await.unwrap();
+    let refused = client.remove_detached(spec.id, std::slice::from_ref(&more.overlay)).await.unwrap_err();
+    assert_eq!(refused.code(), Some(HostErrorCode::Conflict), "it is attached");
+
+    spec.data_disks.clear();
+    spec.detached = vec![more.overlay.clone()];
+    client.redefine(&spec).await.unwrap();
+    assert_eq!(far.fake.disks(spec.id), ["os"]);
+    assert!(client.fetch(spec.id, &own_file(&more), &to).await.unwrap(), "though the machine runs");
+    assert_eq!(std::fs::read(&to).unwrap(), std::fs::read(&more.overlay).unwrap());
+    // Back again, as after a failure; then for good. What was removed is removed once.
+    let back = VmSpec { data_disks: vec![more.clone()], detached: vec![], ..spec.clone() };
+    client.redefine(&back).await.unwrap();
+    assert_eq!(far.fake.disks(spec.id), ["lun5", "os"]);
+    client.redefine(&spec).await.unwrap();
+    let other = VmSpec { id: uuid::Uuid::new_v4(), os_disk: DiskSpec { lun: None, ..more.clone() }, ..spec.clone() };
+    let taken = client.define_and_start(&other).await.unwrap_err();
+    assert_eq!(taken.code(), Some(HostErrorCode::Conflict), "it is this machine's still");
+    for _ in 0..2 {
+        client.remove_detached(spec.id, std::slice::from_ref(&more.overlay)).await.unwrap();
+        assert!(!more.overlay.exists() && spec.os_disk.overlay.exists());
+    }
+    far.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_to_a_disk_is_fetched_while_nobody_writes_it() {
     let far = Far::start().await;
     let (client, spec) = (far.client(), machine(far.dir.path(), &far.image, 4));
     let here = short_dir();
     let to = here.path().join("os.qcow2");
+    let own = own_file(&spec.os_disk);
     client.define_and_start(&spec).await.unwrap();
-    let running = client.fetch(spec.id, None, None, &to).await.unwrap_err();
+    let running = client.fetch(spec.id, &own, &to).await.unwrap_err();
     assert!(matches!(&running, FetchError::Host(e) if e.code() == Some(HostErrorCode::Conflict)), "{running:?}");
     let captured = client.capture(spec.id, &[None]).await.unwrap();
-    assert!(client.fetch(spec.id, None, Some(captured.id), &to).await.unwrap());
+    assert!(client.fetch(spec.id, &DiskFile::Captured { lun: None, capture: captured.id }, &to).await.unwrap());
     assert_eq!(std::fs::read(&to).unwrap(), std::fs::read(&captured.files[0]).unwrap());
 
     client.power_off(spec.id, true).await.unwrap();
     assert!(!far.fake.is_running(spec.id));
-    assert!(client.fetch(spec.id, None, None, &to).await.unwrap());
+    assert!(client.fetch(spec.id, &own, &to).await.unwrap());
     assert_eq!(std::fs::read(&to).unwrap(), std::fs::read(&spec.os_disk.overlay).unwrap());
-    let none = client.fetch(spec.id, Some(9), None, &to).await.unwrap_err();
-    assert!(matches!(&none, FetchError::Host(e) if e.code() == Some(HostErrorCode::Invalid)), "{none:?}");
-    let nowhere = client.fetch(spec.id, None, None, &here.path().join("no/such")).await.unwrap_err();
+    for strange in
+        [DiskFile::Captured { lun: Some(9), capture: captured.id }, DiskFile::Own { name: "../../vms/vm.json".into() }]
+    {
+        let none = client.fetch(spec.id, &strange, &to).await.unwrap_err();
+        assert!(matches!(&none, FetchError::Host(e) if e.code() == Some(HostErrorCode::Invalid)), "{none:?}");
+    }
+    let nowhere = client.fetch(spec.id, &own, &here.path().join("no/such")).await.unwrap_err();
     assert!(matches!(nowhere, FetchError::File(_)), "{nowhere:?}");
     std::fs::remove_file(&spec.os_disk.overlay).unwrap();
-    assert!(!client.fetch(spec.id, None, None, &to).await.unwrap(), "nothing was ever written");
+    assert!(!client.fetch(spec.id, &own, &to).await.unwrap(), "nothing was ever written");
     far.stop().await;
 }

@@ -3,13 +3,14 @@
 //! ```text
 //! place:    the row gets a place ─> each disk: bytes in this computer's files go into the store ─> the disk belongs to the worker
 //! leave:    machine off ─> each disk's file is fetched and goes into the store ─> the disk belongs to nobody ─> the host forgets it
+//! detach:   the guest lets go of the disk ─> the same for this disk; the machine's definition names the file until it is removed
 //! give up:  the worker is away ─> the disks show what the store has ─> the row says so (`lost`), and the activity log
 //! ```
 //! Each time a disk leaves a computer its files get another name (`moves`), so that files which were left behind are never taken
 //! for its own again.
 
 use super::placement::{Candidate, Wanted, choose};
-use super::{Away, Lost, Place, member};
+use super::{Away, Home, Lost, Place, member};
 use crate::capture::Overlay;
 use crate::content::{release_others, settle_found};
 use crate::operation::{OpContext, OpError};
@@ -21,6 +22,7 @@ use crate::{Engine, db_error, new_etag, now_ms};
 use lazuli_arm::ArmError;
 use lazuli_arm::bodies::virtual_machine::{size, trusted_launch};
 use lazuli_meta::model::{Audit, Change, Expect, Resource, ResourceQuery};
+use lazuli_vmm::spec::VmSpec;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,6 +30,8 @@ use uuid::Uuid;
 
 /// The name of the step with which a machine is given up.
 const GIVE_UP: &str = "give up";
+/// That of the step which notes the files that are to be removed from a worker.
+const FILES: &str = "files on the worker";
 
 /// Gives a machine that is about to be defined a host, if it has none, and its disks to that host. Returns the row as it is then.
 /// Nobody may read the disks any more ([`crate::capture::wait_for_readers`]).
@@ -239,31 +243,31 @@ async fn settle(
     cx.commit(others).await
 }
 
-/// Brings everything that a machine wrote on a worker into the store. It must be off there, and nobody read its disks. Returns the
-/// files that the worker's host has to remove with it. Disks in `doomed` are about to be deleted: their bytes are not brought.
+/// Brings what was written to a machine's disks on a worker into the store. No guest must have them any more, and nobody read them.
+/// Returns the files that the worker's host has to remove. Disks in `doomed` are about to be deleted: their bytes are not brought.
 pub(crate) async fn leave(
     cx: &OpContext,
-    state: &MachineInternal,
-    worker: &str,
-    data_dir: &std::path::Path,
+    disks: &[&String],
+    home: &Home,
     doomed: &[&String],
 ) -> Result<Vec<PathBuf>, OpError> {
+    let Some(worker) = home.worker.as_deref() else { return Ok(vec![]) };
     let files: Vec<PathBuf> = cx
-        .step("files on the worker", async {
+        .step(FILES, async {
             let mut files = Vec::new();
-            for key in state.disks() {
+            for key in disks {
                 if let Some((_, disk)) = disk_of(cx, key).await?.filter(|(_, d)| d.worker.as_deref() == Some(worker)) {
-                    files.push(disk.overlay_in(data_dir));
+                    files.push(disk.overlay_in(&home.data_dir));
                 }
             }
             Ok(files)
         })
         .await?;
-    for key in state.disks() {
+    for key in disks {
         let Some((row, disk)) = disk_of(cx, key).await?.filter(|(_, d)| d.worker.as_deref() == Some(worker)) else {
             continue;
         };
-        if doomed.contains(&key) {
+        if doomed.contains(key) {
             forget(cx, key, worker).await?;
         } else {
             settle(cx, &row, &disk, |disk| {
@@ -274,6 +278,13 @@ pub(crate) async fn leave(
         }
     }
     Ok(files)
+}
+
+/// What an attempt of this operation noted in [`leave`]; files of disks that are in use again belong to their machine.
+pub(crate) fn left_files(cx: &OpContext, spec: &VmSpec) -> Result<Vec<PathBuf>, OpError> {
+    let noted =
+        cx.done_step(FILES).map(serde_json::from_value::<Vec<PathBuf>>).transpose().map_err(ArmError::internal)?;
+    Ok(noted.into_iter().flatten().filter(|path| !spec.disks().any(|d| d.overlay == *path)).collect())
 }
 
 /// The disk shows what the store has of it. Returns whether it was on that worker.
@@ -302,8 +313,9 @@ pub(crate) async fn give_up(cx: &OpContext, away: &Away) -> Result<(), OpError> 
     cx.step_with(GIVE_UP, async {
         let mut row = cx.resource().await?;
         let state: MachineInternal = internal(&row)?;
-        let disks: Vec<String> = state.disks().map(|k| k.rsplit('/').next().unwrap_or_default().to_owned()).collect();
-        for key in state.disks() {
+        let disks: Vec<String> =
+            state.disks_and_leaving().map(|k| k.rsplit('/').next().unwrap_or_default().to_owned()).collect();
+        for key in state.disks_and_leaving() {
             forget(cx, key, &away.id).await?;
         }
         let lost = Lost { worker: away.name.clone(), seen_ms: away.seen_ms, disks };

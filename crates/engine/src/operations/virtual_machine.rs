@@ -20,7 +20,7 @@ use lazuli_vmm::spec::{
 };
 use serde_json::Value;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -46,6 +46,7 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
     for (lun, key) in &state.data_disks {
         data_disks.push(disk_of(engine, key, Some(*lun), &data_dir).await?);
     }
+    let detached = detached(engine, &state, &data_dir).await?;
     let nics = nics_of(engine, row, &state).await?;
     let image = &properties["storageProfile"]["imageReference"];
     let image = |name: &str| image[name].as_str().unwrap_or_default().to_owned();
@@ -73,6 +74,7 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
         trusted_launch,
         os_disk,
         data_disks,
+        detached,
         nics,
         provisioning: provisioning_of(properties, &state),
         user_data: properties["userData"].as_str().map(str::to_owned),
@@ -169,6 +171,19 @@ async fn disk_of(engine: &Engine, key: &str, lun: Option<u8>, data_dir: &Path) -
         base: disk.base.map(|b| BaseImage { source: source(&b.manifest), size_bytes: b.size_bytes }),
         read_only: false,
     })
+}
+
+/// Files on a worker of disks that the machine has no more; they are fetched through it.
+async fn detached(engine: &Engine, state: &MachineInternal, data_dir: &Path) -> Result<Vec<PathBuf>, ArmError> {
+    let mut files = Vec::new();
+    for key in &state.leaving {
+        let Some(row) = engine.db().resource(key).await.map_err(db_error)? else { continue };
+        let disk: DiskInternal = internal(&row)?;
+        if disk.worker.is_some() && disk.worker.as_deref() == state.worker() {
+            files.push(disk.overlay_in(data_dir));
+        }
+    }
+    Ok(files)
 }
 
 async fn nic_of(engine: &Engine, key: &str, host_name: &str) -> Result<NicSpec, ArmError> {

@@ -53,7 +53,7 @@ async fn take_from_host(
         if !away.may_be_given_up() {
             return Err(OpError::Failed(away.error(&row.name)));
         }
-        for key in state.disks() {
+        for key in state.disks_and_leaving() {
             forget(cx, key, &away.id).await?;
         }
         return Ok(());
@@ -61,14 +61,15 @@ async fn take_from_host(
     let home = cx.engine.home_of(row, state).await?;
     let (host, id) = (&home.host, state.vm_id);
     let mut files = vec![];
-    if let Some(worker) = &home.worker {
-        wait_for_readers(cx, state.disks()).await?;
+    if home.worker.is_some() {
+        let disks: Vec<&String> = state.disks_and_leaving().collect();
+        wait_for_readers(cx, disks.iter().copied()).await?;
         match on_host(cx, &row.name, || host.power_off(id, true)).await? {
             Err(e) if e.code() != Some(HostErrorCode::NotFound) => return Err(host_error(e, &row.name)),
             _ => {}
         }
         let doomed: Vec<&String> = parts.iter().filter(|(_, delete)| *delete).map(|(key, _)| key).collect();
-        files = leave(cx, state, worker, &home.data_dir, &doomed).await?;
+        files = leave(cx, &disks, &home, &doomed).await?;
     }
     on_host(cx, &row.name, || host.delete(id, &files)).await?.map_err(|e| host_error(e, &row.name))
 }

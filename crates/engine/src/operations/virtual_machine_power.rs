@@ -64,7 +64,7 @@ impl Operation for VirtualMachinePower {
         // What leaves a worker goes into the store, and its files away.
         let leaves = self.0 == Action::Deallocate && state.worker().is_some();
         if leaves || matches!(self.0, Action::Start | Action::Restart | Action::Redeploy) {
-            wait_for_readers(cx, state.disks()).await?;
+            wait_for_readers(cx, state.disks_and_leaving()).await?;
         }
         if matches!(self.0, Action::Deallocate | Action::Redeploy) {
             boot_diagnostics::before_it_is_forgotten(&cx.engine, &row, &state).await;
@@ -116,10 +116,8 @@ impl VirtualMachinePower {
                     // Not defined: there is nothing to shut down.
                     Err(e) if e.code() != Some(HostErrorCode::NotFound) => Err(e),
                     _ => {
-                        let files = match &home.worker {
-                            Some(worker) => leave(cx, state, worker, &home.data_dir, &[]).await?,
-                            None => vec![],
-                        };
+                        let disks: Vec<&String> = state.disks_and_leaving().collect();
+                        let files = leave(cx, &disks, &home, &[]).await?;
                         on_host(cx, &row.name, || host.delete(id, &files)).await?
                     }
                 }

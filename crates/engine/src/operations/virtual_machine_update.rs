@@ -5,13 +5,15 @@
 //! wait for readers of what goes ─> host: redefined (restart: off, redefined, on) ─> disks that go are let go ─> applications
 //!                                         └─ failure ─> host, row and disks as they were before
 //! ```
+//! What was written on a worker to a disk that goes is brought into the store before it is let go.
 
 use super::virtual_machine::{host_error, on_host, spec_of};
 use super::virtual_machine_applications as applications;
 use super::virtual_machine_delete::release;
 use super::virtual_machine_power::set_disks;
 use crate::capture::wait_for_readers;
-use crate::fleet::moving::{forget, ready};
+use crate::fleet::Home;
+use crate::fleet::moving::{forget, leave, left_files, ready};
 use crate::operation::{OpContext, OpError, Operation, Outcome};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::stored::{change_internal, internal};
@@ -23,6 +25,7 @@ use lazuli_vmm::host::HostErrorCode;
 use lazuli_vmm::spec::{PowerState, VmSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 /// Parameters: the machine before the change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,6 +63,11 @@ impl Operation for VirtualMachineUpdate {
         let spec: VmSpec = cx.step("define", async { spec_of(cx, &row).await }).await?;
         change_host(cx, &row, &state, &spec, before.restart).await?;
         mark_os_disk(cx, &row, &state).await?;
+        if !state.leaving.is_empty() {
+            let home = cx.engine.home_of(&row, &state).await?;
+            let files = leave(cx, &state.leaving.iter().collect::<Vec<_>>(), &home, &[]).await?;
+            remove_files(cx, &row, &state, &home, &files).await?;
+        }
         for key in &state.leaving {
             cx.update_other(key, |part| release(part, &row.id)).await?;
         }
@@ -85,10 +93,12 @@ impl Operation for VirtualMachineUpdate {
         let state: MachineInternal = internal(&row)?;
         let mut old = row.clone();
         restore(&mut old, &before);
-        let spec = spec_of(cx, &old).await?;
-        if let Err(error) = change_host(cx, &old, &state, &spec, before.restart).await {
+        // Also if it was canceled.
+        match change_back(&cx.undoing(), &old, before.restart).await {
+            Err(OpError::Interrupted) => return Err(OpError::Interrupted),
             // The machine is `Failed`; the next PUT or reapply makes it what its row says.
-            tracing::warn!(machine = row.id, ?error, "a machine could not be changed back");
+            Err(error) => tracing::warn!(machine = row.id, ?error, "a machine could not be changed back"),
+            Ok(()) => {}
         }
         let came = state.data_disks.iter().filter(|disk| !before.data_disks.contains(disk));
         for (_, key) in came {
@@ -100,6 +110,35 @@ impl Operation for VirtualMachineUpdate {
         }
         Ok(Outcome::update(move |row| restore(row, &before)))
     }
+}
+
+/// The host has the machine as it was.
+async fn change_back(cx: &OpContext, old: &Resource, restart: bool) -> Result<(), OpError> {
+    let state: MachineInternal = internal(old)?;
+    if let Some(place) = &state.place {
+        // What had been brought from the worker already is there again.
+        ready(cx, &state, place.worker.as_deref()).await?;
+    }
+    let spec = spec_of(cx, old).await?;
+    change_host(cx, old, &state, &spec, restart).await?;
+    let files = left_files(cx, &spec)?;
+    let home = cx.engine.home_of(old, &state).await?;
+    remove_files(cx, old, &state, &home, &files).await
+}
+
+/// Removes what was left of detached disks on a worker.
+async fn remove_files(
+    cx: &OpContext,
+    row: &Resource,
+    state: &MachineInternal,
+    home: &Home,
+    files: &[PathBuf],
+) -> Result<(), OpError> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let removed = on_host(cx, &row.name, || home.host.remove_detached(state.vm_id, files)).await?;
+    removed.map_err(|e| host_error(e, &row.name))
 }
 
 fn restore(row: &mut Resource, before: &Before) {

@@ -109,6 +109,11 @@ impl MachineInternal {
     pub(crate) fn disks(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.os_disk).chain(self.data_disks.iter().map(|(_, key)| key))
     }
+
+    /// As [`Self::disks`], with those that are being detached.
+    pub(crate) fn disks_and_leaving(&self) -> impl Iterator<Item = &String> {
+        self.disks().chain(&self.leaving)
+    }
 }
 
 #[async_trait]

@@ -5,6 +5,7 @@ use super::capture::{CLUSTER, WRITES, expected, write_to};
 use super::site::{Site, VM, link, nic, until};
 use super::{MIB, Server};
 use crate::base_images::StoredImages;
+use crate::stored::DiskInternal;
 use crate::{Engine, OpenStores, RegionSettings, RegionStores, WorkerSettings};
 use lazuli_arm::ArmError;
 use lazuli_chunks::Cache;
@@ -106,6 +107,22 @@ impl Fleet {
         internal["vmId"].as_str().unwrap().parse().unwrap()
     }
 
+    async fn data_disks(&self, machine: &str, disks: Value) -> Result<(), ArmError> {
+        let server = self.server();
+        let body = json!({"properties": {"storageProfile": {"dataDisks": disks}}});
+        let written = server.engine.patch(&server.call, &server.id(machine), body).await?;
+        server.end(&written.operation.unwrap()).await.map(drop)
+    }
+
+    /// A disk with the bytes of `d1`; the entry of a machine that has it at LUN 4.
+    async fn data_disk(&self, name: &str) -> Value {
+        let server = self.server();
+        let copy = json!({"createOption": "Copy", "sourceResourceId": server.id("disks/d1").to_string()});
+        let body = json!({"location": "eastus", "properties": {"creationData": copy}});
+        server.put(&format!("disks/{name}"), body).await.unwrap();
+        json!({"lun": 4, "createOption": "Attach", "managedDisk": link(server, &format!("disks/{name}"))})
+    }
+
     /// What the store has of the disk.
     async fn durable(&self, disk: &str) -> Vec<u8> {
         let base = self.server().internal(disk).await["base"]["manifest"].clone();
@@ -178,6 +195,12 @@ impl Member {
     fn overlays(&self) -> Vec<PathBuf> {
         overlays(self.dir.path())
     }
+
+    /// The file of a disk that is here.
+    async fn overlay(&self, fleet: &Fleet, disk: &str) -> PathBuf {
+        let disk: DiskInternal = serde_json::from_value(fleet.server().internal(disk).await).unwrap();
+        disk.overlay_in(self.dir.path())
+    }
 }
 
 fn overlays(data_dir: &Path) -> Vec<PathBuf> {
@@ -228,14 +251,7 @@ async fn a_machine_runs_on_the_worker_of_its_region_and_leaves_with_what_it_wrot
     write_to(&far.overlays()[0], &["write -P 2 6M 64k"]);
     changed[usize::try_from(6 * MIB).unwrap()..][..CLUSTER].fill(2);
     let blank = json!({"lun": 4, "createOption": "Empty", "diskSizeGB": 1, "name": "data4"});
-    let disks = |disks: Value| json!({"properties": {"storageProfile": {"dataDisks": disks}}});
-    let patch = async |body: Value| {
-        let written = server.engine.patch(&server.call, &server.id(VM), body).await?;
-        server.end(&written.operation.unwrap()).await.map(drop)
-    };
-    patch(disks(json!([blank]))).await.unwrap();
-    let detach = patch(disks(json!([]))).await.unwrap_err();
-    assert!(detach.code == "OperationNotAllowed" && detach.message.contains("on a worker"), "{detach}");
+    fleet.data_disks(VM, json!([blank])).await.unwrap();
 
     server.delete(VM).await.unwrap();
     assert!(!far.fake.is_running(id));
@@ -247,6 +263,73 @@ async fn a_machine_runs_on_the_worker_of_its_region_and_leaves_with_what_it_wrot
     }
     let left = std::fs::read_dir(server.dir.path().join("fetched")).unwrap().count();
     assert_eq!(left, 0, "what was fetched is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_leaves_a_machine_on_a_worker_with_what_was_written_to_it() {
+    let fleet = Fleet::start().await;
+    let (site, server) = (&fleet.site, fleet.server());
+    let far = fleet.member("far", 4096).await;
+    site.create(|_| {}).await.unwrap();
+    let id = site.vm_id().await;
+    let entry = fleet.data_disk("data").await;
+    fleet.data_disks(VM, json!([entry])).await.unwrap();
+    write_to(&far.overlay(&fleet, "disks/data").await, &WRITES);
+
+    // It cannot be brought: everything is as it was, and it can be tried again.
+    std::fs::write(server.dir.path().join("fetched"), "").unwrap();
+    fleet.data_disks(VM, json!([])).await.unwrap_err();
+    assert_eq!(
+        (far.fake.disks(id), site.state("disks/data").await),
+        (vec!["lun4".into(), "os".into()], json!("Attached"))
+    );
+    std::fs::remove_file(server.dir.path().join("fetched")).unwrap();
+    fleet.data_disks(VM, json!([])).await.unwrap();
+    assert_eq!((far.fake.disks(id), site.state("disks/data").await), (vec!["os".into()], json!("Unattached")));
+    assert_eq!(far.overlays().len(), 1, "its file is gone");
+    assert!(fleet.durable("disks/data").await == expected());
+
+    // Another machine elsewhere goes on with it; off, but not deallocated, it lets go of it too.
+    let near = fleet.member("near", 8192).await;
+    fleet.another("vm2", "Standard_B1s", true).await.unwrap();
+    fleet.data_disks("virtualMachines/vm2", json!([entry])).await.unwrap();
+    let second = fleet.id_of("vm2").await;
+    assert_eq!(near.fake.disks(second), ["lun4", "os"]);
+    server.action("virtualMachines/vm2", "powerOff", json!({})).await.unwrap();
+    write_to(&near.overlay(&fleet, "disks/data").await, &["write -P 5 3M 64k"]);
+    fleet.data_disks("virtualMachines/vm2", json!([])).await.unwrap();
+    let mut changed = expected();
+    changed[usize::try_from(3 * MIB).unwrap()..][..CLUSTER].fill(5);
+    assert!(fleet.durable("disks/data").await == changed);
+    assert_eq!((near.overlays().len(), site.state("disks/data").await), (1, json!("Unattached")));
+    server.delete("disks/data").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_while_a_disk_is_detached_loses_nothing_of_it() {
+    let fleet = Fleet::start().await;
+    let (site, server) = (&fleet.site, fleet.server());
+    let mut far = fleet.member("far", 4096).await;
+    site.create(|_| {}).await.unwrap();
+    let id = site.vm_id().await;
+    let entry = fleet.data_disk("data").await;
+    fleet.data_disks(VM, json!([entry])).await.unwrap();
+    write_to(&far.overlay(&fleet, "disks/data").await, &WRITES);
+
+    let body = json!({"properties": {"storageProfile": {"dataDisks": []}}});
+    let detach = server.engine.patch(&server.call, &server.id(VM), body).await.unwrap();
+    until("the guest has let go of it", async || far.fake.disks(id) == ["os"]).await;
+    far.dies().await;
+    let ended = server.end(&detach.operation.unwrap()).await;
+    far.begin().await;
+    if ended.is_err() {
+        assert_eq!(site.state("disks/data").await, "Attached", "as its machine says");
+        fleet.data_disks(VM, json!([])).await.unwrap();
+    }
+    assert_eq!((far.fake.disks(id), site.state("disks/data").await), (vec!["os".into()], json!("Unattached")));
+    assert!(fleet.durable("disks/data").await == expected());
+    server.delete(VM).await.unwrap();
+    assert_eq!(far.overlays(), Vec::<PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

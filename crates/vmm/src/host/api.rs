@@ -17,7 +17,8 @@
 //! | `POST /vms/{id}/captures` | [`CaptureRequest`] | [`Captured`]: copies of a running machine's disks as of one instant |
 //! | `POST /vms/{id}/shell` | [`ShellRequest`] | [`Ended`](crate::guest_agent::Ended): `/bin/sh` in the guest, by its agent |
 //! | `GET /vms/{id}/connect?port=N`, `Upgrade: lazuli-link` | | 101, then the bytes of a connection to the guest's port, both ways |
-//! | `GET /vms/{id}/files?disk=LABEL[&capture=C]`, `Upgrade: lazuli-link` | | 101, then 8 bytes (little endian) that say how long it is, and what was written to a disk: of a machine that is off, or of a capture; nothing where nothing was ever written |
+//! | `GET /vms/{id}/files?FILE` with [`DiskFile`], `Upgrade: lazuli-link` | | 101, then 8 bytes (little endian) that say how long it is, and what was written to a disk: nothing where nothing was ever written |
+//! | `DELETE /vms/{id}/files` | [`DeleteRequest`] | 204: files of detached disks are removed |
 //! | `DELETE /vms/{id}/captures/{capture}` | | 204: the copies are removed |
 //! | `DELETE /vms/{id}` | [`DeleteRequest`] | 204 |
 //!
@@ -82,8 +83,17 @@ pub(crate) struct ErrorBody {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct DeleteRequest {
-    /// Overlays to remove with the machine; each must be one of its disks.
+    /// Overlays to remove, with the machine or without it; each must be one of its disks.
     pub remove: Vec<PathBuf>,
+}
+
+/// Which file of a machine's disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskFile {
+    /// Its own, by name, while no guest has it: the machine is off, or the disk was detached. `name=NAME`.
+    Own { name: String },
+    /// The copy of a capture, by LUN; `None` is the OS disk. `capture=ID[&lun=N]`.
+    Captured { lun: Option<u8>, capture: Uuid },
 }
 
 /// Which disks to capture, by LUN; `None` is the OS disk.

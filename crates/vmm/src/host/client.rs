@@ -8,15 +8,18 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
-use super::api::{CaptureRequest, Captured, DeleteRequest, ErrorBody, HostErrorCode, HostInfo, LINK, ShellRequest};
+use super::api::{
+    CaptureRequest, Captured, DeleteRequest, DiskFile, ErrorBody, HostErrorCode, HostInfo, LINK, ShellRequest,
+};
 use super::remote::WorkerLink;
 use crate::guest_agent::Ended;
-use crate::spec::{NicSpec, VmSpec, VmStatus, label};
+use crate::spec::{NicSpec, VmSpec, VmStatus};
 
 /// Talks to the host process. Cheap to clone; holds no connection, so that it outlives the host.
 #[derive(Debug, Clone)]
@@ -232,13 +235,22 @@ impl HostClient {
         self.link(&format!("/vms/{id}/connect?port={port}")).await
     }
 
-    /// Brings what a guest wrote to a disk (by LUN, `None` is the OS disk) to this computer, as the qcow2 file `to`: of a machine
-    /// that is off from the disk's own file, otherwise from a capture. `false`: nothing was ever written, there is no file.
-    pub async fn fetch(&self, id: Uuid, lun: Option<u8>, capture: Option<Uuid>, to: &Path) -> Result<bool, FetchError> {
-        let mut path = format!("/vms/{id}/files?disk={}", label(lun));
-        if let Some(capture) = capture {
-            path.push_str(&format!("&capture={capture}"));
-        }
+    /// Removes files of disks that were detached from the machine. One that is not there counts as removed; `Conflict` if a disk is
+    /// attached.
+    pub async fn remove_detached(&self, id: Uuid, remove: &[PathBuf]) -> Result<(), ClientError> {
+        let body = DeleteRequest { remove: remove.to_vec() };
+        self.call(Method::DELETE, &format!("/vms/{id}/files"), Some(&body)).await.map(drop)
+    }
+
+    /// Brings what a guest wrote to a disk to this computer, as the qcow2 file `to`. `false`: nothing was ever written, there is no
+    /// file.
+    pub async fn fetch(&self, id: Uuid, file: &DiskFile, to: &Path) -> Result<bool, FetchError> {
+        let file = match file {
+            DiskFile::Own { name } => format!("name={}", utf8_percent_encode(name, NON_ALPHANUMERIC)),
+            DiskFile::Captured { lun: None, capture } => format!("capture={capture}"),
+            DiskFile::Captured { lun: Some(lun), capture } => format!("capture={capture}&lun={lun}"),
+        };
+        let path = format!("/vms/{id}/files?{file}");
         let mut from = self.link(&path).await?;
         let cut = |e: std::io::Error| FetchError::Host(self.unreachable(e.into()));
         let len = from.read_u64_le().await.map_err(cut)?;

@@ -2,7 +2,7 @@
 //! See [`PowerState`] for the diagram.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::api::{Captured, ShellRequest};
+use super::api::{Captured, DiskFile, ShellRequest};
 use super::exports::{BaseExport, Exports};
 use super::store::{self, Record};
 use super::{Env, HostError, capture};
@@ -21,7 +21,7 @@ use crate::hypervisor::{Exit, HypervisorError, Launch, Machine, MachineEvent, Ru
 use crate::net::NetError;
 use crate::overlay;
 use crate::provisioning::{Fabric, Reports, disc};
-use crate::spec::{DiskSpec, NicSpec, PowerState, ProvisioningState, VmSpec, VmStatus};
+use crate::spec::{DiskSpec, NicSpec, PowerState, ProvisioningState, VmSpec, VmStatus, label};
 
 /// The power button is pressed again after this long: a guest that is still booting does not see it.
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
@@ -41,6 +41,10 @@ pub enum Order {
     Redefine(Box<VmSpec>),
     /// The running machine itself, for what takes long and is nothing to wait for.
     Lend(oneshot::Sender<Arc<dyn Machine>>),
+    /// Files of disks that were detached are not needed any more.
+    Discard {
+        remove: Vec<PathBuf>,
+    },
     Delete {
         remove: Vec<PathBuf>,
     },
@@ -183,21 +187,33 @@ impl Guest {
         machine.await.map_err(|_| HostError::NotFound)
     }
 
-    /// What was written to a disk, as qcow2: a copy that was made of it, or its own file while the machine is off. `None`: there
-    /// is no file, nothing was ever written.
-    pub async fn file(&self, label: &str, capture: Option<Uuid>) -> Result<Option<tokio::fs::File>, HostError> {
-        let record = self.record();
-        let disk = record.spec().disks().find(|d| d.label() == label).cloned();
-        let disk = disk.ok_or_else(|| HostError::Invalid(format!("the machine has no disk {label}")))?;
-        let path = match capture {
-            Some(capture) => record.files.captures().join(capture.to_string()).join(format!("{label}.qcow2")),
-            None if self.status().power == PowerState::Stopped => disk.overlay,
-            None => return Err(HostError::Conflict("the machine runs: only copies of its disks can be read".into())),
+    /// What was written to a disk, as qcow2: the copy of a capture, or the disk's own file while no guest has it. `None`: there is
+    /// no file, nothing was ever written.
+    pub async fn file(&self, file: &DiskFile) -> Result<Option<tokio::fs::File>, HostError> {
+        let (record, spec) = (self.record(), self.record().spec());
+        let path = match file {
+            DiskFile::Captured { lun, capture } => {
+                let label = label(*lun);
+                if !spec.disks().any(|d| d.label() == label) {
+                    return Err(HostError::Invalid(format!("the machine has no disk {label}")));
+                }
+                record.files.captures().join(capture.to_string()).join(format!("{label}.qcow2"))
+            }
+            DiskFile::Own { name } => {
+                let named = |path: &Path| path.file_name().is_some_and(|n| n.to_str() == Some(name.as_str()));
+                let path = spec.overlays().find(|path| named(path)).map(Path::to_path_buf);
+                let path =
+                    path.ok_or_else(|| HostError::Invalid(format!("the machine has no disk with the file {name}")))?;
+                if !spec.detached.contains(&path) && self.status().power != PowerState::Stopped {
+                    return Err(HostError::Conflict("the machine runs: only copies of its disks can be read".into()));
+                }
+                path
+            }
         };
-        match tokio::fs::File::open(&path).await {
-            Ok(file) => Ok(Some(file)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && capture.is_none() => Ok(None),
-            Err(e) => Err(HostError::Store(e)),
+        match (tokio::fs::File::open(&path).await, file) {
+            (Ok(file), _) => Ok(Some(file)),
+            (Err(e), DiskFile::Own { .. }) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            (Err(e), _) => Err(HostError::Store(e)),
         }
     }
 
@@ -300,6 +316,7 @@ impl Actor {
                 let _ = borrower.send(Arc::clone(&running.machine));
                 Ok(())
             }
+            Order::Discard { remove } => self.discard(remove).await,
             Order::Delete { remove } => self.delete(remove).await,
         }
     }
@@ -524,7 +541,9 @@ impl Actor {
             let stays = |disk: &DiskSpec| spec.data_disks.iter().any(|d| d.lun == disk.lun);
             let union: Vec<DiskSpec> =
                 old.data_disks.iter().filter(|d| !stays(d)).chain(&spec.data_disks).cloned().collect();
-            let between = VmSpec { data_disks: union, ..spec.clone() };
+            let returns = |path: &&PathBuf| union.iter().any(|d| d.overlay == **path);
+            let detached = old.detached.iter().filter(|path| !returns(path)).cloned().collect();
+            let between = VmSpec { data_disks: union, detached, ..spec.clone() };
             between.check()?;
             for disk in spec.data_disks.iter().filter(|d| !old.data_disks.iter().any(|o| o.lun == d.lun)) {
                 overlay::create(disk, &record.files.base(&disk.label())).await?;
@@ -543,10 +562,28 @@ impl Actor {
         Ok(())
     }
 
+    /// Asked again it removes what is still there.
+    async fn discard(&mut self, remove: Vec<PathBuf>) -> Result<(), HostError> {
+        let record = Arc::clone(self.record());
+        let mut spec = (*record.spec()).clone();
+        if let Some(attached) = spec.disks().find(|d| remove.contains(&d.overlay)) {
+            return Err(HostError::Conflict(format!("the disk {} is attached", attached.overlay.display())));
+        }
+        let gone: Vec<PathBuf>;
+        (gone, spec.detached) = spec.detached.into_iter().partition(|path| remove.contains(path));
+        for path in &gone {
+            absent(tokio::fs::remove_file(path).await).map_err(HostError::store)?;
+        }
+        // The definition last: as long as it names a file, its removal can be asked for again.
+        record.set_spec(spec).map_err(HostError::store)
+    }
+
     async fn delete(&mut self, remove: Vec<PathBuf>) -> Result<(), HostError> {
         let record = Arc::clone(self.record());
         let spec = record.spec();
-        if let Some(stranger) = remove.iter().find(|path| !spec.disks().any(|d| d.overlay == **path)) {
+        let is_own = |path: &Path| spec.overlays().any(|own| own == path);
+        // One that it was never told of may not be there either.
+        if let Some(stranger) = remove.iter().find(|path| !is_own(path) && path.exists()) {
             let message = format!("{} is no disk of this machine", stranger.display());
             return Err(HostError::Invalid(message));
         }
@@ -571,6 +608,7 @@ impl Actor {
 fn changed_while_running(old: &VmSpec, wanted: VmSpec) -> Result<VmSpec, HostError> {
     let spec = VmSpec {
         data_disks: wanted.data_disks.clone(),
+        detached: wanted.detached.clone(),
         tags: wanted.tags.clone(),
         user_data: wanted.user_data.clone(),
         vm_size: wanted.vm_size.clone(),

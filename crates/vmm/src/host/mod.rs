@@ -40,7 +40,7 @@ use guest::{Guest, Order};
 use networks::Networks;
 use store::Record;
 
-pub use api::{Captured, HostErrorCode, HostInfo};
+pub use api::{Captured, DiskFile, HostErrorCode, HostInfo};
 pub use client::{ClientError, FetchError, GuestStream, HostClient};
 pub use remote::{Door, WorkerLink};
 
@@ -292,8 +292,8 @@ impl Host {
 
 /// Two machines must not share a disk or an interface.
 fn check_apart(new: &VmSpec, old: &VmSpec) -> Result<(), HostError> {
-    if let Some(disk) = new.disks().find(|d| old.disks().any(|o| o.overlay == d.overlay)) {
-        let message = format!("the disk {} belongs to the machine '{}'", disk.overlay.display(), old.name);
+    if let Some(overlay) = new.overlays().find(|path| old.overlays().any(|o| o == *path)) {
+        let message = format!("the disk {} belongs to the machine '{}'", overlay.display(), old.name);
         return Err(HostError::Conflict(message));
     }
     if let Some(nic) = new.nics.iter().find(|n| old.nics.iter().any(|o| o.id == n.id)) {

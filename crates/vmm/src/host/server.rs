@@ -19,7 +19,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::api::{CaptureRequest, DeleteRequest, ErrorBody, HostInfo, LINK, ShellRequest};
+use super::api::{CaptureRequest, DeleteRequest, DiskFile, ErrorBody, HostInfo, LINK, ShellRequest};
 use super::guest::{Guest, Order};
 use super::{Host, HostError, store, with_causes};
 use crate::provisioning::parse_query;
@@ -115,9 +115,7 @@ async fn link(host: &Arc<Host>, mut request: Request<Incoming>) -> Result<Reply,
             tokio::spawn(join(upgraded, console, host.stopping.clone(), replaced));
         }
         ["vms", vm, "files"] => {
-            let value = |wanted: &str| query.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-            let capture = value("capture").map(id).transpose()?;
-            let file = host.guest(id(vm)?).await?.file(value("disk").unwrap_or_default(), capture).await?;
+            let file = host.guest(id(vm)?).await?.file(&disk_file(&query)?).await?;
             let stopping = host.stopping.clone();
             tokio::spawn(async move {
                 if let Some(Err(e)) = stopping.run_until_cancelled(send(upgraded, file)).await {
@@ -131,6 +129,18 @@ async fn link(host: &Arc<Host>, mut request: Request<Incoming>) -> Result<Reply,
     response.headers_mut().insert(UPGRADE, http::HeaderValue::from_static(LINK));
     response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
     Ok(response)
+}
+
+/// As [`DiskFile`] is written.
+fn disk_file(query: &[(String, String)]) -> Result<DiskFile, HostError> {
+    let value = |wanted: &str| query.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    if let Some(name) = value("name") {
+        return Ok(DiskFile::Own { name: name.to_owned() });
+    }
+    let wrong = || HostError::Invalid("which file of which disk is meant is not said".into());
+    let capture = value("capture").and_then(|c| c.parse().ok()).ok_or_else(wrong)?;
+    let lun = value("lun").map(str::parse).transpose().map_err(|_| wrong())?;
+    Ok(DiskFile::Captured { lun, capture })
 }
 
 /// Its length, then the file.
@@ -210,6 +220,11 @@ async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
         (&Method::DELETE, ["vms", vm]) => {
             let DeleteRequest { remove } = if call.body.is_empty() { DeleteRequest::default() } else { call.body()? };
             host.delete(id(vm)?, remove).await?;
+            Ok(reply(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
+        }
+        (&Method::DELETE, ["vms", vm, "files"]) => {
+            let DeleteRequest { remove } = call.body()?;
+            host.guest(id(vm)?).await?.order(Order::Discard { remove }).await?;
             Ok(reply(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
         }
         (&Method::GET, ["vms", vm, "changes"]) => {

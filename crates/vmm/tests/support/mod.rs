@@ -144,6 +144,7 @@ pub fn machine(dir: &Path, image: &Path, number: u8) -> VmSpec {
             read_only: false,
         },
         data_disks: Vec::new(),
+        detached: Vec::new(),
         nics: vec![NicSpec {
             id: format!("nic-{name}"),
             vnet_id: "vnet".into(),

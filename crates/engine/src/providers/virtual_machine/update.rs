@@ -50,17 +50,6 @@ pub(super) async fn plan(cx: Context<'_>, id: &ResourceId, new: &Value, old: &Re
     let mut next = MachineInternal { data_disks: plan.changed_data_disks(&mut body, &state).await?, ..state.clone() };
     let stays = |key: &String| next.data_disks.iter().any(|(_, k)| k == key);
     let going: Vec<String> = state.data_disks.iter().map(|(_, key)| key).filter(|key| !stays(key)).cloned().collect();
-    if let Some(key) = going.first().filter(|_| state.worker().is_some()) {
-        return Err(ArmError::conflict(
-            "OperationNotAllowed",
-            format!(
-                "Disk '{}' cannot be detached from VM '{}' while the VM is on a worker. Deallocate the VM, then retry.",
-                key.rsplit('/').next().unwrap_or_default(),
-                old.name
-            ),
-        )
-        .target(key.clone()));
-    }
     next.leaving.extend(going);
     let params = serde_json::to_value(before).map_err(ArmError::internal)?;
     let start = Some(Start { kind: "virtual_machine.update", params });
