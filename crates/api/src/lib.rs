@@ -29,5 +29,6 @@ mod tests;
 pub use backend::ArmBackend;
 pub use blob::{Bearer, BlobPlane, BlobRequest, DiskPlane, StoragePlane};
 pub use graph::{GraphRoute, graph_routes};
+pub use identity::machine_token::serve_machine_tokens;
 pub use net::websocket;
 pub use serve::{Running, ServeConfig, ServeError, serve};

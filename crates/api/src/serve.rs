@@ -3,7 +3,8 @@
 use crate::app::{App, Edge};
 use crate::backend::ArmBackend;
 use crate::blob::BlobPlane;
-use crate::identity::{Keys, TokenConfig, machine_token};
+use crate::identity::machine_token::{self, MachineTokens};
+use crate::identity::{Keys, TokenConfig};
 use crate::net::ca::{CaError, LocalCa, write_new};
 use crate::net::hosts::OwnHosts;
 use crate::net::proxy::Proxy;
@@ -12,7 +13,7 @@ use crate::record::Recorder;
 use lazuli_arm::ArmError;
 use lazuli_authz::token::KeyError;
 use lazuli_authz::{KeyRing, SigningKey};
-use lazuli_engine::Engine;
+use lazuli_engine::{Engine, TokenIssuer};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -90,6 +91,8 @@ pub enum ServeError {
     TokenKey(#[from] KeyError),
     #[error("the token-signing key cannot be taken over into the database")]
     AdoptKey(#[source] ArmError),
+    #[error("workers cannot be told in whose name tokens are signed")]
+    TellIssuer(#[source] ArmError),
     #[error("cannot read or remove {path}")]
     ReadKey {
         path: PathBuf,
@@ -164,6 +167,14 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
         None => None,
     };
     let base_url = own.base();
+    let machine_tokens = match &config.directory {
+        Some(engine) => {
+            let issuer = TokenIssuer { bases: own.bases(), lifetime_seconds: config.token_lifetime.as_secs() };
+            engine.tell_token_issuer(&issuer).await.map_err(ServeError::TellIssuer)?;
+            Some(MachineTokens { engine: engine.clone(), worker: None, issuer: Some(issuer) })
+        }
+        None => None,
+    };
     let app = App {
         backend: config.backend,
         blobs: config.blobs,
@@ -177,9 +188,9 @@ pub async fn serve(config: ServeConfig, shutdown: CancellationToken) -> Result<R
     };
     let tls = tls(ca)?;
     let app = Arc::new(app);
-    if let Some(path) = config.token_socket {
+    if let (Some(path), Some(tokens)) = (config.token_socket, machine_tokens) {
         match lazuli_engine::listen(&path) {
-            Ok(listener) => drop(tasks.spawn(machine_token::run(listener, app.clone(), shutdown.clone()))),
+            Ok(listener) => drop(tasks.spawn(machine_token::run(listener, tokens, shutdown.clone()))),
             // Such as a path that is too long for a socket: everything else works.
             Err(error) => tracing::warn!(path = %path.display(), %error, "machines get no tokens of their identities"),
         }

@@ -21,7 +21,7 @@ pub use external::{ExternalAnswer, ExternalError, ExternalSignIn, IdentityProvid
 pub use federated::FederationError;
 pub use interactive::InteractiveClient;
 pub use issuers::IssuerError;
-pub use machine::MachineIdentityError;
+pub use machine::{MachineIdentityError, TokenIssuer};
 pub use operator::{NewClient, NewUser, OperatorError};
 pub use sessions::{CodeRequest, GrantError, Resumed, Session};
 pub use signing_keys::{KeyRotation, KeyView, PUBLISHED_BEFORE};

@@ -56,7 +56,8 @@ pub use identity::{
     Bootstrap, ClientProof, CodeRequest, DEVICE_CODE_LIFE_SECONDS, DeviceCode, DeviceError, ExternalAnswer,
     ExternalError, ExternalSignIn, FederationError, GrantError, Home, IdentityProvider, InteractiveClient, IssuerError,
     KeyRotation, KeyView, MachineIdentityError, NewClient, NewUser, OfferedProvider, OperatorError,
-    POLL_INTERVAL_SECONDS, PUBLISHED_BEFORE, ProviderError, Resumed, Session, SignInError, SignedIn, generate_secret,
+    POLL_INTERVAL_SECONDS, PUBLISHED_BEFORE, ProviderError, Resumed, Session, SignInError, SignedIn, TokenIssuer,
+    generate_secret,
 };
 pub use image_builder::ImageBuilderConfig;
 pub use lazuli_authz::assertion::AssertionError;

@@ -5,9 +5,11 @@
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::{keeper, signals, site};
+use crate::{files, keeper, signals, site};
 use anyhow::{Context, bail, ensure};
-use lazuli_engine::{WorkerSettings, region_name};
+use lazuli_api::serve_machine_tokens;
+use lazuli_engine::{WorkerSettings, listen, region_name};
+use lazuli_vmm::HostConfig;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -55,6 +57,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = signals::shutdown()?;
     let engine = site::open(&dir, &config).await?;
     let config_file = args.config.as_deref().and_then(|p| std::path::absolute(p).ok());
+    files::private_dir(&dir.host())?;
+    let socket = HostConfig::token_socket(&dir.host());
+    let listener = listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let tokens = serve_machine_tokens(engine.clone(), settings.id.clone(), listener, shutdown.clone());
+    let tokens = tokio::spawn(tokens);
     let keeper = tokio::spawn(keeper::keep(dir.clone(), config_file, shutdown.clone()));
     let (told, ready) = oneshot::channel();
     let name = settings.name.clone();
@@ -63,6 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     shutdown.cancel();
     // It only watches; what it started lives on.
     let _ = keeper.await;
+    let _ = tokens.await;
     worked.context("this computer cannot be a worker")
 }
 

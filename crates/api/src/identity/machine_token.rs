@@ -1,10 +1,10 @@
 //! Tokens for the managed identities of machines: the host process asks on a socket in its folder, on behalf of a guest.
 //!
 //! Whoever may open the socket runs as this server's own user and could read its keys; it is 0600 in a folder that is 0700. A
-//! guest reaches it through the metadata service only, which names its machine.
+//! guest reaches it through the metadata service only, which names its machine. A worker answers its own host process: it has
+//! the key of the database's secrets, as the server has, and needs nothing of the server to be there.
 
-use crate::app::App;
-use crate::identity::{self, now_seconds};
+use crate::identity::{self, Keys, now_seconds};
 use axum::Router;
 use axum::extract::{Json, State};
 use axum::response::{IntoResponse as _, Response};
@@ -12,54 +12,92 @@ use http::StatusCode;
 use lazuli_arm::ArmError;
 use lazuli_authz::token::Grant;
 use lazuli_authz::{Claims, TokenVersion};
-use lazuli_engine::{MachineIdentityError, TokenAsk};
+use lazuli_engine::{Engine, MachineIdentityError, TokenAsk, TokenIssuer};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+/// Who signs the tokens of the machines of one computer.
+pub(crate) struct MachineTokens {
+    pub engine: Engine,
+    /// `None`: the server.
+    pub worker: Option<String>,
+    /// `None`: what the server said last.
+    pub issuer: Option<TokenIssuer>,
+}
+
+/// Gives the machines on a worker tokens of their managed identities until shutdown; their host process asks at `listener`.
+pub async fn serve_machine_tokens(engine: Engine, worker: String, listener: UnixListener, shutdown: CancellationToken) {
+    run(listener, MachineTokens { engine, worker: Some(worker), issuer: None }, shutdown).await;
+}
+
 /// Answers until shutdown.
-pub(crate) async fn run(listener: UnixListener, app: Arc<App>, shutdown: CancellationToken) {
-    let router = Router::new().route("/", axum::routing::post(answer)).with_state(app);
+pub(crate) async fn run(listener: UnixListener, tokens: MachineTokens, shutdown: CancellationToken) {
+    let router = Router::new().route("/", axum::routing::post(answer)).with_state(Arc::new(tokens));
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await {
         tracing::error!(%error, "machines get no tokens any more");
     }
 }
 
-async fn answer(State(app): State<Arc<App>>, Json(ask): Json<TokenAsk>) -> Response {
-    let (status, body) = token(&app, &ask).await;
+async fn answer(State(tokens): State<Arc<MachineTokens>>, Json(ask): Json<TokenAsk>) -> Response {
+    let (status, body) = token(&tokens, &ask).await;
     tracing::info!(machine = ask.machine, status = status.as_u16(), "token of a managed identity");
     (status, Json(body)).into_response()
 }
 
-async fn token(app: &App, ask: &TokenAsk) -> (StatusCode, Value) {
-    let refuse = |status, error: &str, why: String| (status, json!({"error": error, "error_description": why}));
-    let unavailable = || {
-        refuse(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "server_error",
-            "The identity service failed. Retry the request.".to_owned(),
-        )
-    };
-    let Some(engine) = &app.directory else { return unavailable() };
-    let caller = match engine.machine_identity(ask).await {
-        Ok(caller) => caller,
-        Err(MachineIdentityError::Failed(error)) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a machine's identity is not known");
-            return unavailable();
+/// Why there is no token.
+enum Refused {
+    /// In the words of the metadata service.
+    Told(&'static str, String),
+    Failed(ArmError),
+}
+
+impl From<ArmError> for Refused {
+    fn from(error: ArmError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<MachineIdentityError> for Refused {
+    fn from(error: MachineIdentityError) -> Self {
+        match error {
+            MachineIdentityError::Failed(error) => Self::Failed(error),
+            refused => Self::Told("invalid_request", refused.to_string()),
         }
-        Err(refused) => return refuse(StatusCode::BAD_REQUEST, "invalid_request", refused.to_string()),
+    }
+}
+
+async fn token(tokens: &MachineTokens, ask: &TokenAsk) -> (StatusCode, Value) {
+    match issue(tokens, ask).await {
+        Ok(body) => (StatusCode::OK, body),
+        Err(Refused::Told(error, why)) => (StatusCode::BAD_REQUEST, json!({"error": error, "error_description": why})),
+        Err(Refused::Failed(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "a machine gets no token");
+            let why = "The identity service failed. Retry the request.";
+            (StatusCode::INTERNAL_SERVER_ERROR, json!({"error": "server_error", "error_description": why}))
+        }
+    }
+}
+
+async fn issue(tokens: &MachineTokens, ask: &TokenAsk) -> Result<Value, Refused> {
+    let engine = &tokens.engine;
+    let issuer = match &tokens.issuer {
+        Some(issuer) => Some(issuer.clone()),
+        None => engine.token_issuer().await?,
     };
-    if !identity::is_known_resource(&ask.resource, &identity::own_arm_audiences(&app.own.bases())) {
+    let issuer = issuer.ok_or_else(|| ArmError::internal("no server has said in whose name tokens are signed"))?;
+    let caller = engine.machine_identity(ask, tokens.worker.as_deref()).await?;
+    if !identity::is_known_resource(&ask.resource, &identity::own_arm_audiences(&issuer.bases)) {
         let why = format!(
             "AADSTS500011: The resource principal named {} was not found in the tenant named {}.",
             ask.resource, caller.tenant
         );
-        return refuse(StatusCode::BAD_REQUEST, "invalid_resource", why);
+        return Err(Refused::Told("invalid_resource", why));
     }
-    let lifetime = app.tokens.lifetime.as_secs();
+    let lifetime = issuer.lifetime_seconds;
     let claims = Claims::new(&Grant {
-        authority: &app.own.base(),
+        authority: issuer.bases.first().map_or("", String::as_str),
         audience: &ask.resource,
         tenant: &caller.tenant,
         app_id: &caller.app_id,
@@ -68,18 +106,9 @@ async fn token(app: &App, ask: &TokenAsk) -> (StatusCode, Value) {
         now: now_seconds(),
         lifetime_seconds: lifetime,
     });
-    let signed = match app.tokens.signer().await {
-        Ok(key) => key.sign(&claims).map_err(ArmError::internal),
-        Err(error) => Err(error),
-    };
-    let signed = match signed {
-        Ok(signed) => signed,
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a machine's token is not signed");
-            return unavailable();
-        }
-    };
-    let body = json!({
+    let key = Keys::Kept(engine.clone()).signer().await?;
+    let signed = key.sign(&claims).map_err(ArmError::internal)?;
+    Ok(json!({
         "access_token": signed,
         "client_id": caller.app_id,
         "expires_in": lifetime.to_string(),
@@ -88,6 +117,5 @@ async fn token(app: &App, ask: &TokenAsk) -> (StatusCode, Value) {
         "not_before": claims.nbf.to_string(),
         "resource": ask.resource,
         "token_type": "Bearer",
-    });
-    (StatusCode::OK, body)
+    }))
 }

@@ -41,11 +41,11 @@ pub(crate) enum Keys {
     Kept(Engine),
 }
 
-impl TokenConfig {
+impl Keys {
     async fn ring(&self) -> Result<Arc<KeyRing>, ArmError> {
-        match &self.keys {
-            Keys::Own(ring) => Ok(ring.clone()),
-            Keys::Kept(engine) => engine.signing_keys().await,
+        match self {
+            Self::Own(ring) => Ok(ring.clone()),
+            Self::Kept(engine) => engine.signing_keys().await,
         }
     }
 
@@ -55,10 +55,12 @@ impl TokenConfig {
         let signer = ring.signer(now_milliseconds());
         signer.cloned().ok_or_else(|| ArmError::internal("there is no key to sign tokens with"))
     }
+}
 
+impl TokenConfig {
     /// The public halves of all keys that count.
     pub(crate) async fn jwks(&self) -> Result<Value, ArmError> {
-        Ok(self.ring().await?.jwks(now_milliseconds()))
+        Ok(self.keys.ring().await?.jwks(now_milliseconds()))
     }
 
     /// The claims of a token that this installation signed.
@@ -67,7 +69,7 @@ impl TokenConfig {
         token: &str,
         wanted: &Validation<'_>,
     ) -> Result<Result<Claims, TokenError>, ArmError> {
-        let checked = self.ring().await?.validate(token, wanted);
+        let checked = self.keys.ring().await?.validate(token, wanted);
         match (&checked, &self.keys) {
             // Another server may have made the key a moment ago.
             (Err(TokenError::ForeignKey), Keys::Kept(engine)) => {

@@ -125,7 +125,7 @@ async fn answer(
             ver: claims.ver,
             nonce: session.nonce.clone(),
         };
-        let key = ask.app.tokens.signer().await.map_err(Failure::Internal)?;
+        let key = ask.app.tokens.keys.signer().await.map_err(Failure::Internal)?;
         let id = key.sign_id(&id).map_err(|e| Failure::Internal(ArmError::internal(e)))?;
         body["id_token"] = json!(id);
     }

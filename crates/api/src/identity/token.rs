@@ -174,7 +174,7 @@ impl Ask<'_> {
     }
 
     pub(crate) async fn sign(&self, claims: &Claims) -> Result<String, Failure> {
-        let key = self.app.tokens.signer().await.map_err(Failure::Internal)?;
+        let key = self.app.tokens.keys.signer().await.map_err(Failure::Internal)?;
         key.sign(claims).map_err(|e| Failure::Internal(ArmError::internal(e)))
     }
 

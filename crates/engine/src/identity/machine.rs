@@ -1,5 +1,7 @@
 //! Who a machine's guest may act as. The metadata service asks for it, each time: an identity that is taken from a machine, or
-//! deleted, gives no token from then on.
+//! deleted, gives no token from then on. Neither does one of a machine that is not placed on the computer which asks.
+//!
+//! A worker signs the tokens of its own machines, in the name of the server, which says in the database what that is.
 
 use super::caller_of;
 use crate::call::Caller;
@@ -9,6 +11,19 @@ use crate::{Engine, db_error};
 use lazuli_arm::ArmError;
 use lazuli_meta::model::Resource;
 use lazuli_vmm::provisioning::tokens::TokenAsk;
+use serde::{Deserialize, Serialize};
+
+/// The setting of the database with [`TokenIssuer`].
+const ISSUER: &str = "tokenIssuer";
+
+/// In whose name the tokens of machines are signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenIssuer {
+    /// What the server calls itself; the first is the issuer.
+    pub bases: Vec<String>,
+    pub lifetime_seconds: u64,
+}
 
 /// Why a guest gets no token, in the words of the metadata service.
 #[derive(Debug, thiserror::Error)]
@@ -24,13 +39,34 @@ pub enum MachineIdentityError {
 }
 
 impl Engine {
+    /// Workers sign in this name from now on.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn tell_token_issuer(&self, issuer: &TokenIssuer) -> Result<(), ArmError> {
+        let text = serde_json::to_string(issuer).map_err(ArmError::internal)?;
+        self.db().put_setting(ISSUER, &text, false).await.map_err(db_error).map(drop)
+    }
+
+    /// In whose name a worker signs; `None`: no server has begun yet.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn token_issuer(&self) -> Result<Option<TokenIssuer>, ArmError> {
+        let text = self.db().setting(ISSUER).await.map_err(db_error)?;
+        text.map(|text| serde_json::from_str(&text).map_err(ArmError::internal)).transpose()
+    }
+
+    /// `worker`: the computer that asks; `None`: the server's own.
+    ///
     /// # Errors
     /// [`MachineIdentityError`].
-    pub async fn machine_identity(&self, ask: &TokenAsk) -> Result<Caller, MachineIdentityError> {
+    pub async fn machine_identity(&self, ask: &TokenAsk, worker: Option<&str>) -> Result<Caller, MachineIdentityError> {
         let row = self.db().resource(&ask.machine.to_ascii_lowercase()).await.map_err(db_error)?;
         let row = row.ok_or(MachineIdentityError::NotFound)?;
-        // Another machine may have the name by now.
-        if internal::<MachineInternal>(&row)?.vm_id != ask.vm_id {
+        let state: MachineInternal = internal(&row)?;
+        // Another machine may have the name by now, and this one may have been given up there.
+        if state.vm_id != ask.vm_id || state.worker() != worker {
             return Err(MachineIdentityError::NotFound);
         }
         let mut held = Vec::new();

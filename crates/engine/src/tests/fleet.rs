@@ -6,7 +6,7 @@ use super::site::{Site, VM, link, nic, until};
 use super::{MIB, Server};
 use crate::base_images::StoredImages;
 use crate::stored::DiskInternal;
-use crate::{Engine, OpenStores, RegionSettings, RegionStores, WorkerSettings};
+use crate::{Engine, MachineIdentityError, OpenStores, RegionSettings, RegionStores, TokenAsk, WorkerSettings};
 use lazuli_arm::ArmError;
 use lazuli_chunks::Cache;
 use lazuli_vmm::host::{Host, HostConfig, HostError};
@@ -464,15 +464,30 @@ async fn a_disk_that_was_written_on_the_servers_own_host_moves_to_a_worker() {
     assert!(far.fake.is_running(id) && !site.fake.is_running(id));
     assert!(fleet.durable("disks/os1").await == expected(), "what was written came along");
     assert_eq!(overlays(server.dir.path()), Vec::<PathBuf>::new());
-    // A machine with an identity needs the server's own host, which has room for one of this size.
-    let with_identity = {
-        nic(server, "n-own", json!({})).await.unwrap();
-        site.body(|b| {
-            b["identity"] = json!({"type": "SystemAssigned"});
-            b["properties"]["storageProfile"]["osDisk"]["name"] = json!("os-own");
-            b["properties"]["networkProfile"]["networkInterfaces"] = json!([link(server, "networkInterfaces/n-own")]);
-        })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_on_a_worker_acts_as_its_machines_identity_there_and_nowhere_else() {
+    let fleet = Fleet::start().await;
+    let (site, server) = (&fleet.site, fleet.server());
+    let far = fleet.member("far", 4096).await;
+    let shown = site.create(|b| b["identity"] = json!({"type": "SystemAssigned"})).await.unwrap();
+    assert!(far.fake.is_running(site.vm_id().await));
+    let ask = TokenAsk { machine: server.id(VM).to_string(), vm_id: site.vm_id().await, ..TokenAsk::default() };
+    let act = async |computer: Option<&str>| far.engine.machine_identity(&ask, computer).await.map(|c| c.principal);
+    assert_eq!(act(Some("far")).await.unwrap(), shown["identity"]["principalId"]);
+    for other in [None, Some("near")] {
+        assert!(matches!(act(other).await, Err(MachineIdentityError::NotFound)), "{other:?}");
+    }
+    // What is taken away is gone for the next request.
+    let patch = async |identity: Value| {
+        let body = json!({ "identity": identity });
+        server.engine.patch(&server.call, &server.id(VM), body).await.unwrap().resource["identity"].clone()
     };
-    let refused = server.put("virtualMachines/own", with_identity).await.unwrap_err();
-    assert!(refused.code == "AllocationFailed" && refused.message.contains("managed identities"), "{refused}");
+    patch(json!({"type": "None"})).await;
+    assert!(matches!(act(Some("far")).await, Err(MachineIdentityError::NotFound)));
+    let again = patch(json!({"type": "SystemAssigned"})).await;
+    assert_eq!(act(Some("far")).await.unwrap(), again["principalId"]);
+    site.power("deallocate").await.unwrap();
+    assert!(matches!(act(Some("far")).await, Err(MachineIdentityError::NotFound)), "it is not there any more");
 }

@@ -32,7 +32,7 @@ impl Site {
             client_id: client_id.map(str::to_owned),
             ..TokenAsk::default()
         };
-        self.server.engine.machine_identity(&ask).await.map(|caller| caller.principal)
+        self.server.engine.machine_identity(&ask, None).await.map(|caller| caller.principal)
     }
 }
 
@@ -72,7 +72,7 @@ async fn a_guest_acts_as_what_its_machine_was_given() {
 
     // Another machine's name is not its identity.
     let ask = TokenAsk { machine: server.id(VM).to_string(), ..TokenAsk::default() };
-    assert!(matches!(server.engine.machine_identity(&ask).await, Err(MachineIdentityError::NotFound)));
+    assert!(matches!(server.engine.machine_identity(&ask, None).await, Err(MachineIdentityError::NotFound)));
     site.set_identity(json!({"type": "SystemAssigned"})).await.unwrap();
     let own = site.act(None).await.unwrap();
     let deleted = server.engine.delete(&server.call, &server.id(VM)).await.unwrap();
