@@ -39,6 +39,9 @@ pub struct DiskInternal {
     pub incomplete: bool,
     /// The state of the guest's firmware, in the region of the disk.
     pub guest_state: Option<Stored>,
+    /// What firmware and TPM kept when it last left a computer, sealed; see [`crate::fleet::firmware`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
     /// The UEFI keys that its image brings along, as the version's body says them; null: none.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub uefi_settings: Value,
@@ -184,7 +187,12 @@ impl DiskInternal {
     /// The folder of what firmware and TPM of a trusted launch machine keep between its starts; see
     /// [`lazuli_vmm::spec::TrustedLaunch`].
     pub fn firmware_state_path(&self, config: &EngineConfig) -> PathBuf {
-        self.overlay_path(config).with_extension("state")
+        self.firmware_state_in(&config.data_dir)
+    }
+
+    /// The same in the data folder of another computer.
+    pub fn firmware_state_in(&self, data_dir: &Path) -> PathBuf {
+        self.overlay_in(data_dir).with_extension("state")
     }
 
     /// The sparse file that an upload fills: the whole VHD with its footer.

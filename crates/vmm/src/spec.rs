@@ -87,8 +87,8 @@ pub struct TrustedLaunch {
     pub secure_boot: bool,
     /// The guest has a TPM 2.0.
     pub vtpm: bool,
-    /// Absolute path of a folder that lives as long as the OS disk. The host makes it if it is not there, and never
-    /// removes it.
+    /// Absolute path of a folder that lives as long as the OS disk. The host makes it if it is not there, and removes it only if
+    /// it is told to with the machine's deletion.
     pub state: PathBuf,
     /// `None`: Microsoft's. They are put into the firmware when it first starts with secure boot, and then are its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

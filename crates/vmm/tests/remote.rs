@@ -5,9 +5,11 @@ mod support;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lazuli_vmm::host::{ClientError, DiskFile, Door, FetchError, HostClient, HostConfig, HostErrorCode, WorkerLink};
+use lazuli_vmm::host::{
+    ClientError, DiskFile, Door, FetchError, HostClient, HostConfig, HostErrorCode, WorkerLink, firmware,
+};
 use lazuli_vmm::hypervisor::{Behaviour, Fake};
-use lazuli_vmm::spec::{DiskSpec, VmSpec};
+use lazuli_vmm::spec::{DiskSpec, Generation, PowerState, TrustedLaunch, VmSpec};
 use support::{TestHost, conformance, machine, short_dir};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
@@ -114,6 +116,40 @@ async fn a_detached_disk_is_kept_until_it_was_taken() {
         client.remove_detached(spec.id, std::slice::from_ref(&more.overlay)).await.unwrap();
         assert!(!more.overlay.exists() && spec.os_disk.overlay.exists());
     }
+    far.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tpm_keeps_is_fetched_and_put_while_its_machine_is_off() {
+    let far = Far::start().await;
+    let (client, mut spec) = (far.client(), machine(far.dir.path(), &far.image, 4));
+    let state = far.dir.path().join("disks/web04.state");
+    client.define(&spec).await.unwrap();
+    assert_eq!(client.firmware(spec.id).await.unwrap(), None, "it has no TPM");
+    client.delete(spec.id, &[]).await.unwrap();
+    spec.generation = Generation::V2;
+    spec.trusted_launch = Some(TrustedLaunch { secure_boot: true, vtpm: true, state: state.clone(), keys: None });
+
+    let elsewhere = short_dir();
+    std::fs::create_dir(elsewhere.path().join("tpm")).unwrap();
+    std::fs::write(elsewhere.path().join("tpm/tpm2-00.permall"), "seed").unwrap();
+    let packed = firmware::pack(elsewhere.path()).unwrap().unwrap();
+    assert_eq!(client.define(&spec).await.unwrap().power, PowerState::Stopped);
+    let strange = client.put_firmware(spec.id, b"strange").await.unwrap_err();
+    assert_eq!(strange.code(), Some(HostErrorCode::Invalid));
+    client.put_firmware(spec.id, &packed).await.unwrap();
+    assert_eq!(std::fs::read_to_string(state.join("tpm/tpm2-00.permall")).unwrap(), "seed");
+    client.define_and_start(&spec).await.unwrap();
+    assert_eq!(client.firmware(spec.id).await.unwrap_err().code(), Some(HostErrorCode::Conflict));
+    // As a server that asks once more.
+    client.put_firmware(spec.id, &packed).await.unwrap();
+    client.power_off(spec.id, true).await.unwrap();
+    assert_eq!(client.firmware(spec.id).await.unwrap().unwrap(), packed);
+    client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.unwrap();
+    assert!(state.is_dir(), "nobody said that it goes");
+    client.define(&spec).await.unwrap();
+    client.delete(spec.id, &[spec.os_disk.overlay.clone(), state.clone()]).await.unwrap();
+    assert!(!state.exists());
     far.stop().await;
 }
 

@@ -11,6 +11,7 @@
 //! its machine is placed there; when the machine leaves in peace they are brought into the content store first. A worker's row
 //! is believed in until its lease ends; whoever let it pass removes what was started elsewhere before it says that it is back.
 
+pub(crate) mod firmware;
 mod member;
 pub(crate) mod moving;
 mod placement;

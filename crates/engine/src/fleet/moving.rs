@@ -6,11 +6,11 @@
 //! detach:   the guest lets go of the disk ─> the same for this disk; the machine's definition names the file until it is removed
 //! give up:  the worker is away ─> the disks show what the store has ─> the row says so (`lost`), and the activity log
 //! ```
-//! Each time a disk leaves a computer its files get another name (`moves`), so that files which were left behind are never taken
+//! What firmware and TPM keep goes with the OS disk ([`super::firmware`]). Each time a disk leaves a computer its files get another name (`moves`), so that files which were left behind are never taken
 //! for its own again.
 
 use super::placement::{Candidate, Wanted, choose};
-use super::{Away, Home, Lost, Place, member};
+use super::{Away, Home, Lost, Place, firmware, member};
 use crate::capture::Overlay;
 use crate::content::{release_others, settle_found};
 use crate::operation::{OpContext, OpError};
@@ -62,12 +62,7 @@ async fn find(cx: &OpContext, row: &Resource, state: &MachineInternal) -> Result
         count(engine, other, &mut candidates).await?;
     }
     let networks = networks_of(engine, row, state).await?;
-    let wanted = Wanted {
-        machine: &row.name,
-        memory_mib: memory_of(row)?,
-        networks: &networks,
-        own_host_only: own_host_only(row),
-    };
+    let wanted = Wanted { machine: &row.name, memory_mib: memory_of(row)?, networks: &networks };
     let worker = choose(&wanted, &candidates)?.worker.clone();
     if worker.is_some() && !state.created {
         // From an attempt before the region had workers; a host that does not answer has nothing that runs.
@@ -93,14 +88,6 @@ pub(crate) async fn room_in(engine: &Engine, region: &str) -> Result<Option<u64>
         count(engine, row, &mut candidates).await?;
     }
     Ok(Some(candidates.iter().filter(|c| c.is_there).map(Candidate::free_mib).max().unwrap_or(0)))
-}
-
-/// What keeps a machine from running on a worker.
-fn own_host_only(row: &Resource) -> Option<&'static str> {
-    if trusted_launch(&row.body).is_some() {
-        return Some("what firmware and TPM of a Trusted Launch VM keep is not moved between hosts");
-    }
-    None
 }
 
 /// The region's hosts without what is placed on them. `None`: it never had a worker.
@@ -172,7 +159,7 @@ pub(crate) async fn ready(cx: &OpContext, state: &MachineInternal, worker: Optio
         if disk.worker.as_deref() == worker && disk.written {
             if let (Some(_), Some(moves)) = (worker, disk.moves.checked_sub(1)) {
                 // An earlier attempt may have ended before it did this.
-                remove(&DiskInternal { moves, ..disk }.overlay_path(cx.engine.config())).await?;
+                remove_files(cx, &DiskInternal { moves, ..disk }).await?;
             }
             continue;
         }
@@ -195,8 +182,9 @@ pub(crate) async fn ready(cx: &OpContext, state: &MachineInternal, worker: Optio
             .await?;
             continue;
         }
-        settle(cx, &row, &disk, |disk| disk.worker.clone_from(&next)).await?;
-        remove(&here).await?;
+        let kept = if *key == state.os_disk { firmware::here(cx, &disk).await? } else { None };
+        settle(cx, &row, &disk, kept, |disk| disk.worker.clone_from(&next)).await?;
+        remove_files(cx, &disk).await?;
     }
     Ok(())
 }
@@ -212,11 +200,13 @@ async fn disk_of(cx: &OpContext, key: &str) -> Result<Option<(Resource, DiskInte
     })
 }
 
-/// Brings what was written to a disk into the store; it is its base from then on. The file is left to the caller.
+/// Brings what was written to a disk into the store; it is its base from then on, and `firmware` what firmware and TPM kept
+/// beside it. The files are left to the caller.
 async fn settle(
     cx: &OpContext,
     row: &Resource,
     disk: &DiskInternal,
+    firmware: Option<String>,
     then: impl Fn(&mut DiskInternal),
 ) -> Result<(), OpError> {
     let overlay = Overlay::own(row, disk);
@@ -229,6 +219,9 @@ async fn settle(
             if state.moves == disk.moves {
                 state.base = Some(stored.clone());
                 state.moves += 1;
+                if firmware.is_some() {
+                    state.firmware.clone_from(&firmware);
+                }
                 then(state);
             }
         });
@@ -244,17 +237,22 @@ async fn settle(
 /// Returns the files that the worker's host has to remove. Disks in `doomed` are about to be deleted: their bytes are not brought.
 pub(crate) async fn leave(
     cx: &OpContext,
+    machine: &Resource,
     disks: &[&String],
     home: &Home,
     doomed: &[&String],
 ) -> Result<Vec<PathBuf>, OpError> {
     let Some(worker) = home.worker.as_deref() else { return Ok(vec![]) };
+    let state: MachineInternal = internal(machine)?;
     let files: Vec<PathBuf> = cx
         .step(FILES, async {
             let mut files = Vec::new();
             for key in disks {
                 if let Some((_, disk)) = disk_of(cx, key).await?.filter(|(_, d)| d.worker.as_deref() == Some(worker)) {
                     files.push(disk.overlay_in(&home.data_dir));
+                    if **key == state.os_disk {
+                        files.push(disk.firmware_state_in(&home.data_dir));
+                    }
                 }
             }
             Ok(files)
@@ -267,7 +265,12 @@ pub(crate) async fn leave(
         if doomed.contains(key) {
             forget(cx, key, worker).await?;
         } else {
-            settle(cx, &row, &disk, |disk| {
+            let has_firmware = **key == state.os_disk && trusted_launch(&machine.body).is_some();
+            let kept = match has_firmware {
+                true => firmware::on_worker(cx, machine, &state, &disk, home).await?,
+                false => None,
+            };
+            settle(cx, &row, &disk, kept, |disk| {
                 disk.worker = None;
                 disk.written = false;
             })
@@ -349,11 +352,17 @@ async fn exists(path: &std::path::Path) -> Result<bool, OpError> {
     tokio::fs::try_exists(path).await.map_err(|e| OpError::Failed(ArmError::internal(e)))
 }
 
-async fn remove(path: &std::path::Path) -> Result<(), OpError> {
-    match tokio::fs::remove_file(path).await {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(OpError::Failed(ArmError::internal(e))),
-        _ => Ok(()),
+/// What a disk that left has on this computer.
+async fn remove_files(cx: &OpContext, disk: &DiskInternal) -> Result<(), OpError> {
+    let config = cx.engine.config();
+    let file = tokio::fs::remove_file(disk.overlay_path(config)).await;
+    for removed in [file, tokio::fs::remove_dir_all(disk.firmware_state_path(config)).await] {
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(OpError::Failed(ArmError::internal(e))),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// A machine, and the worker that it is on.

@@ -34,8 +34,6 @@ pub(super) struct Wanted<'a> {
     pub machine: &'a str,
     pub memory_mib: u64,
     pub networks: &'a [String],
-    /// Why no worker can run it.
-    pub own_host_only: Option<&'static str>,
 }
 
 /// # Errors
@@ -56,24 +54,13 @@ pub(super) fn choose<'c>(wanted: &Wanted<'_>, candidates: &'c [Candidate]) -> Re
     let fit = candidates.iter().filter(|c| check(wanted, c).is_ok());
     // The first of equals: the server's own host, then by name.
     fit.min_by_key(|c| (Reverse(c.free_mib()), c.worker.is_some(), c.name.clone())).ok_or_else(|| {
-        let why = match wanted.own_host_only {
-            Some(why) => {
-                format!(
-                    "only the server's own host can run it, since {why}, and that host does not answer or has no room"
-                )
-            }
-            None => format!("no host of the region that is there has {} MiB of memory free", wanted.memory_mib),
-        };
-        failed(wanted, &why)
+        failed(wanted, &format!("no host of the region that is there has {} MiB of memory free", wanted.memory_mib))
     })
 }
 
 fn check(wanted: &Wanted<'_>, candidate: &Candidate) -> Result<(), ArmError> {
     let host = &candidate.name;
     let on = format!("host '{host}', where the other machines of its virtual network are,");
-    if let Some(why) = wanted.own_host_only.filter(|_| candidate.worker.is_some()) {
-        return Err(failed(wanted, &format!("{on} cannot run it, since {why}")));
-    }
     if !candidate.is_there {
         return Err(failed(wanted, &format!("{on} is not there")));
     }
@@ -113,9 +100,9 @@ mod tests {
         Candidate { is_there: false, ..candidate }
     }
 
-    fn check(networks: &[&str], own_host_only: Option<&'static str>, hosts: &[Candidate]) -> Result<String, String> {
+    fn check(networks: &[&str], hosts: &[Candidate]) -> Result<String, String> {
         let networks: Vec<String> = networks.iter().map(|n| (*n).to_owned()).collect();
-        let wanted = Wanted { machine: "vm1", memory_mib: 1024, networks: &networks, own_host_only };
+        let wanted = Wanted { machine: "vm1", memory_mib: 1024, networks: &networks };
         choose(&wanted, hosts).map(|c| c.name.clone()).map_err(|e| {
             assert_eq!(e.code, "AllocationFailed");
             e.message
@@ -125,48 +112,37 @@ mod tests {
     #[test]
     fn the_host_with_the_most_free_memory_takes_it() {
         let hosts = [host("own", 4096, 3072, &[]), host("b", 4096, 1024, &["x"]), host("a", 9000, 8000, &[])];
-        assert_eq!(check(&["n"], None, &hosts).unwrap(), "b");
-        assert_eq!(check(&["n"], None, &[host("b", 2048, 0, &[]), host("a", 2048, 0, &[])]).unwrap(), "a");
-        assert_eq!(check(&["n"], None, &[host("a", 2048, 0, &[]), host("own", 2048, 0, &[])]).unwrap(), "own");
+        assert_eq!(check(&["n"], &hosts).unwrap(), "b");
+        assert_eq!(check(&["n"], &[host("b", 2048, 0, &[]), host("a", 2048, 0, &[])]).unwrap(), "a");
+        assert_eq!(check(&["n"], &[host("a", 2048, 0, &[]), host("own", 2048, 0, &[])]).unwrap(), "own");
     }
 
     #[test]
     fn exactly_full_is_not_too_full() {
-        assert_eq!(check(&["n"], None, &[host("a", 2048, 1024, &[])]).unwrap(), "a");
-        let refused = check(&["n"], None, &[host("a", 2048, 1025, &[]), host("own", 0, 0, &[])]).unwrap_err();
+        assert_eq!(check(&["n"], &[host("a", 2048, 1024, &[])]).unwrap(), "a");
+        let refused = check(&["n"], &[host("a", 2048, 1025, &[]), host("own", 0, 0, &[])]).unwrap_err();
         assert!(refused.contains("1024 MiB of memory free"), "{refused}");
         // More was placed than there is: the host lost memory since.
-        check(&["n"], None, &[host("a", 2048, 9999, &[])]).unwrap_err();
-        check(&["n"], None, &[]).unwrap_err();
+        check(&["n"], &[host("a", 2048, 9999, &[])]).unwrap_err();
+        check(&["n"], &[]).unwrap_err();
     }
 
     #[test]
     fn nobody_is_placed_on_a_host_that_is_away() {
-        assert_eq!(check(&["n"], None, &[away(host("b", 9999, 0, &[])), host("a", 2048, 0, &[])]).unwrap(), "a");
-        check(&["n"], None, &[away(host("b", 9999, 0, &[]))]).unwrap_err();
+        assert_eq!(check(&["n"], &[away(host("b", 9999, 0, &[])), host("a", 2048, 0, &[])]).unwrap(), "a");
+        check(&["n"], &[away(host("b", 9999, 0, &[]))]).unwrap_err();
     }
 
     #[test]
     fn a_network_keeps_its_machines_together() {
         let others = [host("own", 9999, 0, &[]), host("a", 2048, 1024, &["n", "m"]), host("b", 2048, 0, &["k"])];
-        assert_eq!(check(&["n"], None, &others).unwrap(), "a");
-        assert_eq!(check(&["n", "m"], None, &others).unwrap(), "a");
-        let apart = check(&["n", "k"], None, &others).unwrap_err();
+        assert_eq!(check(&["n"], &others).unwrap(), "a");
+        assert_eq!(check(&["n", "m"], &others).unwrap(), "a");
+        let apart = check(&["n", "k"], &others).unwrap_err();
         assert!(apart.contains("'a' and 'b'"), "{apart}");
-        let full = check(&["n"], None, &[host("own", 9999, 0, &[]), host("a", 2048, 1025, &["n"])]).unwrap_err();
+        let full = check(&["n"], &[host("own", 9999, 0, &[]), host("a", 2048, 1025, &["n"])]).unwrap_err();
         assert!(full.contains("'a'") && full.contains("1023 MiB") && full.contains("virtual network"), "{full}");
-        let gone = check(&["n"], None, &[host("own", 9999, 0, &[]), away(host("a", 2048, 0, &["n"]))]).unwrap_err();
+        let gone = check(&["n"], &[host("own", 9999, 0, &[]), away(host("a", 2048, 0, &["n"]))]).unwrap_err();
         assert!(gone.contains("'a'") && gone.contains("is not there"), "{gone}");
-    }
-
-    #[test]
-    fn what_no_worker_can_run_stays_with_the_server() {
-        let why = Some("it has a TPM");
-        let hosts = [host("own", 2048, 0, &[]), host("a", 9999, 0, &[])];
-        assert_eq!(check(&["n"], why, &hosts).unwrap(), "own");
-        let none = check(&["n"], why, &hosts[1..]).unwrap_err();
-        assert!(none.contains("since it has a TPM"), "{none}");
-        let network = check(&["n"], why, &[host("own", 2048, 0, &[]), host("a", 9999, 0, &["n"])]).unwrap_err();
-        assert!(network.contains("'a'") && network.contains("since it has a TPM"), "{network}");
     }
 }

@@ -1,5 +1,6 @@
 //! What the operations on virtual machines share: the machine as the host process is told of it, and the host's errors.
 
+use crate::fleet::firmware;
 use crate::operation::{OpContext, OpError};
 use crate::providers::network_interface::NicInternal;
 use crate::providers::public_ip_address::PublicIpInternal;
@@ -13,10 +14,11 @@ use lazuli_arm::bodies::virtual_machine::{size, trusted_launch};
 use lazuli_arm::bodies::virtual_network::prefix_of;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::Resource;
+use lazuli_vmm::HostClient;
 use lazuli_vmm::host::{ClientError, HostErrorCode};
 use lazuli_vmm::spec::{
     ApplicationFiles, BaseImage, DiskSpec, Generation, HostedFile, ImageReference, NicSpec, PortRule, Protocol,
-    Provisioning, PublicAddress, SshKey, TrustedLaunch, VmSpec, WindowsSettings,
+    Provisioning, PublicAddress, SshKey, TrustedLaunch, VmSpec, VmStatus, WindowsSettings,
 };
 use serde_json::Value;
 use std::future::Future;
@@ -37,7 +39,7 @@ pub(super) async fn spec_of(cx: &OpContext, row: &Resource) -> Result<VmSpec, Op
     let trusted_launch = match trusted_launch(&row.body).filter(|_| state.generation == "V2") {
         Some((secure_boot, vtpm)) => {
             let disk: DiskInternal = internal(&require(engine, &state.os_disk).await?)?;
-            let state = disk.firmware_state_path(engine.config());
+            let state = disk.firmware_state_in(&data_dir);
             Some(TrustedLaunch { secure_boot, vtpm, state, keys: firmware_keys(&disk.uefi_settings)? })
         }
         None => None,
@@ -260,6 +262,27 @@ where
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
     }
+}
+
+/// Defines a machine at its host and switches it on. What its firmware and TPM kept on another computer is there before.
+pub(super) async fn define_and_start(
+    cx: &OpContext,
+    row: &Resource,
+    host: &HostClient,
+    spec: &VmSpec,
+) -> Result<Result<VmStatus, ClientError>, OpError> {
+    let state: MachineInternal = internal(row)?;
+    if spec.trusted_launch.is_some()
+        && let Some(brought) = firmware::brought(cx, &state.os_disk).await?
+    {
+        if let Err(e) = on_host(cx, &row.name, || host.define(spec)).await? {
+            return Ok(Err(e));
+        }
+        if let Err(e) = on_host(cx, &row.name, || host.put_firmware(spec.id, &brought)).await? {
+            return Ok(Err(e));
+        }
+    }
+    on_host(cx, &row.name, || host.define_and_start(spec)).await
 }
 
 /// The host's answer in Azure's words.

@@ -4,7 +4,7 @@
 //! A failure leaves machine and disks as they are, for the user to look at; delete removes them, start or another PUT tries
 //! again.
 
-use super::virtual_machine::{host_error, on_host, spec_of};
+use super::virtual_machine::{define_and_start, host_error, spec_of};
 use super::virtual_machine_applications as applications;
 use crate::capture::wait_for_readers;
 use crate::fleet::Away;
@@ -87,11 +87,11 @@ pub(super) async fn bring_up(cx: &OpContext, row: &Resource) -> Result<(), OpErr
     }
     let began: i64 = cx.step("begin", async { Ok(crate::now_ms()) }).await?;
     cx.progress(0, 0, "starting the machine").await;
-    let mut defined = on_host(cx, &row.name, || host.define_and_start(&spec)).await?;
+    let mut defined = define_and_start(cx, row, &host, &spec).await?;
     // An earlier attempt defined it otherwise (its network rules were others): nothing of that is worth keeping.
     if defined.as_ref().is_err_and(|e| e.code() == Some(HostErrorCode::Conflict)) {
         host.delete(spec.id, &[]).await.map_err(|e| host_error(e, &row.name))?;
-        defined = on_host(cx, &row.name, || host.define_and_start(&spec)).await?;
+        defined = define_and_start(cx, row, &host, &spec).await?;
     }
     let status = defined.map_err(|e| host_error(e, &row.name))?;
     let ready = wait_until_provisioned(cx, &state, &host, &spec, status, began).await?;

@@ -69,7 +69,7 @@ async fn take_from_host(
             _ => {}
         }
         let doomed: Vec<&String> = parts.iter().filter(|(_, delete)| *delete).map(|(key, _)| key).collect();
-        files = leave(cx, &disks, &home, &doomed).await?;
+        files = leave(cx, row, &disks, &home, &doomed).await?;
     }
     on_host(cx, &row.name, || host.delete(id, &files)).await?.map_err(|e| host_error(e, &row.name))
 }

@@ -1,6 +1,6 @@
 //! Start, power off, restart, deallocate, redeploy, reapply.
 
-use super::virtual_machine::{host_error, on_host, spec_of};
+use super::virtual_machine::{define_and_start, host_error, on_host, spec_of};
 use super::virtual_machine_create::{after_first_boot, bring_up, is_first_boot};
 use crate::boot_diagnostics;
 use crate::capture::wait_for_readers;
@@ -117,7 +117,7 @@ impl VirtualMachinePower {
                     Err(e) if e.code() != Some(HostErrorCode::NotFound) => Err(e),
                     _ => {
                         let disks: Vec<&String> = state.disks_and_leaving().collect();
-                        let files = leave(cx, &disks, &home, &[]).await?;
+                        let files = leave(cx, row, &disks, &home, &[]).await?;
                         on_host(cx, &row.name, || host.delete(id, &files)).await?
                     }
                 }
@@ -131,7 +131,7 @@ impl VirtualMachinePower {
         let row = &place(cx, row).await?;
         let host = cx.engine.home_of(row, &internal(row)?).await?.host;
         let spec: VmSpec = cx.step("define", async { spec_of(cx, row).await }).await?;
-        Ok(on_host(cx, &row.name, || host.define_and_start(&spec)).await?.map(drop))
+        Ok(define_and_start(cx, row, &host, &spec).await?.map(drop))
     }
 
     /// It was given up with its worker, and is deallocated now; one that is redeployed begins elsewhere.

@@ -65,7 +65,7 @@ impl Operation for VirtualMachineUpdate {
         mark_os_disk(cx, &row, &state).await?;
         if !state.leaving.is_empty() {
             let home = cx.engine.home_of(&row, &state).await?;
-            let files = leave(cx, &state.leaving.iter().collect::<Vec<_>>(), &home, &[]).await?;
+            let files = leave(cx, &row, &state.leaving.iter().collect::<Vec<_>>(), &home, &[]).await?;
             remove_files(cx, &row, &state, &home, &files).await?;
         }
         for key in &state.leaving {

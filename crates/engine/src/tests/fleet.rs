@@ -3,6 +3,7 @@
 use super::activity::events;
 use super::capture::{CLUSTER, WRITES, expected, write_to};
 use super::site::{Site, VM, link, nic, until};
+use super::trusted_launch::trusted;
 use super::{MIB, Server};
 use crate::base_images::StoredImages;
 use crate::stored::DiskInternal;
@@ -490,4 +491,78 @@ async fn a_guest_on_a_worker_acts_as_its_machines_identity_there_and_nowhere_els
     assert_eq!(act(Some("far")).await.unwrap(), again["principalId"]);
     site.power("deallocate").await.unwrap();
     assert!(matches!(act(Some("far")).await, Err(MachineIdentityError::NotFound)), "it is not there any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_firmware_and_tpm_keep_goes_where_the_os_disk_goes() {
+    let fleet = Fleet::with_own_memory(1024).await;
+    let (site, server) = (&fleet.site, fleet.server());
+    let image = site.version_of("both", "TrustedLaunchSupported").await;
+    let machine = |b: &mut Value| {
+        b["properties"]["storageProfile"]["imageReference"]["id"] = json!(image);
+        b["properties"]["securityProfile"] = trusted(true);
+    };
+    site.create(machine).await.unwrap();
+    let id = site.vm_id().await;
+    assert!(site.fake.is_running(id), "there is no worker yet");
+    let disk = async || -> DiskInternal { serde_json::from_value(server.internal("disks/os1").await).unwrap() };
+    let own = disk().await.firmware_state_in(server.dir.path());
+    keep(&own, "sealed by the guest");
+    site.power("deallocate").await.unwrap();
+
+    // From the server's own host to a worker: all that is left here is what lies sealed in the database.
+    let mut far = fleet.member("far", 4096).await;
+    site.power("start").await.unwrap();
+    assert!(far.fake.is_running(id) && !own.exists());
+    let on_far = disk().await.firmware_state_in(far.dir.path());
+    assert_eq!(kept(&on_far), "sealed by the guest");
+    let row = server.internal("disks/os1").await.to_string();
+    assert!(row.contains("sealed:v1:") && !row.contains("by the guest"), "{row}");
+
+    // Off it is where it was; deallocated it comes along, and nothing stays.
+    keep(&on_far, "later");
+    site.power("powerOff").await.unwrap();
+    site.power("start").await.unwrap();
+    site.power("deallocate").await.unwrap();
+    assert!(!on_far.exists() && far.overlays().is_empty());
+    site.power("start").await.unwrap();
+    let on_far = disk().await.firmware_state_in(far.dir.path());
+    assert_eq!(kept(&on_far), "later");
+
+    // Lost with its worker, it is as old as the disk is.
+    keep(&on_far, "lost");
+    far.dies().await;
+    let near = fleet.member("near", 4096).await;
+    until("it may be given up", async || site.power("redeploy").await.is_ok()).await;
+    assert!(near.fake.is_running(id));
+    let on_near = disk().await.firmware_state_in(near.dir.path());
+    assert_eq!(kept(&on_near), "later");
+    far.begin().await;
+    assert_eq!(kept(&on_far), "lost", "it stays beside the file of the disk");
+
+    // A machine that is made of the disk has it too; with the disk it goes.
+    keep(&on_near, "last");
+    server.delete(VM).await.unwrap();
+    assert!(!on_near.exists());
+    let attach = json!({"createOption": "Attach", "osType": "Linux", "managedDisk": link(server, "disks/os1")});
+    let again = site.create(|b| {
+        b["properties"]["storageProfile"] = json!({"osDisk": attach});
+        b["properties"].as_object_mut().unwrap().remove("osProfile");
+        b["properties"]["securityProfile"] = trusted(true);
+    });
+    again.await.unwrap();
+    let there = [&far, &near].map(|m| m.dir.path().to_owned());
+    let disk = disk().await;
+    let states: Vec<PathBuf> = there.iter().map(|d| disk.firmware_state_in(d)).filter(|p| p.exists()).collect();
+    assert_eq!(states.iter().map(|p| kept(p)).collect::<Vec<_>>(), ["last"]);
+}
+
+/// What a firmware or TPM would have written.
+fn keep(state: &Path, text: &str) {
+    std::fs::create_dir_all(state.join("tpm")).unwrap();
+    std::fs::write(state.join("tpm/tpm2-00.permall"), text).unwrap();
+}
+
+fn kept(state: &Path) -> String {
+    std::fs::read_to_string(state.join("tpm/tpm2-00.permall")).unwrap()
 }

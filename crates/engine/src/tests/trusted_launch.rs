@@ -6,13 +6,13 @@ use lazuli_arm::ArmError;
 use lazuli_vmm::spec::TrustedLaunch;
 use serde_json::{Value, json};
 
-fn trusted(secure_boot: bool) -> Value {
+pub(super) fn trusted(secure_boot: bool) -> Value {
     json!({"securityType": "TrustedLaunch", "uefiSettings": {"secureBootEnabled": secure_boot, "vTpmEnabled": true}})
 }
 
 impl Site {
     /// A definition and version 1.0.0 of it whose feature `SecurityType` is such; the version's id.
-    async fn version_of(&self, name: &str, security_type: &str) -> String {
+    pub(super) async fn version_of(&self, name: &str, security_type: &str) -> String {
         let mut body = definition(name);
         body["properties"]["features"] = json!([{"name": "SecurityType", "value": security_type}]);
         let below = format!("galleries/g/images/{name}");

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `GET /` | | [`HostInfo`] |
 //! | `GET /vms` | | list of `VmStatus` |
-//! | `PUT /vms/{id}` | `VmSpec` | `VmStatus`: defined and started |
+//! | `PUT /vms/{id}[?start=false]` | `VmSpec` | `VmStatus`: defined, and started |
 //! | `GET /vms/{id}` | | `VmStatus` |
 //! | `GET /vms/{id}/changes?since=N&timeout_ms=T` | | `VmStatus` once its counter is not N, or as it is after T |
 //! | `GET /vms/{id}/console?max=N` | | the last N bytes of the serial console, as they are |
@@ -13,6 +13,8 @@
 //! | `GET /vms/{id}/screenshot` | | what the running machine's screen shows, as PNG |
 //! | `POST /vms/{id}/start`, `/power-off?skip_shutdown=B`, `/restart` | | `VmStatus` |
 //! | `PUT /vms/{id}/definition` | `VmSpec` | `VmStatus`: redefined |
+//! | `GET /vms/{id}/firmware` | | what firmware and TPM keep of a machine that is off, as [`firmware::pack`](super::firmware::pack) makes it; nothing if they keep nothing |
+//! | `PUT /vms/{id}/firmware` | the same | 204: a machine that never began begins with it |
 //! | `PUT /vms/{id}/network` | list of `NicSpec` | `VmStatus` |
 //! | `POST /vms/{id}/captures` | [`CaptureRequest`] | [`Captured`]: copies of a running machine's disks as of one instant |
 //! | `POST /vms/{id}/shell` | [`ShellRequest`] | [`Ended`](crate::guest_agent::Ended): `/bin/sh` in the guest, by its agent |
@@ -83,7 +85,8 @@ pub(crate) struct ErrorBody {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct DeleteRequest {
-    /// Overlays to remove, with the machine or without it; each must be one of its disks.
+    /// Overlays to remove, with the machine or without it; each must be one of its disks. With the machine also the state of its
+    /// firmware.
     pub remove: Vec<PathBuf>,
 }
 

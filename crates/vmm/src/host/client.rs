@@ -131,6 +131,24 @@ impl HostClient {
         self.json(Method::PUT, &format!("/vms/{}", spec.id), Some(spec)).await
     }
 
+    /// Defines the machine and leaves it off. Asked again with the same spec it does nothing; otherwise as
+    /// [`Self::define_and_start`].
+    pub async fn define(&self, spec: &VmSpec) -> Result<VmStatus, ClientError> {
+        self.json(Method::PUT, &format!("/vms/{}?start=false", spec.id), Some(spec)).await
+    }
+
+    /// What firmware and TPM of a machine that is off keep ([`pack`](super::firmware::pack)). `None`: nothing, as of one without
+    /// trusted launch. `Conflict` if it runs.
+    pub async fn firmware(&self, id: Uuid) -> Result<Option<Bytes>, ClientError> {
+        let packed = self.call(Method::GET, &format!("/vms/{id}/firmware"), None::<&()>).await?;
+        Ok(Some(packed).filter(|p| !p.is_empty()))
+    }
+
+    /// A defined machine begins with what its firmware and TPM kept elsewhere. Where they keep something already, that stays.
+    pub async fn put_firmware(&self, id: Uuid, packed: &[u8]) -> Result<(), ClientError> {
+        self.send(Method::PUT, &format!("/vms/{id}/firmware"), packed.to_vec()).await.map(drop)
+    }
+
     /// Switches a stopped or crashed machine on; a running one is left alone.
     pub async fn start(&self, id: Uuid) -> Result<VmStatus, ClientError> {
         self.json(Method::POST, &format!("/vms/{id}/start"), None::<&()>).await
@@ -154,7 +172,7 @@ impl HostClient {
     }
 
     /// Stops the machine by force and forgets it. Of its disks only the overlays in `remove` are deleted, and only if
-    /// they belong to it. A machine that is not there counts as deleted.
+    /// they belong to it; so is the state of its firmware. A machine that is not there counts as deleted.
     pub async fn delete(&self, id: Uuid, remove: &[PathBuf]) -> Result<(), ClientError> {
         let body = DeleteRequest { remove: remove.to_vec() };
         match self.call(Method::DELETE, &format!("/vms/{id}"), Some(&body)).await {
@@ -322,6 +340,10 @@ impl HostClient {
             Some(body) => serde_json::to_vec(body).map_err(|e| ClientError::Answer(e.into()))?,
             None => Vec::new(),
         };
+        self.send(method, path, body).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
         let (status, bytes) = self.exchange(method, path, body).await.map_err(|source| self.unreachable(source))?;
         if status.is_success() {
             return Ok(bytes);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::DuplexStream;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::api::{Captured, DiskFile, ShellRequest};
 use super::exports::{BaseExport, Exports};
 use super::store::{self, Record};
-use super::{Env, HostError, capture};
+use super::{Env, HostError, capture, firmware};
 use crate::guest_agent::Ended;
 use crate::hypervisor::{Exit, HypervisorError, Launch, Machine, MachineEvent, Running};
 use crate::net::NetError;
@@ -41,6 +42,8 @@ pub enum Order {
     Redefine(Box<VmSpec>),
     /// The running machine itself, for what takes long and is nothing to wait for.
     Lend(oneshot::Sender<Arc<dyn Machine>>),
+    /// What firmware and TPM kept elsewhere.
+    PutFirmware(Bytes),
     /// Files of disks that were detached are not needed any more.
     Discard {
         remove: Vec<PathBuf>,
@@ -217,6 +220,18 @@ impl Guest {
         }
     }
 
+    /// What firmware and TPM keep; `None`: nothing.
+    pub async fn firmware(&self) -> Result<Option<Vec<u8>>, HostError> {
+        let spec = self.record().spec();
+        let Some(launch) = &spec.trusted_launch else { return Ok(None) };
+        if self.status().power != PowerState::Stopped {
+            return Err(HostError::Conflict("the machine runs: what its TPM keeps changes".into()));
+        }
+        let state = launch.state.clone();
+        let packed = tokio::task::spawn_blocking(move || firmware::pack(&state)).await;
+        packed.map_err(|e| HostError::store(io::Error::other(e)))?.map_err(HostError::store)
+    }
+
     pub async fn discard(&self, capture: Uuid) -> Result<(), HostError> {
         capture::discard(&self.record().files, capture).await
     }
@@ -316,6 +331,7 @@ impl Actor {
                 let _ = borrower.send(Arc::clone(&running.machine));
                 Ok(())
             }
+            Order::PutFirmware(packed) => self.put_firmware(packed).await,
             Order::Discard { remove } => self.discard(remove).await,
             Order::Delete { remove } => self.delete(remove).await,
         }
@@ -562,6 +578,20 @@ impl Actor {
         Ok(())
     }
 
+    async fn put_firmware(&self, packed: Bytes) -> Result<(), HostError> {
+        let spec = self.record().spec();
+        let Some(launch) = &spec.trusted_launch else { return Ok(()) };
+        let state = launch.state.clone();
+        if self.running.is_some() && !state.exists() {
+            return Err(HostError::Conflict("the machine runs: its firmware has begun already".into()));
+        }
+        let unpacked = tokio::task::spawn_blocking(move || firmware::unpack(&packed, &state)).await;
+        match unpacked.map_err(|e| HostError::store(io::Error::other(e)))? {
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(HostError::Invalid(e.to_string())),
+            unpacked => unpacked.map_err(HostError::store),
+        }
+    }
+
     /// Asked again it removes what is still there.
     async fn discard(&mut self, remove: Vec<PathBuf>) -> Result<(), HostError> {
         let record = Arc::clone(self.record());
@@ -581,7 +611,8 @@ impl Actor {
     async fn delete(&mut self, remove: Vec<PathBuf>) -> Result<(), HostError> {
         let record = Arc::clone(self.record());
         let spec = record.spec();
-        let is_own = |path: &Path| spec.overlays().any(|own| own == path);
+        let state = spec.trusted_launch.as_ref().map(|launch| launch.state.as_path());
+        let is_own = |path: &Path| spec.overlays().chain(state).any(|own| own == path);
         // One that it was never told of may not be there either.
         if let Some(stranger) = remove.iter().find(|path| !is_own(path) && path.exists()) {
             let message = format!("{} is no disk of this machine", stranger.display());
@@ -592,7 +623,10 @@ impl Actor {
         let work = move || {
             // The definition last: as long as it is there, the deletion can be asked for again.
             for path in &remove {
-                absent(std::fs::remove_file(path))?;
+                match path.is_dir() {
+                    true => absent(std::fs::remove_dir_all(path))?,
+                    false => absent(std::fs::remove_file(path))?,
+                }
             }
             absent(std::fs::remove_dir_all(&record.files.run))?;
             absent(std::fs::remove_file(record.files.provisioning_iso()))?;

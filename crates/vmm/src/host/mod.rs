@@ -11,6 +11,7 @@ mod api;
 mod capture;
 mod client;
 mod exports;
+pub mod firmware;
 mod guest;
 mod networks;
 mod remote;

@@ -214,7 +214,10 @@ async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
                 return Err(HostError::Invalid("the definition is of another machine".into()));
             }
             let guest = host.define(spec).await?;
-            ordered(&guest, Order::Start).await
+            match call.query.iter().any(|(n, v)| n == "start" && v == "false") {
+                true => json(&guest.status()),
+                false => ordered(&guest, Order::Start).await,
+            }
         }
         (&Method::GET, ["vms", vm]) => json(&host.guest(id(vm)?).await?.status()),
         (&Method::DELETE, ["vms", vm]) => {
@@ -261,6 +264,14 @@ async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
         }
         (&Method::DELETE, ["vms", vm, "captures", capture]) => {
             host.guest(id(vm)?).await?.discard(id(capture)?).await?;
+            Ok(reply(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
+        }
+        (&Method::GET, ["vms", vm, "firmware"]) => {
+            let packed = host.guest(id(vm)?).await?.firmware().await?.unwrap_or_default();
+            Ok(reply(StatusCode::OK, "application/octet-stream", packed.into()))
+        }
+        (&Method::PUT, ["vms", vm, "firmware"]) => {
+            host.guest(id(vm)?).await?.order(Order::PutFirmware(call.body.clone())).await?;
             Ok(reply(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
         }
         (&Method::PUT, ["vms", vm, "network"]) => {
