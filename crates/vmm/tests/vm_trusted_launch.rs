@@ -85,12 +85,18 @@ async fn vm_signed_guest_starts_with_secure_boot_and_keeps_its_tpm() {
     assert_eq!((adopted.power, adopted.error), (PowerState::Running, None));
     assert_eq!(ssh(address, &key, RESETS).await, resets.to_string());
 
-    // Deallocated: nothing of it runs. A machine from that disk has the same TPM.
+    // Deallocated: nothing of it runs. A machine from that disk has the same TPM, though it lies elsewhere now.
     ssh(address, &key, "sync").await;
     host.client.power_off(spec.id, false).await.expect("it obeys the power button");
-    host.client.delete(spec.id, &[]).await.expect("it is forgotten");
+    let kept = host.client.firmware(spec.id).await.expect("it is off").expect("its TPM keeps something");
+    let launch = spec.trusted_launch.clone().expect("it was given");
+    host.client.delete(spec.id, std::slice::from_ref(&launch.state)).await.expect("it is forgotten");
     assert!(!tpm_runs(&host_dir), "the TPM went with its machine");
-    let again = VmSpec { provisioning: None, ..spec.clone() };
+    assert!(!launch.state.exists());
+    let moved = TrustedLaunch { state: launch.state.with_file_name("web09-1.state"), ..launch };
+    let again = VmSpec { provisioning: None, trusted_launch: Some(moved), ..spec.clone() };
+    host.client.define(&again).await.expect("it is defined");
+    host.client.put_firmware(again.id, &kept).await.expect("it begins with what it kept");
     host.client.define_and_start(&again).await.expect("it starts again");
     let later: u64 = ssh(address, &key, RESETS).await.parse().expect("a number");
     assert!(later > resets, "the same TPM, switched on once more: {later} after {resets}");

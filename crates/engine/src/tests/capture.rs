@@ -38,7 +38,7 @@ impl Site {
         Ok(self.server.stored("eastus", manifest.as_str().unwrap()).await)
     }
 
-    async fn generalize(&self) -> Result<(), ArmError> {
+    pub(super) async fn generalize(&self) -> Result<(), ArmError> {
         let reply = self.server.engine.action(&self.server.call, &self.server.id(VM), "generalize", json!({})).await?;
         assert!(matches!(reply, ActionReply::Done(None)));
         Ok(())

@@ -5,9 +5,9 @@ use crate::call::Call;
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use serde_json::{Value, json};
 
-const EXTENSION: &str = "virtualMachines/vm1/extensions/script";
+pub(super) const EXTENSION: &str = "virtualMachines/vm1/extensions/script";
 
-fn extension(settings: &Value, protected: &Value) -> Value {
+pub(super) fn extension(settings: &Value, protected: &Value) -> Value {
     json!({"location": "eastus", "properties": {"publisher": "Microsoft.Azure.Extensions", "type": "CustomScript",
         "typeHandlerVersion": "2.1", "autoUpgradeMinorVersion": true, "settings": settings, "protectedSettings": protected}})
 }

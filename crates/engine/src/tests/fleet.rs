@@ -2,6 +2,8 @@
 
 use super::activity::events;
 use super::capture::{CLUSTER, WRITES, expected, write_to};
+use super::extensions::{EXTENSION, extension};
+use super::scale_sets::SET;
 use super::site::{Site, VM, link, nic, until};
 use super::trusted_launch::trusted;
 use super::{MIB, Server};
@@ -555,6 +557,54 @@ async fn what_firmware_and_tpm_keep_goes_where_the_os_disk_goes() {
     let disk = disk().await;
     let states: Vec<PathBuf> = there.iter().map(|d| disk.firmware_state_in(d)).filter(|p| p.exists()).collect();
     assert_eq!(states.iter().map(|p| kept(p)).collect::<Vec<_>>(), ["last"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_to_machines_is_done_on_workers_too() {
+    let fleet = Fleet::start().await;
+    let (site, server) = (&fleet.site, fleet.server());
+    let far = fleet.member("far", 16384).await;
+    let diagnosed = |b: &mut Value| {
+        b["properties"]["diagnosticsProfile"] = json!({"bootDiagnostics": {"enabled": true}});
+    };
+    site.create(diagnosed).await.unwrap();
+    let id = site.vm_id().await;
+    assert!(far.fake.is_running(id));
+
+    let script = json!({"commandId": "RunShellScript", "script": ["echo there"]});
+    let ran = server.action(VM, "runCommand", script).await.unwrap().output.unwrap().to_string();
+    assert!(ran.contains("Enable succeeded"), "{ran}");
+    let settings = json!({"commandToExecute": "true"});
+    let extended = server.put(EXTENSION, extension(&settings, &Value::Null)).await.unwrap();
+    assert_eq!(extended["properties"]["provisioningState"], "Succeeded");
+    let retrieve = server.engine.action(&server.call, &server.id(VM), "retrieveBootDiagnosticsData", Value::Null);
+    assert!(retrieve.await.is_ok());
+    let log = server.dir.path().join("diagnostics").join(id.to_string()).join("serialconsole.log");
+    assert!(std::fs::read_to_string(log).unwrap().contains("fake guest: booting"));
+
+    // Captures: of the running machine, and of the generalized one, which is off and not deallocated.
+    write_to(&far.overlays()[0], &WRITES);
+    site.specialized().await;
+    let source = json!({"source": {"virtualMachineId": server.id(VM).to_string()}});
+    let version = json!({"location": "eastus", "properties": {"storageProfile": source}});
+    server.put("galleries/g/images/s/versions/2.0.0", version).await.unwrap();
+    site.power("powerOff").await.unwrap();
+    site.generalize().await.unwrap();
+    let image = json!({"location": "eastus", "properties": {"sourceVirtualMachine": link(server, VM), "hyperVGeneration": "V2"}});
+    server.put("images/captured", image).await.unwrap();
+    for captured in ["galleries/g/images/s/versions/2.0.0", "images/captured"] {
+        let disk = server.internal(captured).await["osDisk"]["manifest"].clone();
+        assert!(server.stored("eastus", disk.as_str().unwrap()).await == expected(), "{captured}");
+    }
+
+    let set = server.put(SET, site.model(2)).await.unwrap();
+    assert_eq!(set["properties"]["provisioningState"], "Succeeded");
+    assert_eq!(server.engine.workers().await.unwrap()[0].machines.len(), 3);
+    server.action(SET, "deallocate", json!({})).await.unwrap();
+    server.action(SET, "start", json!({})).await.unwrap();
+    server.delete(SET).await.unwrap();
+    server.delete(VM).await.unwrap();
+    assert_eq!(server.engine.workers().await.unwrap()[0].machines, Vec::<String>::new());
 }
 
 /// What a firmware or TPM would have written.

@@ -6,10 +6,10 @@ use super::site::{Site, VERSION, link, until};
 use lazuli_arm::ArmError;
 use serde_json::{Value, json};
 
-const SET: &str = "virtualMachineScaleSets/set1";
+pub(super) const SET: &str = "virtualMachineScaleSets/set1";
 
 impl Site {
-    fn model(&self, machines: u32) -> Value {
+    pub(super) fn model(&self, machines: u32) -> Value {
         let subnet = link(&self.server, "virtualNetworks/v/subnets/s");
         let address = json!({"name": "instancepublicip", "properties": {"idleTimeoutInMinutes": 10}});
         let ip = json!({"name": "ipc", "properties": {"subnet": subnet, "publicIPAddressConfiguration": address}});

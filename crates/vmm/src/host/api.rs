@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `GET /` | | [`HostInfo`] |
 //! | `GET /vms` | | list of `VmStatus` |
-//! | `PUT /vms/{id}[?start=false]` | `VmSpec` | `VmStatus`: defined, and started |
+//! | `PUT /vms/{id}[?off=true]` | `VmSpec` | `VmStatus`: defined, and started or left off |
 //! | `GET /vms/{id}` | | `VmStatus` |
 //! | `GET /vms/{id}/changes?since=N&timeout_ms=T` | | `VmStatus` once its counter is not N, or as it is after T |
 //! | `GET /vms/{id}/console?max=N` | | the last N bytes of the serial console, as they are |

@@ -134,7 +134,7 @@ impl HostClient {
     /// Defines the machine and leaves it off. Asked again with the same spec it does nothing; otherwise as
     /// [`Self::define_and_start`].
     pub async fn define(&self, spec: &VmSpec) -> Result<VmStatus, ClientError> {
-        self.json(Method::PUT, &format!("/vms/{}?start=false", spec.id), Some(spec)).await
+        self.json(Method::PUT, &format!("/vms/{}?off=true", spec.id), Some(spec)).await
     }
 
     /// What firmware and TPM of a machine that is off keep ([`pack`](super::firmware::pack)). `None`: nothing, as of one without

@@ -214,7 +214,7 @@ async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
                 return Err(HostError::Invalid("the definition is of another machine".into()));
             }
             let guest = host.define(spec).await?;
-            match call.query.iter().any(|(n, v)| n == "start" && v == "false") {
+            match call.flag("off") {
                 true => json(&guest.status()),
                 false => ordered(&guest, Order::Start).await,
             }
