@@ -139,11 +139,11 @@ impl Overlay {
         if self.worker.is_some() {
             return self.open_far(cx, None, size_bytes).await;
         }
-        self.open_file(self.own().overlay_path(cx.engine.config()), size_bytes).await
+        self.open_file(self.file().overlay_path(cx.engine.config()), size_bytes).await
     }
 
     /// What names the disk's files.
-    fn own(&self) -> DiskInternal {
+    fn file(&self) -> DiskInternal {
         DiskInternal { unique_id: self.unique_id.clone(), moves: self.moves, ..DiskInternal::default() }
     }
 
@@ -171,7 +171,7 @@ impl Overlay {
         cx.progress(0, 0, "bringing what was written from the worker").await;
         let file = match capture {
             Some(capture) => DiskFile::Captured { lun: Live::of(&machine, &self.disk)?.lun, capture },
-            None => DiskFile::Own { name: self.own().overlay_name() },
+            None => DiskFile::Own { name: self.file().overlay_name() },
         };
         let opened = match home.host.fetch(state.vm_id, &file, &path).await {
             Ok(_) => self.open_file(path.clone(), size_bytes).await,

@@ -1,5 +1,5 @@
 //! The arrows between the crates point down only: `lazuli -> api -> engine -> {meta, chunks, vmm, authz, template, builder} ->
-//! {arm, disks, nbd}`. `api` never touches `meta`, crates of one layer never see each other, and `testkit` serves tests alone.
+//! {arm, disks, nbd, tls}`. `api` never touches `meta`, crates of one layer never see each other, and `testkit` serves tests alone.
 
 use std::process::Command;
 
@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("lazuli-arm", 0),
     ("lazuli-disks", 0),
     ("lazuli-nbd", 0),
+    ("lazuli-tls", 0),
     ("lazuli-authz", 1),
     ("lazuli-builder", 1),
     ("lazuli-chunks", 1),

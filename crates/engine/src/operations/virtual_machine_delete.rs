@@ -62,13 +62,13 @@ async fn take_from_host(
     let (host, id) = (&home.host, state.vm_id);
     let mut files = vec![];
     if home.worker.is_some() {
-        let disks: Vec<&String> = state.disks_and_leaving().collect();
-        wait_for_readers(cx, disks.iter().copied()).await?;
+        wait_for_readers(cx, state.disks_and_leaving()).await?;
         match on_host(cx, &row.name, || host.power_off(id, true)).await? {
             Err(e) if e.code() != Some(HostErrorCode::NotFound) => return Err(host_error(e, &row.name)),
             _ => {}
         }
         let doomed: Vec<&String> = parts.iter().filter(|(_, delete)| *delete).map(|(key, _)| key).collect();
+        let disks: Vec<&String> = state.disks_and_leaving().collect();
         files = leave(cx, row, &disks, &home, &doomed).await?;
     }
     on_host(cx, &row.name, || host.delete(id, &files)).await?.map_err(|e| host_error(e, &row.name))

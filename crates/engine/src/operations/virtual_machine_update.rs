@@ -119,9 +119,10 @@ async fn change_back(cx: &OpContext, old: &Resource, restart: bool) -> Result<()
         // What had been brought from the worker already is there again.
         ready(cx, &state, place.worker.as_deref()).await?;
     }
-    let spec = spec_of(cx, old).await?;
-    change_host(cx, old, &state, &spec, restart).await?;
+    let mut spec = spec_of(cx, old).await?;
     let files = left_files(cx, &spec)?;
+    spec.detached.extend(files.iter().cloned());
+    change_host(cx, old, &state, &spec, restart).await?;
     let home = cx.engine.home_of(old, &state).await?;
     remove_files(cx, old, &state, &home, &files).await
 }

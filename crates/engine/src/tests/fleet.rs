@@ -577,7 +577,8 @@ async fn what_is_done_to_machines_is_done_on_workers_too() {
     let settings = json!({"commandToExecute": "true"});
     let extended = server.put(EXTENSION, extension(&settings, &Value::Null)).await.unwrap();
     assert_eq!(extended["properties"]["provisioningState"], "Succeeded");
-    let retrieve = server.engine.action(&server.call, &server.id(VM), "retrieveBootDiagnosticsData", Value::Null);
+    let machine = server.id(VM);
+    let retrieve = server.engine.action(&server.call, &machine, "retrieveBootDiagnosticsData", Value::Null);
     assert!(retrieve.await.is_ok());
     let log = server.dir.path().join("diagnostics").join(id.to_string()).join("serialconsole.log");
     assert!(std::fs::read_to_string(log).unwrap().contains("fake guest: booting"));

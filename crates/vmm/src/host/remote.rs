@@ -15,10 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -60,14 +58,8 @@ impl WorkerLink {
     async fn enter(&self) -> io::Result<client::TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(&self.address).await?;
         prepare(&tcp)?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let only = OnlyThis { certificate: self.certificate.clone(), provider: provider.clone() };
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(io::Error::other)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(only))
-            .with_no_client_auth();
+        let certificate = CertificateDer::from(self.certificate.clone());
+        let config = lazuli_tls::only(certificate, &[&rustls::version::TLS13]).map_err(io::Error::other)?;
         let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
         let mut tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
         tls.write_all(&self.token).await?;
@@ -84,51 +76,6 @@ fn prepare(tcp: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(tcp, PROBE_EVERY)?;
     sockopt::set_tcp_keepcnt(tcp, PROBES)?;
     Ok(())
-}
-
-/// Believes in one certificate, whoever signed it and however old it is.
-#[derive(Debug)]
-struct OnlyThis {
-    certificate: Vec<u8>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for OnlyThis {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if end_entity.as_ref() == self.certificate {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Where other computers call the host process of this one.

@@ -13,10 +13,8 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::CertificateError;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -43,51 +41,6 @@ pub trait Dial: Send + Sync {
     async fn dial(&self) -> io::Result<Box<dyn Wire>>;
 }
 
-/// Believes one certificate.
-#[derive(Debug)]
-struct Pinned {
-    certificate: CertificateDer<'static>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        shown: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if *shown == self.certificate {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// An HTTP client of one server.
 pub(super) struct Transport {
     dial: Arc<dyn Dial>,
@@ -110,13 +63,7 @@ impl Transport {
         certificate: CertificateDer<'static>,
     ) -> Result<Self, CommunicatorError> {
         let unusable = |e: Box<dyn std::error::Error + Send + Sync>| CommunicatorError::Protocol(e.to_string());
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| unusable(e.into()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned { certificate, provider }))
-            .with_no_client_auth();
+        let mut config = lazuli_tls::only(certificate, rustls::DEFAULT_VERSIONS).map_err(|e| unusable(e.into()))?;
         config.enable_sni = false;
         let basic = format!("Basic {}", BASE64.encode(format!("{user}:{password}")));
         let mut authorization = HeaderValue::from_str(&basic).map_err(|e| unusable(e.into()))?;
