@@ -28,6 +28,7 @@ pub trait ArmBackend: Send + Sync + 'static {
     async fn extension(&self, _call: &Call, _asked: &Extension) -> Result<Option<ExtensionReply>, ArmError> {
         Ok(None)
     }
+    /// `subscription`: empty for what is above them in the caller's tenant.
     async fn operation(&self, call: &Call, subscription: &str, id: &str) -> Result<OperationView, ArmError>;
     /// A query to Resource Graph.
     async fn resource_graph(&self, _call: &Call, _body: &Value) -> Result<Value, ArmError> {

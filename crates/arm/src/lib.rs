@@ -11,4 +11,4 @@ pub mod resource_id;
 
 pub use api_version::ApiVersion;
 pub use error::ArmError;
-pub use resource_id::{ResourceId, ResourceType, Target, parse_target};
+pub use resource_id::{Above, ParseIdError, ResourceId, ResourceType, Target, parse_target, parse_target_in};

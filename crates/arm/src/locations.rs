@@ -295,20 +295,24 @@ impl Location {
             "regionalDisplayName": format!("({}) {}", self.geography_group, self.display_name),
             "metadata": metadata,
         });
-        // Which zone a subscription calls its first is Azure's secret: here as in the recordings.
-        let zones: &[(&str, u8)] = match self.zones {
+        let zones = self.zone_names();
+        if !zones.is_empty() {
+            let mapping =
+                |(logical, physical): &(&str, String)| json!({"logicalZone": logical, "physicalZone": physical});
+            item["availabilityZoneMappings"] = zones.iter().map(mapping).collect();
+        }
+        item
+    }
+
+    /// Its zones as a subscription numbers them, and their own names. Which one a subscription calls its first is Azure's secret: here
+    /// as in the recordings, the same for all.
+    pub fn zone_names(&self) -> Vec<(&'static str, String)> {
+        let zones: &[(&'static str, u8)] = match self.zones {
             0 => &[],
             3 if self.recommended() => &[("1", 3), ("2", 1), ("3", 2)],
             n => &[("1", 1), ("2", 2), ("3", 3)][..usize::from(n.min(3))],
         };
-        if !zones.is_empty() {
-            let mapping = |(logical, zone): &(&str, u8)| {
-                let physical = format!("{}-az{zone}", self.name);
-                json!({"logicalZone": logical, "physicalZone": physical})
-            };
-            item["availabilityZoneMappings"] = zones.iter().map(mapping).collect();
-        }
-        item
+        zones.iter().map(|(logical, zone)| (*logical, format!("{}-az{zone}", self.name))).collect()
     }
 }
 

@@ -31,16 +31,30 @@ impl fmt::Display for ResourceType {
     }
 }
 
+/// What holds a resource that is in no subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Above {
+    /// A tenant. Ids do not name it: whoever asks means their own. Keys do.
+    Tenant(String),
+    /// A management group of this name.
+    ManagementGroup(String),
+}
+
 /// The id of a subscription, a resource group, or a resource at any depth.
 ///
 /// ```text
 /// /subscriptions/S
 /// /subscriptions/S/resourceGroups/G
 /// /subscriptions/S[/resourceGroups/G]/providers/NAMESPACE/TYPE/NAME[/TYPE/NAME…]
+/// /providers/NAMESPACE/TYPE/NAME                                                        of a tenant; key: /tenants/T/providers/…
+/// /providers/Microsoft.Management/managementGroups/M/providers/NAMESPACE/TYPE/NAME      of a management group
 /// ```
+/// Only [`ResourceId::parse_in`] reads the last two: no id in a body leads above subscriptions by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ResourceId {
+    /// Empty where there is something above.
     pub subscription: String,
+    pub above: Option<Above>,
     pub resource_group: Option<String>,
     /// Namespace, empty for a subscription or a group.
     pub namespace: String,
@@ -70,9 +84,25 @@ pub enum Target {
     Collection { parent: ResourceId, collection: ResourceType },
 }
 
+/// Namespace and type of management groups.
+const MANAGEMENT_GROUPS: [&str; 2] = ["Microsoft.Management", "managementGroups"];
+/// What the keys begin with of what is a tenant's own.
+const TENANTS: &str = "/tenants/";
+
 impl ResourceId {
     pub fn subscription(subscription: &str) -> Self {
-        Self { subscription: subscription.to_owned(), resource_group: None, namespace: String::new(), segments: vec![] }
+        Self {
+            subscription: subscription.to_owned(),
+            above: None,
+            resource_group: None,
+            namespace: String::new(),
+            segments: vec![],
+        }
+    }
+
+    /// What is above all subscriptions.
+    pub fn above(above: Above) -> Self {
+        Self { above: Some(above), ..Self::subscription("") }
     }
 
     pub fn group(subscription: &str, group: &str) -> Self {
@@ -122,7 +152,15 @@ impl ResourceId {
     /// `Microsoft.Resources/resourceGroups` and `Microsoft.Resources/subscriptions` for groups and subscriptions.
     pub fn resource_type(&self) -> ResourceType {
         if self.segments.is_empty() {
-            let own = if self.resource_group.is_some() { "resourceGroups" } else { "subscriptions" };
+            let own = match (&self.above, &self.resource_group) {
+                (Some(Above::ManagementGroup(_)), _) => {
+                    let [namespace, kind] = MANAGEMENT_GROUPS.map(str::to_owned);
+                    return ResourceType { namespace, types: vec![kind] };
+                }
+                (Some(Above::Tenant(_)), _) => "tenants",
+                (None, Some(_)) => "resourceGroups",
+                (None, None) => "subscriptions",
+            };
             return ResourceType { namespace: "Microsoft.Resources".to_owned(), types: vec![own.to_owned()] };
         }
         ResourceType {
@@ -131,9 +169,37 @@ impl ResourceId {
         }
     }
 
-    /// Lower-cased id: the form to store and compare by.
+    /// Lower-cased id, with its tenant where it names none: the form to store and compare by.
     pub fn key(&self) -> String {
-        self.to_string().to_ascii_lowercase()
+        let shown = self.to_string().to_ascii_lowercase();
+        match &self.above {
+            Some(Above::Tenant(tenant)) => {
+                format!("{TENANTS}{}{}", tenant.to_ascii_lowercase(), shown.trim_end_matches('/'))
+            }
+            Some(Above::ManagementGroup(_)) | None => shown,
+        }
+    }
+
+    /// The id in a key.
+    ///
+    /// # Errors
+    /// [`ParseIdError`] for what is no key of a resource.
+    pub fn of_key(key: &str) -> Result<Self, ParseIdError> {
+        match key.strip_prefix(TENANTS).and_then(|rest| rest.split_at_checked(rest.find('/')?)) {
+            Some((tenant, path)) => Self::parse_in(path, tenant),
+            None => Self::parse_in(key, ""),
+        }
+    }
+
+    /// Parses an id as somebody of this tenant means it.
+    ///
+    /// # Errors
+    /// [`ParseIdError`]
+    pub fn parse_in(text: &str, tenant: &str) -> Result<Self, ParseIdError> {
+        match parse_target_in(text, tenant)? {
+            Target::Resource(id) => Ok(id),
+            Target::Collection { .. } => Err(ParseIdError::Odd(text.to_owned())),
+        }
     }
 
     pub fn is_group(&self) -> bool {
@@ -143,7 +209,14 @@ impl ResourceId {
 
 impl fmt::Display for ResourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "/subscriptions/{}", self.subscription)?;
+        match &self.above {
+            None => write!(f, "/subscriptions/{}", self.subscription)?,
+            Some(Above::Tenant(_)) if self.segments.is_empty() => f.write_str("/")?,
+            Some(Above::Tenant(_)) => {}
+            Some(Above::ManagementGroup(name)) => {
+                write!(f, "/providers/{}/{}/{name}", MANAGEMENT_GROUPS[0], MANAGEMENT_GROUPS[1])?;
+            }
+        }
         if let Some(group) = &self.resource_group {
             write!(f, "/resourceGroups/{group}")?;
         }
@@ -192,6 +265,28 @@ pub fn parse_target(text: &str) -> Result<Target, ParseIdError> {
         }
         rest.drain(..2);
     }
+    below(text, id, &rest)
+}
+
+/// As [`parse_target`], by somebody of this tenant: what begins with `/providers/` is the tenant's own, or a management group's.
+pub fn parse_target_in(text: &str, tenant: &str) -> Result<Target, ParseIdError> {
+    let parts: Vec<&str> = text.split('/').filter(|s| !s.is_empty()).collect();
+    let is = |(part, word): (&&str, &str)| part.eq_ignore_ascii_case(word);
+    match parts.as_slice() {
+        [providers, namespace, kind, name, rest @ ..]
+            if is((providers, "providers")) && [namespace, kind].into_iter().zip(MANAGEMENT_GROUPS).all(is) =>
+        {
+            below(text, ResourceId::above(Above::ManagementGroup((*name).to_owned())), rest)
+        }
+        [providers, ..] if is((providers, "providers")) => {
+            below(text, ResourceId::above(Above::Tenant(tenant.to_owned())), &parts)
+        }
+        _ => parse_target(text),
+    }
+}
+
+/// What follows a subscription, a group, or something above.
+fn below(text: &str, id: ResourceId, rest: &[&str]) -> Result<Target, ParseIdError> {
     if rest.is_empty() {
         return Ok(Target::Resource(id));
     }
@@ -255,6 +350,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn above_subscriptions_ids_are_read_for_somebody() {
+        let path = "/providers/Microsoft.Resources/deployments/D";
+        let id = ResourceId::parse_in(path, "T1").unwrap();
+        assert_eq!((id.to_string().as_str(), id.subscription.as_str()), (path, ""));
+        assert_eq!(id.key(), "/tenants/t1/providers/microsoft.resources/deployments/d");
+        let own = ResourceId::above(Above::Tenant("T1".into()));
+        assert_eq!(id.parent().unwrap(), own);
+        assert_eq!((own.to_string(), own.key(), own.parent()), ("/".into(), "/tenants/t1".into(), None));
+        assert_ne!(id.key(), ResourceId::parse_in(path, "T2").unwrap().key(), "each tenant has its own");
+
+        let group = "/providers/microsoft.management/managementgroups/T1";
+        let id = ResourceId::parse_in(&format!("{group}{path}"), "").unwrap();
+        let shown = format!("/providers/Microsoft.Management/managementGroups/T1{path}");
+        assert_eq!((id.to_string(), id.key()), (shown.clone(), shown.to_ascii_lowercase()));
+        assert_eq!(id.parent().unwrap(), ResourceId::above(Above::ManagementGroup("T1".into())));
+        let Target::Collection { parent, collection } = parse_target_in(&format!("{path}/operations"), "T1").unwrap()
+        else {
+            panic!("a collection was expected");
+        };
+        assert_eq!(
+            (parent.key(), collection.types),
+            (ResourceId::parse_in(path, "T1").unwrap().key(), vec!["deployments".into(), "operations".into()])
+        );
+
+        for text in [path.to_owned(), format!("{group}{path}"), format!("/tenants/T1{path}")] {
+            assert!(text.parse::<ResourceId>().is_err(), "{text}");
+        }
+        assert!(ResourceId::parse_in(&format!("/tenants/T1{path}"), "T1").is_err(), "only keys name tenants");
+        assert_eq!(ResourceId::parse_in(GALLERY, "T1"), Ok(GALLERY.parse().unwrap()));
+        for key in
+            [id.key(), ResourceId::parse_in(path, "t1").unwrap().key(), GALLERY.parse::<ResourceId>().unwrap().key()]
+        {
+            assert_eq!(ResourceId::of_key(&key).unwrap().key(), key);
+        }
+        for bad in ["/tenants/t1", "/tenants/t1/", "/tenants//providers/x"] {
+            assert!(ResourceId::of_key(bad).is_err(), "{bad}");
+        }
+    }
+
     proptest! {
         #[test]
         fn display_round_trips(group in "[a-zA-Z0-9_.-]{1,20}", names in prop::collection::vec(("[a-z]{1,8}", "[A-Za-z0-9.]{1,8}"), 1..4)) {
@@ -268,6 +403,8 @@ mod tests {
         #[test]
         fn never_panics(text in "\\PC{0,80}") {
             let _ = parse_target(&text);
+            let _ = parse_target_in(&text, "t");
+            let _ = ResourceId::of_key(&text);
         }
     }
 }

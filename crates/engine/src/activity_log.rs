@@ -82,10 +82,8 @@ fn provider_of(action: &str) -> &str {
     action.split('/').next().unwrap_or_default()
 }
 
-/// In the detail of a line: the operation that goes on with it.
+/// In the detail of a line: the operation that goes on with it, whose id is the line's own.
 const OPERATION: &str = "operation";
-/// A line is written just before its operation is started.
-const BEFORE_START_MS: i64 = 60_000;
 
 pub(crate) fn accepted(operation: &str) -> Value {
     json!({OPERATION: operation})
@@ -98,13 +96,7 @@ pub(crate) async fn end_of(
     state: OperationState,
     error: Option<&Value>,
 ) -> Result<Option<Audit>, MetaError> {
-    let query = AuditQuery {
-        resource_key: Some(operation.resource_key.clone()),
-        since_ms: Some(operation.started_ms - BEFORE_START_MS),
-        ..AuditQuery::default()
-    };
-    let lines = db.audit(&query).await?;
-    let accepted = lines.into_iter().find(|line| line.detail[OPERATION] == operation.id.as_str());
+    let accepted = db.audit_line(&operation.id).await?;
     Ok(accepted.map(|line| ended(line, state, error)))
 }
 

@@ -69,9 +69,9 @@ pub struct Kept {
 
 /// Resources that the data plane keeps (the containers of a storage account): management requests for them are requests to it.
 /// The engine authorizes them, and sees that their parents are there; `record` (operation and audit) is to be committed
-/// together with what is written.
+/// together with what is written. What clients do not write is refused as [`Provider::not_written`] says.
 #[async_trait]
-pub trait Elsewhere: Send + Sync {
+pub trait Elsewhere: Provider {
     async fn get(&self, cx: Context<'_>, id: &ResourceId) -> Result<Option<Kept>, ArmError>;
 
     async fn list(&self, cx: Context<'_>, parent: &ResourceId) -> Result<Listing, ArmError>;
@@ -84,23 +84,29 @@ pub trait Elsewhere: Send + Sync {
     /// The second: whether it is new.
     async fn put(
         &self,
-        cx: Context<'_>,
+        _cx: Context<'_>,
         id: &ResourceId,
-        body: &Value,
-        record: Vec<Change>,
-    ) -> Result<(Kept, bool), ArmError>;
+        _body: &Value,
+        _record: Vec<Change>,
+    ) -> Result<(Kept, bool), ArmError> {
+        Err(self.not_written(id))
+    }
 
     /// `None`: there is no such resource.
     async fn patch(
         &self,
-        cx: Context<'_>,
+        _cx: Context<'_>,
         id: &ResourceId,
-        patch: &Value,
-        record: Vec<Change>,
-    ) -> Result<Option<Kept>, ArmError>;
+        _patch: &Value,
+        _record: Vec<Change>,
+    ) -> Result<Option<Kept>, ArmError> {
+        Err(self.not_written(id))
+    }
 
     /// Whether there was one.
-    async fn delete(&self, cx: Context<'_>, id: &ResourceId, record: Vec<Change>) -> Result<bool, ArmError>;
+    async fn delete(&self, _cx: Context<'_>, id: &ResourceId, _record: Vec<Change>) -> Result<bool, ArmError> {
+        Err(self.not_written(id))
+    }
 }
 
 #[async_trait]
@@ -121,11 +127,18 @@ pub trait Provider: Send + Sync {
     /// Checks a new body against the old one and normalises it.
     async fn put(
         &self,
-        cx: Context<'_>,
+        _cx: Context<'_>,
         id: &ResourceId,
-        body: Value,
-        old: Option<&Resource>,
-    ) -> Result<Plan, ArmError>;
+        _body: Value,
+        _old: Option<&Resource>,
+    ) -> Result<Plan, ArmError> {
+        Err(self.not_written(id))
+    }
+
+    /// The answer to who would write a type that has no [`Provider::put`]: what it is written by.
+    fn not_written(&self, id: &ResourceId) -> ArmError {
+        ArmError::new(405, "OperationNotAllowed", format!("'{id}' is shown, and written by nobody."))
+    }
 
     /// By default RFC 7396 merge on the stored body, then [`Provider::put`].
     async fn patch(&self, cx: Context<'_>, id: &ResourceId, patch: Value, old: &Resource) -> Result<Plan, ArmError> {

@@ -3,11 +3,11 @@
 use crate::authorization::access::Access;
 use crate::authorization::not_authorized;
 use crate::call::{Call, Listing, OperationView};
-use crate::provider::{Context, Provider};
+use crate::provider::{Context, Elsewhere, Provider};
 use crate::providers::virtual_machine_scale_set::uniform_sets;
 use crate::write::not_found;
 use crate::{Engine, db_error, now_ms, time_text};
-use lazuli_arm::{ArmError, ResourceId, ResourceType};
+use lazuli_arm::{Above, ArmError, ResourceId, ResourceType};
 use lazuli_authz::rbac::Plane;
 use lazuli_meta::model::{Operation, OperationState, Resource, ResourceQuery};
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ impl Engine {
         let provider = self.provider_of(id)?;
         let cx = Context { engine: self, call, now_ms: now_ms() };
         if let Some(elsewhere) = provider.elsewhere() {
-            self.require_subscription(&call.caller, &id.subscription).await?;
+            self.require_scope(&call.caller, id, &id.resource_type()).await?;
             self.authorize(&call.caller, &id.to_string(), &format!("{}/read", provider.right_type())).await?;
             return match elsewhere.get(cx, id).await? {
                 Some(kept) => Ok((kept.view, kept.etag)),
@@ -70,9 +70,10 @@ impl Engine {
         }
         let provider = self.provider_of(id)?;
         if let Some(elsewhere) = provider.elsewhere() {
-            self.require_subscription(&call.caller, &id.subscription).await?;
+            self.require_scope(&call.caller, id, &id.resource_type()).await?;
             self.authorize(&call.caller, &id.to_string(), &format!("{}/read", provider.right_type())).await?;
-            return elsewhere.view(Context { engine: self, call, now_ms: now_ms() }, id, name).await;
+            let cx = Context { engine: self, call, now_ms: now_ms() };
+            return Elsewhere::view(elsewhere, cx, id, name).await;
         }
         let row = self.readable_row(call, id, provider.as_ref()).await?;
         if name.eq_ignore_ascii_case("usage") {
@@ -88,7 +89,7 @@ impl Engine {
         id: &ResourceId,
         provider: &dyn Provider,
     ) -> Result<Resource, ArmError> {
-        self.require_subscription(&call.caller, &id.subscription).await?;
+        self.require_scope(&call.caller, id, &id.resource_type()).await?;
         self.authorize(&call.caller, &id.to_string(), &format!("{}/read", provider.right_type())).await?;
         let key = id.key();
         let row = match call.caller.rights.row(&key) {
@@ -145,7 +146,7 @@ impl Engine {
         if let Some(listing) = self.shared_list(call, parent, collection).await? {
             return Ok(listing);
         }
-        self.require_subscription(&call.caller, &parent.subscription).await?;
+        self.require_scope(&call.caller, parent, collection).await?;
         let region = region_of_machines(parent, collection)?;
         let whole = (ResourceId::subscription(&parent.subscription), machines());
         let (parent, collection) = if region.is_some() { (&whole.0, &whole.1) } else { (parent, collection) };
@@ -155,7 +156,7 @@ impl Engine {
         let right = format!("{right}/read");
         let elsewhere = provider.and_then(|p| p.elsewhere());
         let access = self.access_of(&call.caller).await?;
-        Self::may_list(&access, call, parent, &right, every, elsewhere.is_some())?;
+        Self::may_list(&access, call, parent, &right, every, elsewhere.is_some() || parent.above.is_some())?;
         let above = provider.map_or_else(|| parent.clone(), |p| p.list_parent(parent));
         if above.resource_group.is_some() && self.db().resource(&above.key()).await.map_err(db_error)?.is_none() {
             let parent_type = self.provider_of(&above)?.resource_type();
@@ -209,7 +210,7 @@ impl Engine {
     }
 
     /// Who may read one of them may ask for the list, and sees that one. What is kept elsewhere (`whole`) is not looked at one by
-    /// one: its list is for who may read all of it.
+    /// one: its list is for who may read all of it. So is what a tenant has, which no role below it tells of.
     fn may_list(
         access: &Access,
         call: &Call,
@@ -270,16 +271,19 @@ impl Engine {
         }
     }
 
-    /// A long-running operation.
+    /// A long-running operation. `subscription`: empty for what is above them in the caller's tenant.
     ///
     /// # Errors
     /// 404 for an id that is unknown in this subscription.
     pub async fn operation(&self, call: &Call, subscription: &str, id: &str) -> Result<OperationView, ArmError> {
-        self.require_subscription(&call.caller, subscription).await?;
+        if !subscription.is_empty() {
+            self.require_subscription(&call.caller, subscription).await?;
+        }
         let operation = self.db().operation(&id.to_ascii_lowercase()).await.map_err(db_error)?;
         let absent = || ArmError::new(404, "NotFound", format!("The operation '{id}' could not be found."));
         let operation = operation.filter(|o| o.subscription.eq_ignore_ascii_case(subscription)).ok_or_else(absent)?;
-        if !self.may_poll(call, &operation).await? {
+        let here = !subscription.is_empty() || is_in_tenant(&operation.resource_key, &call.caller.tenant);
+        if !here || !self.may_poll(call, &operation).await? {
             // Told apart from an unknown one, it would tell that it exists.
             return Err(absent());
         }
@@ -360,10 +364,16 @@ fn generic_item(cx: Context<'_>, resource_type: &str, row: &Resource) -> Value {
 
 /// The lower-case type of the resource with this key.
 fn kind_of_key(key: &str) -> Option<String> {
-    match lazuli_arm::parse_target(key).ok()? {
-        lazuli_arm::Target::Resource(id) => Some(id.resource_type().key()),
-        lazuli_arm::Target::Collection { .. } => None,
-    }
+    ResourceId::of_key(key).ok().map(|id| id.resource_type().key())
+}
+
+/// Whether a resource is above subscriptions, and of this tenant.
+fn is_in_tenant(key: &str, tenant: &str) -> bool {
+    let above = ResourceId::of_key(key).ok().and_then(|id| id.above);
+    above.is_some_and(|above| match above {
+        // Each tenant has the management group at its root, of its own name.
+        Above::Tenant(name) | Above::ManagementGroup(name) => name.eq_ignore_ascii_case(tenant),
+    })
 }
 
 fn view_of(operation: Operation, resource: Option<Value>) -> OperationView {

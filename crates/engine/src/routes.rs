@@ -19,6 +19,8 @@ pub struct Route {
 
 const SUBSCRIPTION: &str = "/subscriptions/{subscription}";
 const GROUP: &str = "/subscriptions/{subscription}/resourceGroups/{group}";
+/// Where deployments are above subscriptions: the caller's tenant, and the management group at its root.
+const ABOVE: [&str; 2] = ["", "/providers/Microsoft.Management/managementGroups/{managementGroup}"];
 /// What hangs on any scope (`authorization/extension.rs`).
 const EXTENSIONS: [(&str, &[&str]); 10] = [
     ("Microsoft.Authorization/roleDefinitions", &["GET"]),
@@ -92,21 +94,26 @@ impl Engine {
             || all.iter().any(|route| is((route.method, &route.path), (method, path)))
     }
 
-    /// All that are asked at a subscription.
+    /// All that are asked at a subscription, or above.
     pub fn routes(&self) -> Vec<Route> {
         let mut routes = Vec::new();
         let mut add = |method: &'static str, path: String| routes.push(Route { method, path });
         for namespace in self.providers() {
             for provider in self.providers_of(&namespace.namespace) {
                 let kind = provider.resource_type();
-                let Paths { path, at_subscription, collections } = paths(kind);
-                for path in at_subscription.iter().chain([&path]) {
+                let Paths { path, at_subscription, mut collections } = paths(kind);
+                let mut above = Vec::new();
+                if kind == crate::deployments::KIND {
+                    above.extend(ABOVE.map(|scope| path.replacen(GROUP, scope, 1)));
+                    collections.extend(ABOVE.map(|scope| format!("{scope}/providers/{kind}")));
+                }
+                for path in at_subscription.iter().chain([&path]).chain(&above) {
                     for method in ["GET", "PUT", "PATCH", "DELETE"] {
                         add(method, path.clone());
                     }
                 }
                 let in_no_group = [crate::deployments::KIND, crate::platform_images::KIND].contains(&kind);
-                for path in at_subscription.iter().filter(|_| in_no_group).chain([&path]) {
+                for path in at_subscription.iter().filter(|_| in_no_group).chain([&path]).chain(&above) {
                     // Of groups nothing is stored.
                     let usage = ["usage"];
                     let usage = usage.iter().filter(|_| path != GROUP);
@@ -136,6 +143,7 @@ impl Engine {
                 }
             }
         }
+        add("GET", "/providers/Microsoft.Resources/operationresults/{operation}".to_owned());
         add("GET", SUBSCRIPTION.to_owned());
         add("GET", format!("{SUBSCRIPTION}/locations"));
         add("GET", format!("{SUBSCRIPTION}/providers"));

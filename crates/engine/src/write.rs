@@ -47,7 +47,7 @@ impl Engine {
 
     async fn write_resource(&self, call: &Call, id: &ResourceId, verb: &Verb) -> Result<Written, ArmError> {
         let provider = self.provider_of(id)?.clone();
-        self.require_subscription(&call.caller, &id.subscription).await?;
+        self.require_scope(&call.caller, id, &id.resource_type()).await?;
         let right = format!("{}/write", provider.right_type());
         self.authorize(&call.caller, &id.to_string(), &right).await?;
         self.check_locks(&call.caller, id, Lock::Write).await?;
@@ -137,8 +137,8 @@ impl Engine {
         let (mut record, operation) = record_elsewhere(call, id, provider, "write");
         record.extend(parent.map(|key| Change::RequireResource { key }));
         let (kept, created) = match verb {
-            Verb::Put(body) => elsewhere.put(cx, id, body, record).await?,
-            Verb::Patch(patch) => match elsewhere.patch(cx, id, patch, record).await? {
+            Verb::Put(body) => Elsewhere::put(elsewhere, cx, id, body, record).await?,
+            Verb::Patch(patch) => match Elsewhere::patch(elsewhere, cx, id, patch, record).await? {
                 Some(kept) => (kept, false),
                 None => return Err(self.explain_absent(provider, id).await?),
             },
@@ -160,7 +160,7 @@ impl Engine {
             check_conditions(call, etag.as_deref())?;
         }
         let (record, operation) = record_elsewhere(call, id, provider, "delete");
-        let deleted = elsewhere.delete(cx, id, record).await?;
+        let deleted = Elsewhere::delete(elsewhere, cx, id, record).await?;
         Ok(if deleted { Deleted::Done { operation } } else { Deleted::Absent })
     }
 
@@ -220,7 +220,7 @@ impl Engine {
     /// `CannotDeleteResource` with children, 412 on a failed condition, else what the provider says.
     pub async fn delete(&self, call: &Call, id: &ResourceId) -> Result<Deleted, ArmError> {
         let provider = self.provider_of(id)?.clone();
-        self.require_subscription(&call.caller, &id.subscription).await?;
+        self.require_scope(&call.caller, id, &id.resource_type()).await?;
         let right = format!("{}/delete", provider.right_type());
         self.authorize(&call.caller, &id.to_string(), &right).await?;
         self.check_locks(&call.caller, id, Lock::Delete).await?;
@@ -339,7 +339,7 @@ impl Engine {
             return self.namespace_action(call, id, namespace, word, &body).await;
         }
         let provider = self.provider_of(id)?.clone();
-        self.require_subscription(&call.caller, &id.subscription).await?;
+        self.require_scope(&call.caller, id, &id.resource_type()).await?;
         // The matrix of rights is made of this list: what is not on it is no action.
         let Some(action) = provider.actions().iter().find(|a| a.eq_ignore_ascii_case(action)) else {
             return Err(unknown_action(&id.to_string(), action));
@@ -578,7 +578,8 @@ pub(crate) fn audit(call: &Call, key: &str, subscription: &str, action: &str) ->
 fn audit_of(call: &Call, key: &str, subscription: &str, action: &str, operation: Option<&NewOperation>) -> Change {
     let running = operation.filter(|o| o.state == OperationState::Running);
     Change::Audit(Audit {
-        id: Uuid::new_v4().to_string(),
+        // By the operation's id its end finds this line.
+        id: running.map_or_else(|| Uuid::new_v4().to_string(), |o| o.id.clone()),
         time_ms: now_ms(),
         correlation_id: call.correlation_id.clone(),
         tenant: call.caller.tenant.clone(),

@@ -50,7 +50,7 @@ enum What {
         /// Name or id.
         #[arg(long, default_value = "Owner")]
         role: String,
-        /// Subscription, or the whole id of something in it.
+        /// Subscription, the whole id of something in it, or `/`: all of the tenant.
         #[arg(long)]
         scope: String,
     },

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 /// proxy_passthrough = false              # whether the proxy also connects to hosts that are not Azure's
 /// host_names = ["images.example.org"]    # names and addresses by which clients reach the server
 /// database = "postgres://…"              # default: SQLite in the data folder
+/// max_image_disk_gib = 2048              # the largest disk of an image version, up to 32768; versions replicated Shallow may always have that
 /// lenient = false                        # accept what Azure refuses but its printed samples need
 /// token_lifetime_seconds = 86399
 /// activity_log_days = 90                 # how long its lines are kept; 0: for ever
@@ -71,6 +72,7 @@ pub struct Config {
     pub proxy_passthrough: bool,
     pub host_names: Vec<String>,
     pub database: Option<String>,
+    pub max_image_disk_gib: Option<u64>,
     pub lenient: bool,
     pub token_lifetime_seconds: Option<u64>,
     pub activity_log_days: Option<u64>,
@@ -83,6 +85,9 @@ pub struct Config {
     pub image_builder: ImageBuilderConfig,
     pub fleet: FleetSection,
 }
+
+/// No disk is larger.
+const MAX_DISK_GIB: u64 = 32 * 1024;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -110,7 +115,11 @@ impl Config {
     pub fn read(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is not a usable configuration", path.display()))
+        let unusable = || format!("{} is not a usable configuration", path.display());
+        let config: Self = toml::from_str(&text).with_context(unusable)?;
+        let disk = config.max_image_disk_gib.filter(|gib| !(1..=MAX_DISK_GIB).contains(gib));
+        ensure!(disk.is_none(), "{}: max_image_disk_gib must be between 1 and {MAX_DISK_GIB}", unusable());
+        Ok(config)
     }
 
     /// The regions that have stores of their own, by their canonical names.
@@ -178,6 +187,8 @@ mod tests {
             ("[regions.eastus]\ndedup = \"Tenant\"", "`region` or `tenant`"),
             ("[regions.eastus]\ndedup = \"subscription\"", "`region` or `tenant`"),
             ("[regions.eastus]\ndedup = true", "dedup"),
+            ("max_image_disk_gib = 0", "max_image_disk_gib must be between 1 and 32768"),
+            ("max_image_disk_gib = 32769", "max_image_disk_gib must be between 1 and 32768"),
         ] {
             let error = format!("{:#}", parse(text).unwrap_err());
             assert!(error.contains(says), "{error}");

@@ -70,6 +70,7 @@ pub fn engine_config(dir: &DataDir, config: &Config) -> EngineConfig {
     if let Some(seconds) = config.token_lifetime_seconds {
         engine.token_lifetime = Duration::from_secs(seconds);
     }
+    engine.max_image_disk_gib = config.max_image_disk_gib.unwrap_or(engine.max_image_disk_gib);
     let age = |days: u64| (days > 0).then(|| Duration::from_secs(days.saturating_mul(24 * 3600)));
     engine.activity_log_age = config.activity_log_days.map_or(engine.activity_log_age, age);
     engine.activity_log_chain = config.activity_log_chain;
@@ -112,4 +113,18 @@ pub fn regions(engine: &Engine) -> anyhow::Result<Vec<String>> {
 pub async fn read_only(engine: &Engine, region: &str) -> anyhow::Result<Vec<Store>> {
     let stores = engine.regions().stores().clone();
     Ok(OpenStores::for_reading(stores, Cache::new(CACHE_BYTES)).all(region).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_images_disks_is_the_operators() {
+        let dir = DataDir::find(Some(Path::new("/nonexistent"))).unwrap();
+        let most = |max_image_disk_gib| {
+            engine_config(&dir, &Config { max_image_disk_gib, ..Config::default() }).max_image_disk_gib
+        };
+        assert_eq!((most(None), most(Some(4096))), (2048, 4096));
+    }
 }

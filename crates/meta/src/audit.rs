@@ -282,6 +282,15 @@ impl Db {
         self.rows(select.end("time_ms DESC, id DESC", limit(query.limit))).await?.iter().map(line).collect()
     }
 
+    /// The line of this id.
+    ///
+    /// # Errors
+    /// [`MetaError`] of the database.
+    pub async fn audit_line(&self, id: &str) -> Result<Option<Audit>, MetaError> {
+        let select = sql(format!("SELECT {LINE} FROM audit WHERE id = $1")).text(id);
+        self.row(select).await?.as_ref().map(line).transpose()
+    }
+
     /// Deletes lines of the activity log older than `before_ms`, at most `limit` of them of each chain and of those in none.
     /// Returns how many. Without a key, linked lines stay.
     ///

@@ -8,7 +8,10 @@ pub struct Environment {
     pub tenant: String,
     /// Of deployments to a subscription or a group.
     pub subscription: Option<String>,
-    pub subscription_name: String,
+    /// Of deployments to a management group.
+    pub management_group: Option<String>,
+    /// Display name of the subscription, of the management group, or of the tenant that is deployed to.
+    pub scope_name: String,
     /// What `resourceGroup()` shows (`id`, `name`, `location`, `tags`, …), of deployments to a group.
     pub group: Option<Value>,
     /// What `deployment()` shows.
@@ -17,6 +20,10 @@ pub struct Environment {
     pub endpoint: String,
     /// Object id of who deploys.
     pub deployer: String,
+    /// Login of a person who deploys; empty for others.
+    pub deployer_login: String,
+    /// Names and ids of the built-in roles.
+    pub roles: Vec<(String, String)>,
     pub now: jiff::Timestamp,
 }
 
@@ -24,16 +31,22 @@ pub struct Environment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     Tenant,
+    ManagementGroup,
     Subscription,
     Group,
 }
 
+pub(crate) fn management_group_id(name: &str) -> String {
+    format!("/providers/Microsoft.Management/managementGroups/{name}")
+}
+
 impl Environment {
     pub fn level(&self) -> Level {
-        match (&self.subscription, &self.group) {
-            (_, Some(_)) => Level::Group,
-            (Some(_), None) => Level::Subscription,
-            (None, None) => Level::Tenant,
+        match (&self.management_group, &self.subscription, &self.group) {
+            (_, _, Some(_)) => Level::Group,
+            (_, Some(_), None) => Level::Subscription,
+            (Some(_), None, None) => Level::ManagementGroup,
+            (None, None, None) => Level::Tenant,
         }
     }
 
@@ -42,8 +55,11 @@ impl Environment {
         self.group.as_ref()?["name"].as_str()
     }
 
-    /// `/subscriptions/S/resourceGroups/G`, `/subscriptions/S`, or nothing: what ids of resources begin with.
+    /// `/subscriptions/S/resourceGroups/G`, `/subscriptions/S`, the management group, or nothing: what ids of resources begin with.
     pub fn scope(&self) -> String {
+        if let Some(group) = &self.management_group {
+            return management_group_id(group);
+        }
         let subscription = self.subscription.as_ref().map_or_else(String::new, |s| format!("/subscriptions/{s}"));
         let group = self.group_name().map_or_else(String::new, |g| format!("/resourceGroups/{g}"));
         subscription + &group
@@ -52,7 +68,16 @@ impl Environment {
     pub(crate) fn subscription_value(&self) -> Option<Value> {
         let id = self.subscription.as_ref()?;
         Some(json!({"id": format!("/subscriptions/{id}"), "subscriptionId": id, "tenantId": self.tenant,
-            "displayName": self.subscription_name}))
+            "displayName": self.scope_name}))
+    }
+
+    /// What `managementGroup()` shows: each tenant has the one at its root, which has no parent.
+    pub(crate) fn management_group_value(&self) -> Option<Value> {
+        let name = self.management_group.as_ref()?;
+        Some(
+            json!({"id": management_group_id(name), "name": name, "type": "/providers/Microsoft.Management/managementGroups",
+            "properties": {"details": {"parent": null}, "displayName": self.scope_name, "tenantId": self.tenant}}),
+        )
     }
 
     pub(crate) fn tenant_value(&self) -> Value {
@@ -60,7 +85,7 @@ impl Environment {
     }
 
     pub(crate) fn deployer_value(&self) -> Value {
-        json!({"objectId": self.deployer, "tenantId": self.tenant})
+        json!({"objectId": self.deployer, "tenantId": self.tenant, "userPrincipalName": self.deployer_login})
     }
 
     /// What `environment()` shows: every endpoint that this server has is its own.

@@ -221,7 +221,8 @@ impl Plan {
             &|r| r.symbol.as_deref().is_some_and(is),
             &|r| r.turn.as_ref().is_some_and(|t| is(&t.name)),
             &|r| is(&r.id),
-            &|r| r.id.rsplit_once("/providers/").is_some_and(|(_, tail)| is(tail)),
+            // What `resourceId` gives above subscriptions begins with `/providers/`, wherever the resource is.
+            &|r| r.id.rsplit_once("/providers/").is_some_and(|(_, tail)| is(tail) || is(&format!("providers/{tail}"))),
             &|r| is(&r.name),
         ];
         ways.iter().map(|way| select(way)).find(|found| !found.is_empty()).unwrap_or_default()
@@ -446,10 +447,11 @@ fn scope(evaluator: &Evaluator<'_>, planned: &Planned) -> Eval<String> {
     };
     let environment = evaluator.environment;
     if let Some(scope) = field("scope")? {
-        // `/` is the tenant; what is no id yet is relative to this deployment.
+        // `/` is the tenant; what is no id yet is relative to this deployment, unless it can only be the tenant's.
         return Ok(match scope.trim_end_matches('/') {
             "" => String::new(),
             id if id.starts_with('/') => id.to_owned(),
+            group if is_management_group(group) => format!("/providers/{group}"),
             relative => format!("{}/providers/{relative}", environment.scope()),
         });
     }
@@ -464,6 +466,11 @@ fn scope(evaluator: &Evaluator<'_>, planned: &Planned) -> Eval<String> {
         };
     }
     Ok(environment.scope())
+}
+
+fn is_management_group(relative: &str) -> bool {
+    let prefix = "Microsoft.Management/managementGroups/";
+    relative.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 fn id(planned: &Planned, scope: &str) -> Eval<String> {

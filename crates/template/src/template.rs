@@ -249,6 +249,8 @@ fn level_of(schema: &str) -> Level {
     let lower = schema.to_ascii_lowercase();
     if lower.contains("/subscriptiondeploymenttemplate.json") {
         Level::Subscription
+    } else if lower.contains("/managementgroupdeploymenttemplate.json") {
+        Level::ManagementGroup
     } else if lower.contains("/tenantdeploymenttemplate.json") {
         Level::Tenant
     } else {

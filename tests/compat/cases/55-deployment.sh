@@ -59,3 +59,56 @@ gives 'only what the template has is left' tpl0 az sig list -g deployed --query 
 works 'delete' "${deployment[@]}" delete -g deployed -n own
 refuses 'it is gone' DeploymentNotFound "${deployment[@]}" show -g deployed -n own
 works 'the group goes with all of it' az group delete -n deployed --yes
+
+# Above subscriptions: the tenant, which nobody owns at first, and the management group at its root.
+tenant=$(az account show --query tenantId -o tsv)
+python3 - "$work/tenant.json" "$subscription" <<'PYTHON'
+import json, sys
+schema = "https://schema.management.azure.com/schemas/%sTemplate.json#"
+def template(kind, resources, outputs):
+    return {"$schema": schema % kind, "contentVersion": "1.0.0.0", "resources": resources, "outputs": outputs}
+def nested(name, more, inner):
+    return {"type": "Microsoft.Resources/deployments", "apiVersion": "2022-09-01", "name": name, **more,
+            "properties": {"mode": "Incremental", "expressionEvaluationOptions": {"scope": "inner"}, "template": inner}}
+def output(expression):
+    return {"own": {"type": "string", "value": expression}}
+subscription = sys.argv[2]
+group = {"type": "Microsoft.Resources/resourceGroups", "apiVersion": "2022-09-01", "name": "fromtenant", "location": "eastus"}
+gallery = {"type": "Microsoft.Compute/galleries", "apiVersion": "2024-03-03", "name": "fromtenant", "location": "eastus"}
+role = {"type": "Microsoft.Authorization/roleDefinitions", "apiVersion": "2022-04-01", "name": "[guid('watcher')]",
+        "properties": {"roleName": "Watcher of disks", "type": "CustomRole", "permissions": [{"actions": ["Microsoft.Compute/disks/read"]}],
+                       "assignableScopes": ["[concat('/providers/Microsoft.Management/managementGroups/', tenant().tenantId)]"]}}
+below = nested("groups", {"subscriptionId": subscription, "location": "eastus"},
+               template("2018-05-01/subscriptionDeployment", [group], output("[subscription().subscriptionId]")))
+inner = nested("inner", {"subscriptionId": subscription, "resourceGroup": "fromtenant", "dependsOn": ["groups"]},
+               template("2019-04-01/deployment", [gallery], {}))
+json.dump(template("2019-08-01/tenantDeployment", [role, below, inner], output("[reference('groups').outputs.own.value]")), open(sys.argv[1], "w"))
+json.dump(template("2019-08-01/managementGroupDeployment", [], output("[managementGroup().name]")), open(sys.argv[1].replace("tenant", "mg"), "w"))
+json.dump(template("2019-08-01/tenantDeployment", [gallery], {}), open(sys.argv[1].replace("tenant", "lost"), "w"))
+PYTHON
+whole=(az deployment tenant)
+at=(-l eastus --template-file "$work/tenant.json")
+refuses 'the owner of a subscription is nobody at the tenant' AuthorizationFailed "${whole[@]}" create -n whole "${at[@]}"
+works 'a role at the whole tenant' "$lazuli" admin --data-dir "$data" grant --client "$(credential objectId)" --role Owner --scope /
+works 'validate at the tenant' "${whole[@]}" validate "${at[@]}"
+gives 'what-if at the tenant' 'Create Create Create' sh -c "az deployment tenant what-if -l eastus --template-file '$work/tenant.json' \
+  --no-pretty-print --query 'changes[].changeType' -o tsv | xargs"
+gives 'create at the tenant' "$subscription" "${whole[@]}" create -n whole "${at[@]}" --query properties.outputs.own.value -o tsv
+gives 'show' /providers/Microsoft.Resources/deployments/whole "${whole[@]}" show -n whole --query id -o tsv
+gives 'list' whole "${whole[@]}" list --query '[].name' -o tsv
+gives 'operation list at the tenant' 3 az deployment operation tenant list -n whole \
+  --query "length([?properties.targetResource && properties.provisioningState=='Succeeded'])"
+gives 'export at the tenant' 1.0.0.0 sh -c "az deployment tenant export -n whole |
+  python3 -c 'import json, sys; print(json.load(sys.stdin)[\"contentVersion\"])'"
+gives 'what was deployed from the tenant' fromtenant az sig list -g fromtenant --query '[].name' -o tsv
+gives 'the role' 'Watcher of disks' az role definition list --name 'Watcher of disks' --query '[0].roleName' -o tsv
+refuses 'cancel at the tenant what has ended' DeploymentCannotBeCancelled "${whole[@]}" cancel -n whole
+refuses 'a gallery in no subscription' MissingSubscription "${whole[@]}" create -n lost -l eastus --template-file "$work/lost.json"
+works 'delete at the tenant' "${whole[@]}" delete -n whole
+refuses 'it is gone from the tenant' DeploymentNotFound "${whole[@]}" show -n whole
+gives 'create at the management group' "$tenant" az deployment mg create -m "$tenant" -n top -l eastus \
+  --template-file "$work/mg.json" --query properties.outputs.own.value -o tsv
+gives 'list at the management group' top az deployment mg list -m "$tenant" --query '[].name' -o tsv
+works 'delete at the management group' az deployment mg delete -m "$tenant" -n top
+works 'the role goes' az role definition delete --name 'Watcher of disks'
+works 'the group goes' az group delete -n fromtenant --yes

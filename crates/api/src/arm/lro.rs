@@ -212,6 +212,7 @@ pub(crate) fn done_without_result(kind: &str, action: &str) -> StatusCode {
 pub(crate) struct PollUrls<'a> {
     /// `https://host[:port]`
     pub base: &'a str,
+    /// Empty for what is above subscriptions: deployments alone.
     pub subscription: &'a str,
     /// Short name of the resource's region.
     pub location: &'a str,
@@ -269,6 +270,9 @@ impl PollUrls<'_> {
                 "{base}/subscriptions/{subscription}/providers/Microsoft.Storage/locations/{location}\
                  /asyncoperations/{operation}?monitor=true&api-version={api_version}"
             ),
+            Family::Results | Family::Deployment if subscription.is_empty() => {
+                format!("{base}/providers/Microsoft.Resources/operationresults/{operation}?api-version={api_version}")
+            }
             Family::Results | Family::Deployment => {
                 format!("{base}/subscriptions/{subscription}/operationresults/{operation}?api-version={api_version}")
             }

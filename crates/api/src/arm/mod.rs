@@ -15,11 +15,13 @@ use crate::app::{App, method_not_allowed, no_route};
 use crate::context::Context;
 use crate::respond::{self, Reply};
 use http::{HeaderName, Method, StatusCode, header};
-use lazuli_arm::{ApiVersion, ArmError, ResourceId, ResourceType, Target, parse_target};
+use lazuli_arm::{ApiVersion, ArmError, ParseIdError, ResourceId, ResourceType, Target, parse_target, parse_target_in};
 use lazuli_engine::call::{Call, Caller, Listing, ProviderInfo, Urls};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::sync::Arc;
+
+const DEPLOYMENTS: &str = "microsoft.resources/deployments";
 
 /// Everything that the answer to one management request needs.
 pub(crate) struct Arm<'a> {
@@ -65,10 +67,22 @@ async fn dispatch(arm: &Arm<'_>) -> Result<Reply, ArmError> {
     if let Some((group, action)) = group_action(context) {
         return arm.action(&group, &action).await;
     }
-    match parse_target(&with_provider(&context.path)).map_err(|e| no_route(context).caused_by(e))? {
+    match target(arm).map_err(|e| no_route(context).caused_by(e))? {
         Target::Resource(id) => arm.resource(&id).await,
         Target::Collection { parent, collection } => arm.collection(&parent, &collection).await,
     }
+}
+
+/// What a path leads to. Above subscriptions there are deployments alone: the caller's tenant's, and those of management groups.
+fn target(arm: &Arm<'_>) -> Result<Target, ParseIdError> {
+    let path = with_provider(&arm.context.path);
+    let found = parse_target_in(&path, &arm.call.caller.tenant)?;
+    let (id, kind) = match &found {
+        Target::Resource(id) => (id, id.resource_type().key()),
+        Target::Collection { parent, collection } => (parent, collection.key()),
+    };
+    let is_deployment = kind.strip_prefix(DEPLOYMENTS).is_some_and(|below| below.is_empty() || below.starts_with('/'));
+    if id.above.is_none() || is_deployment { Ok(found) } else { parse_target(&path) }
 }
 
 fn call(context: &Context, caller: Caller) -> Result<Call, ArmError> {

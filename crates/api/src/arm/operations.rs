@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 /// What a poll URL asks for.
 #[derive(Debug, PartialEq, Eq)]
 struct Poll<'a> {
+    /// Empty for what is above subscriptions.
     subscription: &'a str,
     operation: &'a str,
     family: Family,
@@ -48,7 +49,9 @@ fn poll<'a>(segments: &[&'a str], monitor: bool) -> Option<Poll<'a>> {
     let lower: Vec<String> = segments.iter().map(|s| s.to_ascii_lowercase()).collect();
     let words: Vec<&str> = lower.iter().map(String::as_str).collect();
     let (family, result) = match words.as_slice() {
-        ["subscriptions", _, "operationresults", _] => (Family::Results, true),
+        ["subscriptions", _, "operationresults", _] | ["providers", "microsoft.resources", "operationresults", _] => {
+            (Family::Results, true)
+        }
         ["subscriptions", _, "providers", namespace, "locations", _, segment, _] => match (*namespace, *segment) {
             ("microsoft.compute", "capsoperations") => (Family::Caps, monitor),
             ("microsoft.compute", "diskoperations") => (Family::Disk, monitor),
@@ -62,7 +65,8 @@ fn poll<'a>(segments: &[&'a str], monitor: bool) -> Option<Poll<'a>> {
         [.., "deployments", _, "operationstatuses", _] => (Family::Deployment, false),
         _ => return None,
     };
-    Some(Poll { subscription: segments[1], operation: segments.last()?, family, result })
+    let subscription = if words[0] == "subscriptions" { segments[1] } else { "" };
+    Some(Poll { subscription, operation: segments.last()?, family, result })
 }
 
 /// The operation as its `Azure-AsyncOperation` URL shows it; always 200.
@@ -133,9 +137,31 @@ mod tests {
     fn found(path: &str, monitor: bool) -> Option<(Family, bool)> {
         let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
         poll(&segments, monitor).map(|p| {
-            assert_eq!((p.subscription, p.operation), ("S", "OP"));
+            let subscription = if path.starts_with("/subscriptions") { "S" } else { "" };
+            assert_eq!((p.subscription, p.operation), (subscription, "OP"));
             (p.family, p.result)
         })
+    }
+
+    #[test]
+    fn polls_above_subscriptions_are_understood() {
+        let deployment = "/providers/Microsoft.Resources/deployments/d";
+        for resource in
+            [deployment.to_owned(), format!("/providers/Microsoft.Management/managementGroups/M{deployment}")]
+        {
+            let urls = super::super::lro::PollUrls {
+                base: "",
+                subscription: "",
+                location: "eastus",
+                resource: &resource,
+                namespace: "Microsoft.Resources",
+                operation: "OP",
+                api_version: "2021-04-01",
+            };
+            let path = |url: &str| url.split_once('?').unwrap().0.to_owned();
+            assert_eq!(found(&path(&urls.status(Family::Deployment)), false), Some((Family::Deployment, false)));
+            assert_eq!(found(&path(&urls.result(Family::Results)), false), Some((Family::Results, true)));
+        }
     }
 
     #[test]

@@ -89,8 +89,13 @@ impl World {
     async fn others(&self, link: &impl Fn(&str, &str) -> Value) {
         let template = json!({"$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
             "contentVersion": "1.0.0.0", "resources": [], "outputs": {"o": {"type": "string", "value": SECRET}}});
-        let deployment = json!({"properties": {"mode": "Incremental", "template": template}});
-        self.put_plain(&self.path("Resources", "deployments/deployment"), deployment).await;
+        let mut deployment = json!({"properties": {"mode": "Incremental", "template": template}});
+        self.put_plain(&self.path("Resources", "deployments/deployment"), deployment.clone()).await;
+        deployment["location"] = json!("eastus");
+        for above in [String::new(), format!("/providers/Microsoft.Management/managementGroups/{}", self.tenant)] {
+            let path = format!("{above}/providers/Microsoft.Resources/deployments/deployment");
+            self.put_plain(&path, deployment.clone()).await;
+        }
         self.put(&self.path("ManagedIdentity", "userAssignedIdentities/identity"), json!({})).await;
         let image = json!({"location": "eastus", "properties": {"osType": "Linux", "description": SECRET,
             "storageProfile": {"osDiskImage": {"source": link("Compute", "disks/disk")}},

@@ -32,6 +32,8 @@ pub struct World {
     pub engine: Engine,
     pub client: Client,
     pub subscription: String,
+    pub tenant: String,
+    /// Of the whole tenant.
     pub owner: String,
     /// Object id of the owner, and the id of the role Owner.
     pub owner_object: String,
@@ -64,6 +66,7 @@ pub struct World {
 pub fn names(path: &str, w: &World) -> String {
     let mut path = path
         .replace("{subscription}", &w.subscription)
+        .replace("{managementGroup}", &w.tenant)
         .replace("{group}", "rg1")
         .replace("{operation}", &w.operation)
         .replace("{location}", "eastus")
@@ -137,6 +140,7 @@ impl World {
         let owner = Bootstrap::generate().unwrap();
         engine.bootstrap(&owner).await.unwrap();
         engine.grant_role(&owner.client_id, "Storage Blob Data Owner", &owner.subscription_id).await.unwrap();
+        engine.grant_role(&owner.client_id, "Owner", "/").await.unwrap();
         let other = engine.create_tenant("other").await.unwrap().id;
         let theirs = engine.create_subscription(&other, "theirs").await.unwrap().id;
         let foreign = engine.create_client(&other, "foreign", None).await.unwrap();
@@ -169,6 +173,7 @@ impl World {
             engine,
             client: client.clone(),
             subscription: owner.subscription_id.clone(),
+            tenant: owner.tenant_id.clone(),
             forged: forged(&owners.arm),
             forged_graph: forged(&owners.graph),
             owner: owners.arm,

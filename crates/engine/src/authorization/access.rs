@@ -128,6 +128,14 @@ impl Access {
             .find(|identity| identity.tenant.eq_ignore_ascii_case(&subscription.tenant))
     }
 
+    /// Whether somebody is of the tenant that a subscription's scope is in: a role at `/` is one in their own tenant, whatever the
+    /// scope asked about.
+    pub fn is_at_home(&self, principal: &str, scope: &str) -> bool {
+        let subscription = subscription_of(scope).and_then(|s| self.subscription(s));
+        let principal = self.principal(principal);
+        subscription.zip(principal).is_some_and(|(s, p)| s.tenant.eq_ignore_ascii_case(&p.tenant))
+    }
+
     pub fn allows(&self, principal: &str, scope: &str, action: &str, plane: Plane) -> bool {
         let principals = self.with_groups(principal);
         self.policy.allows(&Question { principals: &principals, action, scope, plane })

@@ -15,7 +15,7 @@ pub(crate) mod scope;
 use crate::Engine;
 use crate::call::Caller;
 use access::{Access, subscription_of};
-use lazuli_arm::ArmError;
+use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_authz::rbac::Plane;
 use lazuli_meta::model::Subscription;
 
@@ -114,6 +114,35 @@ impl Engine {
         let access = self.access_of(caller).await?;
         subscription_for(&access, caller, id).cloned()
     }
+
+    /// What a request's path begins with; `kind` of what it is about. Above subscriptions there is one type.
+    ///
+    /// # Errors
+    /// As [`Engine::require_subscription`]; 404 `MissingSubscription`, and `NotFound` for a management group that is not there.
+    pub(crate) async fn require_scope(
+        &self,
+        caller: &Caller,
+        id: &ResourceId,
+        kind: &ResourceType,
+    ) -> Result<(), ArmError> {
+        let access = self.access_of(caller).await?;
+        if id.above.is_none() {
+            return subscription_for(&access, caller, &id.subscription).map(drop);
+        }
+        if !crate::deployments::is_of_deployments(kind) {
+            return Err(missing_subscription());
+        }
+        scope::Scope::Resource(id.clone()).tenant(&access, caller).map(drop)
+    }
+}
+
+/// The answer where a type is in subscriptions alone.
+fn missing_subscription() -> ArmError {
+    ArmError::new(
+        404,
+        "MissingSubscription",
+        "The request did not have a subscription or a valid tenant level resource provider.",
+    )
 }
 
 pub(crate) fn subscription_for<'a>(

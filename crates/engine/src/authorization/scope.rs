@@ -2,7 +2,7 @@
 
 use crate::authorization::access::{Access, root_group};
 use crate::call::Caller;
-use lazuli_arm::{ArmError, ResourceId};
+use lazuli_arm::{Above, ArmError, ResourceId};
 
 /// A scope as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,9 @@ impl Scope {
             Self::Root => {}
             Self::ManagementGroup(_) => all.push(self.key()),
             Self::Resource(id) => {
-                all.push(root_group(tenant));
+                if id.above.is_none() {
+                    all.push(root_group(tenant));
+                }
                 let mut next = Some(id.clone());
                 while let Some(id) = next {
                     all.push(id.key());
@@ -88,7 +90,12 @@ impl Scope {
                 "NotFound",
                 format!("'/providers/Microsoft.Management/managementGroups/{name}' not found"),
             )),
-            Self::Resource(id) => super::subscription_for(access, caller, &id.subscription).map(|s| s.tenant.clone()),
+            Self::Resource(id) => match &id.above {
+                None => super::subscription_for(access, caller, &id.subscription).map(|s| s.tenant.clone()),
+                Some(Above::ManagementGroup(name)) => Self::ManagementGroup(name.clone()).tenant(access, caller),
+                Some(Above::Tenant(tenant)) if tenant.eq_ignore_ascii_case(&caller.tenant) => Ok(caller.tenant.clone()),
+                Some(Above::Tenant(_)) => Err(super::missing_subscription()),
+            },
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Who;
 use super::hanging::Hanging;
 use crate::Engine;
 use crate::call::ActionReply;
-use lazuli_arm::{ArmError, ResourceId};
+use lazuli_arm::ArmError;
 use lazuli_template::{Evaluated, Facts, Request};
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ async fn ask(engine: &Engine, who: &Who, request: &Request) -> Result<Value, Arm
     if let (Some(hanging), Request::Resource { api_version, .. }) = (Hanging::parse(request.id()), request) {
         return hanging.get(engine, &who.call(api_version)?).await;
     }
-    let id: ResourceId = request.id().parse().map_err(|e| {
+    let id = who.id(request.id()).map_err(|e| {
         let message = format!("The template reference '{}' is not a resource that can be read here.", request.id());
         ArmError::bad_request("InvalidTemplate", message).caused_by(e)
     })?;

@@ -24,7 +24,7 @@ pub(crate) use what_if::what_if;
 use crate::call::{Call, Caller, Urls};
 use crate::provider::Context;
 use crate::{Engine, db_error};
-use lazuli_arm::{ApiVersion, ArmError, ResourceId};
+use lazuli_arm::{Above, ApiVersion, ArmError, ResourceId, ResourceType};
 use lazuli_meta::model::Resource;
 use lazuli_template::{Environment, Level, Plan, Template};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,12 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 pub(crate) const KIND: &str = "Microsoft.Resources/deployments";
+/// Whether a type is [`KIND`], or below it.
+pub(crate) fn is_of_deployments(kind: &ResourceType) -> bool {
+    let (own, of) = (kind.key(), KIND.to_ascii_lowercase());
+    own.strip_prefix(&of).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+}
+
 /// Kind of the operation that deploys.
 pub(crate) const RUN: &str = "deployment.run";
 
@@ -44,7 +50,9 @@ pub(crate) struct Input {
     pub parameters: Map<String, Value>,
     pub complete: bool,
     pub location: Option<String>,
-    pub subscription_name: String,
+    /// Of the subscription, or of what is above subscriptions.
+    #[serde(alias = "subscriptionName")]
+    pub scope_name: String,
     pub group: Option<Value>,
     pub now_ms: i64,
     pub who: Who,
@@ -82,6 +90,12 @@ impl Identity {
         }
     }
 
+    /// Of a person.
+    fn login(&self) -> String {
+        // Clients have a GUID here, logins an `@`.
+        if self.app_id.contains('@') { self.app_id.clone() } else { String::new() }
+    }
+
     fn caller(&self, auxiliary: Vec<Caller>) -> Caller {
         Caller {
             tenant: self.tenant.clone(),
@@ -115,6 +129,11 @@ impl Who {
             blob_suffix: call.urls.blob_suffix.clone(),
             correlation_id: call.correlation_id.clone(),
         }
+    }
+
+    /// An id as they mean it.
+    pub(crate) fn id(&self, text: &str) -> Result<ResourceId, lazuli_arm::ParseIdError> {
+        ResourceId::parse_in(text, &self.identity.tenant)
     }
 
     /// A request of theirs in this version of an API.
@@ -154,16 +173,17 @@ impl Input {
         if id.resource_group.is_none() && location.is_none() {
             return Err(ArmError::bad_request(
                 "LocationRequired",
-                "The location property is required for this definition: a deployment to a subscription is recorded in a region.",
+                "The location property is required for this definition: a deployment that is not to a resource group is recorded in a \
+                 region.",
             ));
         }
-        let (subscription_name, group) = surroundings(cx.engine, cx.call, id).await?;
+        let (scope_name, group) = surroundings(cx.engine, cx.call, id).await?;
         let mut input = Self {
             template: properties.get("template").cloned().unwrap_or_default(),
             parameters: Map::new(),
             complete,
             location,
-            subscription_name,
+            scope_name,
             group,
             now_ms: cx.now_ms,
             who: Who::of(cx.call),
@@ -224,8 +244,12 @@ impl Input {
     fn environment(&self, id: &ResourceId) -> Environment {
         Environment {
             tenant: self.who.identity.tenant.clone(),
-            subscription: Some(id.subscription.clone()),
-            subscription_name: self.subscription_name.clone(),
+            subscription: id.above.is_none().then(|| id.subscription.clone()),
+            management_group: match &id.above {
+                Some(Above::ManagementGroup(name)) => Some(name.clone()),
+                Some(Above::Tenant(_)) | None => None,
+            },
+            scope_name: self.scope_name.clone(),
             group: self.group.clone(),
             deployment: json!({
                 "name": id.name(), "location": self.location,
@@ -234,13 +258,26 @@ impl Input {
             }),
             endpoint: self.who.arm.clone(),
             deployer: self.who.identity.principal.clone(),
+            deployer_login: self.who.identity.login(),
+            roles: lazuli_authz::rbac::built_in_roles().into_iter().map(|r| (r.role_name, r.name)).collect(),
             now: jiff::Timestamp::from_millisecond(self.now_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH),
         }
     }
 }
 
-/// Name of the subscription, and the group that is deployed to.
+/// Name of the subscription, or of what is above subscriptions, and the group that is deployed to.
 async fn surroundings(engine: &Engine, call: &Call, id: &ResourceId) -> Result<(String, Option<Value>), ArmError> {
+    if let Some(above) = &id.above {
+        engine.require_scope(&call.caller, id, &id.resource_type()).await?;
+        let access = engine.access_of(&call.caller).await?;
+        let tenant = access.tenants.iter().find(|t| t.id.eq_ignore_ascii_case(&call.caller.tenant));
+        let name = match above {
+            Above::Tenant(_) => tenant.map(|t| t.display_name.clone()),
+            // Azure's name of the one that each tenant has.
+            Above::ManagementGroup(_) => Some("Tenant Root Group".to_owned()),
+        };
+        return Ok((name.unwrap_or_default(), None));
+    }
     let subscription = engine.require_subscription(&call.caller, &id.subscription).await?;
     let Some(name) = &id.resource_group else { return Ok((subscription.display_name, None)) };
     let group = ResourceId::group(&id.subscription, name);
@@ -289,9 +326,11 @@ fn check_level(template: Level, target: Level) -> Result<(), ArmError> {
     let word = |level| match level {
         Level::Group => "resource group",
         Level::Subscription => "subscription",
+        Level::ManagementGroup => "management group",
         Level::Tenant => "tenant",
     };
-    if template == target || (template == Level::Group && target == Level::Subscription) {
+    // The schema of groups is in many templates that are for more.
+    if template == target || template == Level::Group {
         return Ok(());
     }
     Err(ArmError::bad_request(

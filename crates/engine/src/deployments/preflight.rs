@@ -1,7 +1,7 @@
 //! What can be known to fail before anything is deployed.
 
-use super::Input;
 use super::hanging::Hanging;
+use super::{Input, KIND, Who};
 use crate::call::Call;
 use crate::db_error;
 use crate::provider::Context;
@@ -21,7 +21,7 @@ pub(crate) async fn preflight(cx: Context<'_>, input: &Input, plan: &Plan) -> Re
         }
         let call = input.who.call(&resource.api_version);
         let checked = match call {
-            Ok(call) => check(cx, plan, index, &call).await,
+            Ok(call) => check(cx, &input.who, plan, index, &call).await,
             Err(error) => Err(error),
         };
         if let Err(error) = checked {
@@ -49,7 +49,7 @@ pub(crate) async fn preflight(cx: Context<'_>, input: &Input, plan: &Plan) -> Re
     Err(error)
 }
 
-async fn check(cx: Context<'_>, plan: &Plan, index: usize, call: &Call) -> Result<(), ArmError> {
+async fn check(cx: Context<'_>, who: &Who, plan: &Plan, index: usize, call: &Call) -> Result<(), ArmError> {
     let resource = &plan.resources[index];
     if let Some(hanging) = Hanging::parse(&resource.id) {
         // What it hangs on, and who is given a role, may be deployed before it.
@@ -57,18 +57,20 @@ async fn check(cx: Context<'_>, plan: &Plan, index: usize, call: &Call) -> Resul
         let checked = cx.engine.authorize(&call.caller, scope, &right).await;
         return checked.map_err(|error| authorization(error, resource, call, &right));
     }
-    let id: ResourceId = resource.id.parse().map_err(|e| {
-        let message =
-            format!("The resource '{}' is in no subscription: such resources are not offered here.", resource.id);
+    let id = who.id(&resource.id).map_err(|e| {
+        let message = format!("The resource '{}' is not one that can be deployed here.", resource.id);
         ArmError::bad_request("InvalidTemplate", message).caused_by(e)
     })?;
     let provider = cx.engine.provider_of(&id)?.clone();
+    if id.above.is_some() {
+        cx.engine.require_scope(&call.caller, &id, &id.resource_type()).await?;
+    }
     let right = format!("{}/write", provider.right_type());
     cx.engine
         .authorize(&call.caller, &id.to_string(), &right)
         .await
         .map_err(|error| authorization(error, resource, call, &right))?;
-    if !group_is_there(cx, plan, &id).await? {
+    if !group_is_there(cx, plan, resource, &id).await? {
         return Err(ArmError::group_not_found(id.resource_group.as_deref().unwrap_or_default()));
     }
     if !resource.depends_on.is_empty() {
@@ -97,10 +99,11 @@ fn authorization(error: ArmError, resource: &Planned, call: &Call, right: &str) 
     ArmError::new(403, "AuthorizationFailed", message)
 }
 
-/// The group of a resource exists, or is made by this deployment.
-async fn group_is_there(cx: Context<'_>, plan: &Plan, id: &ResourceId) -> Result<bool, ArmError> {
+/// The group of a resource exists, is made by this deployment, or may be made by one within it that the resource waits for.
+async fn group_is_there(cx: Context<'_>, plan: &Plan, resource: &Planned, id: &ResourceId) -> Result<bool, ArmError> {
     let Some(name) = id.resource_group.as_ref().filter(|_| !id.is_group()) else { return Ok(true) };
     let group = ResourceId::group(&id.subscription, name);
     let planned = plan.resources.iter().any(|r| r.id.eq_ignore_ascii_case(&group.to_string()));
-    Ok(planned || cx.engine.db().resource(&group.key()).await.map_err(db_error)?.is_some())
+    let later = resource.depends_on.iter().any(|on| plan.resources[*on].kind.eq_ignore_ascii_case(KIND));
+    Ok(planned || later || cx.engine.db().resource(&group.key()).await.map_err(db_error)?.is_some())
 }

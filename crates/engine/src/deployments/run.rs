@@ -44,9 +44,8 @@ enum State {
 /// `DeploymentFailed`, with the error of each resource.
 pub(crate) async fn run(cx: &OpContext) -> Result<Outcome, OpError> {
     let row = cx.resource().await?;
-    let id: ResourceId = row.id.parse().map_err(ArmError::internal)?;
     let mut input = Input::of(&cx.engine, &row)?;
-    let plan = input.plan(&id)?;
+    let plan = input.plan(&input.who.id(&row.id).map_err(ArmError::internal)?)?;
     cx.update_resource(|r| {
         if r.provisioning_state != "Deleting" {
             "Running".clone_into(&mut r.provisioning_state);
@@ -78,7 +77,7 @@ pub(crate) async fn undo(cx: &OpContext) -> Result<Outcome, OpError> {
     let row = cx.resource().await?;
     let error = cx.done_step(FAILED);
     if let Ok(input) = Input::of(&cx.engine, &row)
-        && let Ok(plan) = input.plan(&row.id.parse().map_err(ArmError::internal)?)
+        && let Ok(plan) = input.plan(&input.who.id(&row.id).map_err(ArmError::internal)?)
     {
         for nested in plan.resources.iter().filter(|r| r.kind.eq_ignore_ascii_case(KIND)) {
             let started: Option<Started> =
@@ -198,7 +197,7 @@ async fn write(cx: &OpContext, input: &Input, plan: &Plan, index: usize) -> Resu
     if let Some(hanging) = Hanging::parse(&resource.id) {
         return Ok((hanging.put(&cx.engine, &call, body).await?, None));
     }
-    let id: ResourceId = resource.id.parse().map_err(ArmError::internal)?;
+    let id = input.who.id(&resource.id).map_err(ArmError::internal)?;
     loop {
         cx.check()?;
         match cx.engine.put(&call, &id, body.clone()).await {

@@ -34,7 +34,7 @@ async fn one(cx: Context<'_>, who: &Who, plan: &Plan, index: usize, resource: &P
     };
     let call = who.call(&resource.api_version)?;
     let after = described(resource, &body);
-    match existing(cx, &call, &resource.id).await? {
+    match existing(cx, who, &call, &resource.id).await? {
         None => Ok(json!({"resourceId": resource.id, "changeType": "Create", "after": after})),
         Some(before) => {
             let mut delta = Vec::new();
@@ -45,11 +45,11 @@ async fn one(cx: Context<'_>, who: &Who, plan: &Plan, index: usize, resource: &P
     }
 }
 
-async fn existing(cx: Context<'_>, call: &Call, id: &str) -> Result<Option<Value>, ArmError> {
+async fn existing(cx: Context<'_>, who: &Who, call: &Call, id: &str) -> Result<Option<Value>, ArmError> {
     let found = match Hanging::parse(id) {
         Some(hanging) => hanging.get(cx.engine, call).await,
         None => {
-            let id: ResourceId = id.parse().map_err(ArmError::internal)?;
+            let id = who.id(id).map_err(ArmError::internal)?;
             cx.engine.get(call, &id).await
         }
     };

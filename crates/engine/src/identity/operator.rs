@@ -6,6 +6,7 @@ use super::client::{self, SECRET, secret_credential};
 use super::external;
 use super::users::{self, USER};
 use super::{Engine, db_error};
+use crate::authorization::scope::Scope;
 use crate::directory::{GLOBAL_ADMINISTRATOR, SERVICE_PRINCIPAL};
 use crate::now_ms;
 use lazuli_arm::ArmError;
@@ -33,7 +34,7 @@ pub enum OperatorError {
     NotInTenant { client: String, tenant: String },
     #[error("there is no role '{0}'")]
     UnknownRole(String),
-    #[error("'{0}' is no scope: expected a subscription's id or `/subscriptions/…`")]
+    #[error("'{0}' is no scope: expected a subscription's id, `/subscriptions/…`, or `/` for the whole tenant")]
     UnknownScope(String),
     #[error("the client or login is known in that tenant already")]
     Exists,
@@ -43,6 +44,8 @@ pub enum OperatorError {
     NotALogin(String),
     #[error("several tenants have a user '{0}'; name the tenant, or the object id")]
     SeveralUsers(String),
+    #[error("several tenants know the client '{0}'; name its object id")]
+    SeveralClients(String),
     #[error(transparent)]
     Password(#[from] PasswordError),
     #[error(transparent)]
@@ -233,6 +236,18 @@ impl Engine {
             .into_iter()
             .find(|p| p.tenant.eq_ignore_ascii_case(tenant))
             .ok_or_else(|| OperatorError::NotInTenant { client: client.to_owned(), tenant: tenant.to_owned() })
+    }
+
+    /// As [`Engine::client`]; one that several tenants know must be named by its object id, or with the tenant.
+    async fn only_client(&self, client: &str, tenant: Option<&str>) -> Result<Principal, OperatorError> {
+        let found = self.client(client, tenant).await?;
+        let by_id = found.id.eq_ignore_ascii_case(client);
+        let access = self.access().await?;
+        let namesakes = access.principals.values().filter(|p| p.app_id.eq_ignore_ascii_case(client)).count();
+        if tenant.is_none() && !by_id && namesakes > 1 {
+            return Err(OperatorError::SeveralClients(client.to_owned()));
+        }
+        Ok(found)
     }
 
     /// A new secret for a client, in every tenant that knows it. Unless they are to be kept, its other secrets end now; tokens that
@@ -489,7 +504,8 @@ impl Engine {
         Ok(those.map(|p| Principal { secret_hash: String::new(), ..p }).collect())
     }
 
-    /// Gives a client or a user a role at a subscription (or below it, by a whole id). What it has already is no error.
+    /// Gives a client or a user a role at a subscription, below it (by a whole id), or at all of its tenant: `/`, or the management
+    /// group at the tenant's root. What it has already is no error.
     ///
     /// # Errors
     /// [`OperatorError`].
@@ -497,18 +513,28 @@ impl Engine {
         let access = self.access().await?;
         let scope = if scope.starts_with('/') { scope.to_owned() } else { format!("/subscriptions/{scope}") };
         let unknown = || OperatorError::UnknownScope(scope.clone());
-        let parsed = crate::authorization::scope::Scope::parse(&scope).map_err(|_| unknown())?;
+        let parsed = Scope::parse(&scope).map_err(|_| unknown())?;
         let subscription = crate::authorization::access::subscription_of(&scope).and_then(|s| access.subscription(s));
-        let subscription = subscription.ok_or_else(unknown)?;
-        let principal = match self.user(Some(&subscription.tenant), client).await {
+        let tenant = match &parsed {
+            // That of the principal.
+            Scope::Root => None,
+            Scope::ManagementGroup(name) => {
+                let tenant = access.tenants.iter().find(|t| t.id.eq_ignore_ascii_case(name));
+                Some(tenant.ok_or_else(unknown)?.id.as_str())
+            }
+            Scope::Resource(_) => Some(subscription.ok_or_else(unknown)?.tenant.as_str()),
+        };
+        let principal = match self.user(tenant, client).await {
             Ok(user) => user,
-            Err(_) => self.client(client, Some(&subscription.tenant)).await?,
+            Err(several @ OperatorError::SeveralUsers(_)) => return Err(several),
+            Err(_) => self.only_client(client, tenant).await?,
         };
         let same = |r: &RoleDefinition| r.role_name.eq_ignore_ascii_case(role) || r.name.eq_ignore_ascii_case(role);
-        let found = access.roles_of(&subscription.tenant).find(|(r, _)| same(r));
+        let found = access.roles_of(&principal.tenant).find(|(r, _)| same(r));
         let (role, _) = found.ok_or_else(|| OperatorError::UnknownRole(role.to_owned()))?;
         let id = Uuid::new_v4().to_string();
-        let key = format!("{}/providers/microsoft.authorization/roleassignments/{id}", parsed.key());
+        let prefix = parsed.prefix().to_ascii_lowercase();
+        let key = format!("{prefix}/providers/microsoft.authorization/roleassignments/{id}");
         let assignment = RoleAssignment {
             id,
             scope: parsed.key(),
@@ -517,8 +543,8 @@ impl Engine {
             body: json!({"scope": parsed.shown(), "createdOn": crate::time_text(now_ms())}),
         };
         let line = audit(
-            &subscription.tenant,
-            &subscription.id.to_ascii_lowercase(),
+            &principal.tenant,
+            &subscription.map(|s| s.id.to_ascii_lowercase()).unwrap_or_default(),
             &key,
             "Microsoft.Authorization/roleAssignments/write",
         );

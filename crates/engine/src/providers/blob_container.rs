@@ -2,7 +2,7 @@
 //! management requests see them. There is one truth, the data plane's: nothing of a container is kept here.
 
 use crate::call::Listing;
-use crate::provider::{Context, Elsewhere, Kept, Plan, Provider};
+use crate::provider::{Context, Elsewhere, Kept, Provider};
 use crate::read::top;
 use crate::storage::{
     Access, Account, Code, ContainerBody, ContainerInfo, LeaseState, ListQuery, Storage, StorageError,
@@ -11,7 +11,7 @@ use crate::write::canonical;
 use async_trait::async_trait;
 use lazuli_arm::bodies::blob_container::{ContainerSettings, PublicAccess, settings};
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Change, Resource};
+use lazuli_meta::model::Change;
 use serde_json::{Value, json};
 
 const KIND: &str = "Microsoft.Storage/storageAccounts/blobServices/containers";
@@ -31,10 +31,6 @@ impl Provider for BlobContainer {
     /// In the blob service's words, which az and the SDKs know.
     fn absent(&self, _id: &ResourceId) -> ArmError {
         ArmError::new(404, Code::ContainerNotFound.as_str(), Code::ContainerNotFound.text())
-    }
-
-    async fn put(&self, _: Context<'_>, id: &ResourceId, _: Value, _: Option<&Resource>) -> Result<Plan, ArmError> {
-        Err(ArmError::internal(format!("{id} is kept by the data plane")))
     }
 }
 

@@ -1,4 +1,5 @@
-//! `Microsoft.Resources/deployments`: a template that is deployed to a resource group or a subscription.
+//! `Microsoft.Resources/deployments`: a template that is deployed to a resource group, a subscription, a management group or
+//! a tenant.
 
 use crate::call::ActionReply;
 use crate::db_error;

@@ -81,20 +81,14 @@ impl Provider for PrivateEndpointConnection {
         "Microsoft.Compute/diskAccesses/privateEndpointConnections"
     }
 
-    async fn put(
-        &self,
-        _cx: Context<'_>,
-        id: &ResourceId,
-        _body: Value,
-        _old: Option<&Resource>,
-    ) -> Result<Plan, ArmError> {
-        Err(ArmError::new(
+    fn not_written(&self, id: &ResourceId) -> ArmError {
+        ArmError::new(
             404,
             "ResourceNotFound",
             format!(
                 "The private endpoint connection '{}' was not found: this server has no private endpoints that could have made it.",
                 id.name()
             ),
-        ))
+        )
     }
 }

@@ -2,7 +2,7 @@
 //! Written by runs alone.
 
 use crate::image_builder::KIND as TEMPLATE;
-use crate::provider::{Context, Plan, Provider, standard_view};
+use crate::provider::{Context, Provider, standard_view};
 use crate::providers::user_assigned_identity::lower_group;
 use async_trait::async_trait;
 use lazuli_arm::{ArmError, ResourceId};
@@ -45,12 +45,12 @@ impl Provider for RunOutput {
         KIND
     }
 
-    async fn put(&self, _: Context<'_>, id: &ResourceId, _: Value, _: Option<&Resource>) -> Result<Plan, ArmError> {
-        Err(ArmError::new(
+    fn not_written(&self, id: &ResourceId) -> ArmError {
+        ArmError::new(
             405,
             "OperationNotAllowed",
             format!("The run output '{}' is written by a run of its template ({TEMPLATE}) alone.", id.name()),
-        ))
+        )
     }
 
     async fn show(&self, _cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {

@@ -143,7 +143,7 @@ async fn restore(cx: Context<'_>, id: &ResourceId, body: &Value) -> Result<Optio
     }
 }
 
-async fn plan(cx: Context<'_>, id: &ResourceId, body: Value, old: Option<&Resource>) -> Result<Plan, ArmError> {
+async fn plan(cx: Context<'_>, id: &ResourceId, mut body: Value, old: Option<&Resource>) -> Result<Plan, ArmError> {
     let mut state: ImageVersionInternal = old.map_or_else(|| Ok(ImageVersionInternal::default()), internal)?;
     for region in target_regions(&body) {
         let known = state.regions.entry(canonical(cx, &region.display_name)?).or_default();
@@ -160,7 +160,10 @@ async fn plan(cx: Context<'_>, id: &ResourceId, body: Value, old: Option<&Resour
         return Err(busy(old));
     }
     // New, or an attempt that failed before the sources were read: that is made anew.
-    let (source, changes) = source::find(cx, id, &body).await?;
+    let source::Sources { source, changes, uefi_settings } = source::find(cx, id, &body).await?;
+    if body["properties"].get("securityProfile").is_none() && !uefi_settings.is_null() {
+        body["properties"]["securityProfile"] = json!({"uefiSettings": uefi_settings});
+    }
     let params = serde_json::to_value(&source).map_err(ArmError::internal)?;
     let start = Start { kind: "image_version.create", params };
     Ok(Plan { body, internal: to_internal(&state), start: Some(start), changes })

@@ -47,8 +47,8 @@ impl Provider for SoftDeletedVersion {
         KIND
     }
 
-    async fn put(&self, _: Context<'_>, id: &ResourceId, _: Value, _: Option<&Resource>) -> Result<Plan, ArmError> {
-        Err(ArmError::new(
+    fn not_written(&self, id: &ResourceId) -> ArmError {
+        ArmError::new(
             405,
             "OperationNotAllowed",
             format!(
@@ -56,7 +56,7 @@ impl Provider for SoftDeletedVersion {
                  location.",
                 id.name()
             ),
-        ))
+        )
     }
 
     async fn delete(&self, _cx: Context<'_>, _old: &Resource) -> Result<DeletePlan, ArmError> {

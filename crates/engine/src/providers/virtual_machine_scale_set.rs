@@ -348,14 +348,8 @@ impl Provider for ScaleSetInstance {
         super::virtual_machine::VirtualMachine.views()
     }
 
-    async fn put(
-        &self,
-        _cx: Context<'_>,
-        id: &ResourceId,
-        _body: Value,
-        _old: Option<&Resource>,
-    ) -> Result<Plan, ArmError> {
-        Err(not_here(id))
+    fn not_written(&self, id: &ResourceId) -> ArmError {
+        not_here(id)
     }
 
     fn actions(&self) -> &'static [&'static str] {
@@ -401,26 +395,6 @@ impl Elsewhere for ScaleSetInstance {
             items.push(instance(cx, &set, &machine).await?);
         }
         Ok(Listing { items, next: None })
-    }
-
-    async fn put(
-        &self,
-        _cx: Context<'_>,
-        id: &ResourceId,
-        _body: &Value,
-        _record: Vec<Change>,
-    ) -> Result<(Kept, bool), ArmError> {
-        Err(not_here(id))
-    }
-
-    async fn patch(
-        &self,
-        _cx: Context<'_>,
-        id: &ResourceId,
-        _patch: &Value,
-        _record: Vec<Change>,
-    ) -> Result<Option<Kept>, ArmError> {
-        Err(not_here(id))
     }
 
     /// Returns when the machine is gone.

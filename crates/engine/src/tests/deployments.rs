@@ -10,7 +10,7 @@ use lazuli_meta::model::{OperationState, Principal, RoleAssignment};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-fn template(sections: Value) -> Value {
+pub(super) fn template(sections: Value) -> Value {
     let mut whole = json!({
         "$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
         "contentVersion": "1.0.0.0", "resources": [],
@@ -21,11 +21,11 @@ fn template(sections: Value) -> Value {
     whole
 }
 
-fn request(sections: Value) -> Value {
+pub(super) fn request(sections: Value) -> Value {
     json!({"properties": {"mode": "Incremental", "template": template(sections), "parameters": {}}})
 }
 
-fn resource(kind: &str, name: &str, more: Value) -> Value {
+pub(super) fn resource(kind: &str, name: &str, more: Value) -> Value {
     let mut body = json!({"type": kind, "apiVersion": "2024-03-03", "name": name, "location": "eastus"});
     for (key, value) in more.as_object().unwrap() {
         body[key] = value.clone();
@@ -33,7 +33,7 @@ fn resource(kind: &str, name: &str, more: Value) -> Value {
     body
 }
 
-fn gallery(name: &str, more: Value) -> Value {
+pub(super) fn gallery(name: &str, more: Value) -> Value {
     resource("Microsoft.Compute/galleries", name, more)
 }
 

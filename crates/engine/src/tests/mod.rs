@@ -32,6 +32,7 @@ mod snapshots;
 mod soft_deletion;
 mod storage;
 mod storage_accounts;
+mod tenant_deployments;
 mod tenants_apart;
 mod trusted_launch;
 mod usage;
@@ -177,9 +178,14 @@ impl Server {
 
     /// Waits for an operation; its failure as an error.
     pub async fn end(&self, operation: &str) -> Result<OperationView, ArmError> {
+        self.end_in(&self.call, &self.group.subscription, operation).await
+    }
+
+    /// The same, of an operation in another subscription, or above them.
+    pub async fn end_in(&self, call: &Call, subscription: &str, operation: &str) -> Result<OperationView, ArmError> {
         let waited = self.engine.db().wait_operation(operation, Duration::from_secs(120)).await.unwrap().unwrap();
         assert_ne!(waited.state, OperationState::Running, "operation {} did not end: {}", waited.kind, waited.phase);
-        let view = self.engine.operation(&self.call, &self.group.subscription, operation).await?;
+        let view = self.engine.operation(call, subscription, operation).await?;
         match &view.error {
             Some(e) => {
                 let text = |name: &str| e[name].as_str().unwrap_or_default().to_owned();

@@ -164,4 +164,48 @@ async fn keys_of_an_image_reach_the_firmware() {
     .await
     .unwrap();
     assert_eq!(keys(site.defined(site.vm_id().await).unwrap().trusted_launch), first);
+
+    // And to versions that are made of it, of such a version, and of the machine, unless they are given others.
+    let settings_of = async |tail: &str| {
+        let row = site.server.engine.db().resource(&site.server.id(tail).key()).await.unwrap().unwrap();
+        row.body["properties"]["securityProfile"]["uefiSettings"].clone()
+    };
+    let made_of = async |tail: &str, source: Value, more: Value| {
+        let mut body = json!({"location": "eastus", "properties": {"storageProfile": source}});
+        if !more.is_null() {
+            body["properties"]["securityProfile"] = json!({"uefiSettings": more});
+        }
+        site.server.put(tail, body).await.unwrap();
+        settings_of(tail).await
+    };
+    let own = settings_of("galleries/g/images/keyed/versions/1.0.1").await;
+    assert!(own["additionalSignatures"]["pk"].is_object(), "{own}");
+    let mut special = definition("special");
+    special["properties"]["osState"] = json!("Specialized");
+    special["properties"]["features"] = json!([{"name": "SecurityType", "value": "TrustedLaunchSupported"}]);
+    site.server.put("galleries/g/images/special", special).await.unwrap();
+    site.server.action(VM, "deallocate", Value::Null).await.unwrap();
+    let of_disk = json!({"osDiskImage": {"source": {"id": site.server.id("disks/os1").to_string()}}});
+    let of_machine = json!({"source": {"virtualMachineId": site.server.id(VM).to_string()}});
+    for (tail, source) in [
+        ("galleries/g/images/keyed/versions/1.0.2", of_disk.clone()),
+        ("galleries/g/images/keyed/versions/1.0.3", json!({"source": {"id": keyed}})),
+        ("galleries/g/images/special/versions/1.0.0", of_machine),
+    ] {
+        assert_eq!(made_of(tail, source, Value::Null).await, own, "{tail}");
+    }
+    let others = json!({"signatureTemplateNames": ["MicrosoftUefiCertificateAuthorityTemplate"]});
+    let kept = made_of("galleries/g/images/keyed/versions/1.0.4", of_disk, others.clone()).await;
+    assert_eq!(kept, others);
+    site.server.delete(VM).await.unwrap();
+    let special = site.server.id("galleries/g/images/special/versions/1.0.0").to_string();
+    site.create(|b| {
+        b["properties"]["storageProfile"] =
+            json!({"imageReference": {"id": special}, "osDisk": {"createOption": "FromImage"}});
+        b["properties"].as_object_mut().unwrap().remove("osProfile");
+        b["properties"]["securityProfile"] = trusted(true);
+    })
+    .await
+    .unwrap();
+    assert_eq!(keys(site.defined(site.vm_id().await).unwrap().trusted_launch), first);
 }

@@ -261,6 +261,8 @@ pub async fn audit_lines(bench: Bench) {
     let any = AuditQuery::default;
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(list(any()).await, "5 4 3 2 1");
+    assert_eq!(bench.db.audit_line("2").await.unwrap(), Some(lines[1].clone()));
+    assert_eq!(bench.db.audit_line("6").await.unwrap(), None);
     assert_eq!(list(AuditQuery { subscription: some("sub"), ..any() }).await, "4 3 2 1");
     assert_eq!(list(AuditQuery { resource_key: some("/a/b"), ..any() }).await, "5");
     assert_eq!(list(AuditQuery { under: some("/a"), ..any() }).await, "5");

@@ -16,6 +16,7 @@ mod object;
 mod resource;
 mod string;
 mod unique;
+mod zone;
 
 use crate::eval::{Eval, Evaluator, Fail, Frame, error, type_name};
 use crate::expression::Expr;
@@ -76,12 +77,6 @@ pub const MISSING: &[(&str, &str)] = &[
     ),
     ("getSecret", "there is no Key Vault here"),
     ("listAccountSas", "storage accounts here give out no account SAS by an action; `listKeys` works"),
-    ("managementGroup", "there are no management groups here"),
-    ("roleDefinitions", "role definitions are not resources of this server yet"),
-    ("toLogicalZone", "zones here are the same for every subscription: there is nothing to map"),
-    ("toLogicalZones", "zones here are the same for every subscription: there is nothing to map"),
-    ("toPhysicalZone", "zones here are the same for every subscription: there is nothing to map"),
-    ("toPhysicalZones", "zones here are the same for every subscription: there is nothing to map"),
 ];
 
 fn tables() -> impl Iterator<Item = &'static Function> {
@@ -99,6 +94,7 @@ fn tables() -> impl Iterator<Item = &'static Function> {
         resource::TABLE,
         string::TABLE,
         unique::TABLE,
+        zone::TABLE,
     ]
     .into_iter()
     .flatten()

@@ -1,6 +1,7 @@
 //! Resources: their ids, their state, their actions, and the scopes they are in.
 
 use super::{Args, Body, Function, MANY, invalid, pure, scoped};
+use crate::environment::management_group_id;
 use crate::eval::{Eval, Evaluator, Frame, Known, Place, all, error};
 use crate::facts::Request;
 use lazuli_arm::locations;
@@ -11,13 +12,14 @@ const API_VERSION: &str = "2024-07-01";
 
 pub(super) const TABLE: &[Function] = &[
     pure("extensionResourceId", 3, MANY, extension_resource_id),
-    pure("managementGroupResourceId", 3, MANY, management_group_resource_id),
-    pure("pickZones", 3, 5, pick_zones),
+    pure("managementGroup", 0, 0, management_group),
+    pure("managementGroupResourceId", 2, MANY, management_group_resource_id),
     pure("providers", 2, 2, providers),
     scoped("reference", 1, 3, reference),
     scoped("references", 1, 2, references),
     pure("resourceGroup", 0, 0, resource_group),
     pure("resourceId", 2, MANY, resource_id),
+    pure("roleDefinitions", 1, 1, role_definitions),
     pure("subscription", 0, 0, subscription),
     pure("subscriptionResourceId", 2, MANY, subscription_resource_id),
     pure("tenant", 0, 0, |_, _, e| Ok(e.environment.tenant_value())),
@@ -68,6 +70,9 @@ fn resource_id(f: &'static str, v: Vec<Value>, e: &Evaluator<'_>) -> Eval<Value>
     let (before, kind, names) = split_at_type(f, &texts, 2)?;
     let own = e.environment;
     let path = provider_path(f, kind, names)?;
+    if own.subscription.is_none() && before.len() == 1 {
+        return invalid(f, "A deployment that is to no subscription must name the subscription of a resource group.");
+    }
     let (subscription, group) = match before {
         [] => (own.subscription.as_deref(), own.group_name()),
         [group] => (own.subscription.as_deref(), Some(*group)),
@@ -83,7 +88,7 @@ fn subscription_resource_id(f: &'static str, v: Vec<Value>, e: &Evaluator<'_>) -
     let texts = texts(f, &v)?;
     let (before, kind, names) = split_at_type(f, &texts, 1)?;
     let Some(subscription) = before.first().copied().or(e.environment.subscription.as_deref()) else {
-        return invalid(f, "A deployment to a tenant must name the subscription.");
+        return invalid(f, "A deployment that is to no subscription must name it.");
     };
     Ok(format!("/subscriptions/{subscription}{}", provider_path(f, kind, names)?).into())
 }
@@ -93,10 +98,18 @@ fn tenant_resource_id(f: &'static str, v: Vec<Value>, _: &Evaluator<'_>) -> Eval
     Ok(provider_path(f, texts[0], &texts[1..])?.into())
 }
 
-fn management_group_resource_id(f: &'static str, v: Vec<Value>, _: &Evaluator<'_>) -> Eval<Value> {
+/// `[management group], type, names…`
+fn management_group_resource_id(f: &'static str, v: Vec<Value>, e: &Evaluator<'_>) -> Eval<Value> {
     let texts = texts(f, &v)?;
-    let path = provider_path(f, texts[1], &texts[2..])?;
-    Ok(format!("/providers/Microsoft.Management/managementGroups/{}{path}", texts[0]).into())
+    let (before, kind, names) = split_at_type(f, &texts, 1)?;
+    let Some(group) = before.first().copied().or(e.environment.management_group.as_deref()) else {
+        return invalid(f, "A deployment that is to no management group must name it.");
+    };
+    Ok(format!("{}{}", management_group_id(group), provider_path(f, kind, names)?).into())
+}
+
+fn management_group(f: &'static str, _: Vec<Value>, e: &Evaluator<'_>) -> Eval<Value> {
+    e.environment.management_group_value().map_or_else(|| not_here(f, "a management group"), Ok)
 }
 
 fn extension_resource_id(f: &'static str, v: Vec<Value>, _: &Evaluator<'_>) -> Eval<Value> {
@@ -116,34 +129,23 @@ fn not_here(f: &str, what: &str) -> Eval<Value> {
     error(format!("The template function '{f}' is not expected at this location: this is no deployment to {what}."))
 }
 
+/// The ids of a built-in role.
+fn role_definitions(f: &'static str, v: Vec<Value>, e: &Evaluator<'_>) -> Eval<Value> {
+    let name = Args { function: f, values: &v }.str(0)?;
+    let Some((_, id)) = e.environment.roles.iter().find(|(role, _)| role.eq_ignore_ascii_case(name)) else {
+        return invalid(f, &format!("There is no built-in role '{name}'."));
+    };
+    Ok(
+        serde_json::json!({"id": format!("/providers/Microsoft.Authorization/roleDefinitions/{id}"), "roleDefinitionId": id}),
+    )
+}
+
 /// Withdrawn by Azure, and yet in what az writes for Uniform scale sets. Every type is served in every region, by any API version:
 /// one is named. What types a namespace has is not known here, so that one must be named.
 fn providers(f: &'static str, v: Vec<Value>, _: &Evaluator<'_>) -> Eval<Value> {
     let texts = texts(f, &v)?;
     let regions: Vec<&str> = locations::all().iter().map(|l| l.display_name).collect();
     Ok(serde_json::json!({"resourceType": texts[1], "locations": regions, "apiVersions": [API_VERSION]}))
-}
-
-/// Zones that a region has, whatever the type.
-fn pick_zones(f: &'static str, v: Vec<Value>, _: &Evaluator<'_>) -> Eval<Value> {
-    let a = Args { function: f, values: &v };
-    let region = a.str(2)?;
-    let count = if a.has(3) { a.int(3)? } else { 1 };
-    let offset = if a.has(4) { a.int(4)? } else { 0 };
-    let Some(location) = locations::normalize(region) else {
-        return invalid(f, &format!("'{region}' is not the name of a known region."));
-    };
-    let zones = &["1", "2", "3"][..usize::from(location.zones.min(3))];
-    let (Ok(offset), Ok(count)) = (usize::try_from(offset), usize::try_from(count)) else {
-        return invalid(f, "The number of zones and the offset must not be negative.");
-    };
-    if zones.is_empty() {
-        return Ok(Value::Array(vec![]));
-    }
-    if offset.saturating_add(count) > zones.len() {
-        return invalid(f, "The region does not have as many zones.");
-    }
-    Ok(zones[offset..offset + count].to_vec().into())
 }
 
 fn runtime_only(f: &str, frame: &Frame<'_>) -> Eval<()> {

@@ -78,6 +78,7 @@ fn examples() {
         ("dateTimeToEpoch('2023-05-02T15:16:13Z')", json!(1_683_040_573)),
         // the deployment
         ("deployer().objectId", json!("33333333-3333-3333-3333-333333333333")),
+        ("deployer().userPrincipalName", json!("alice@contoso.example")),
         ("deployment().name", json!("d1")),
         ("environment().resourceManager", json!("https://localhost:8443")),
         ("resourceGroup().location", json!("eastus")),
@@ -149,9 +150,18 @@ fn examples() {
             "managementGroupResourceId('m', 'A.B/c', 'd')",
             json!("/providers/Microsoft.Management/managementGroups/m/providers/A.B/c/d"),
         ),
+        ("roleDefinitions('reader').roleDefinitionId", json!("acdd72a7-3385-48ef-bd42-f606fba81ae7")),
+        (
+            "roleDefinitions('Reader').id",
+            json!("/providers/Microsoft.Authorization/roleDefinitions/acdd72a7-3385-48ef-bd42-f606fba81ae7"),
+        ),
         ("extensionResourceId(resourceId('A.B/c', 'd'), 'E.F/g', 'h')", json!(id("A.B/c/d/providers/E.F/g/h"))),
         ("pickZones('Microsoft.Compute', 'virtualMachines', 'eastus', 2)", json!(["1", "2"])),
         ("pickZones('Microsoft.Compute', 'virtualMachines', 'westus')", json!([])),
+        ("toPhysicalZone(subscription().subscriptionId, 'eastus', '1')", json!("eastus-az3")),
+        ("toPhysicalZones('s', 'East US', createArray('3', '2'))", json!(["eastus-az2", "eastus-az1"])),
+        ("toLogicalZone('s', 'eastus', 'eastus-az3')", json!("1")),
+        ("toLogicalZones('s', 'eastus', createArray())", json!([])),
         // texts
         ("base64('one, two, three')", json!("b25lLCB0d28sIHRocmVl")),
         ("base64ToString('b25lLCB0d28sIHRocmVl')", json!("one, two, three")),
@@ -211,7 +221,10 @@ fn examples() {
     };
     let untested: Vec<&str> = names().into_iter().filter(|name| !table.iter().any(|(e, _)| calls(e, name))).collect();
     // Those that need a template of their own around them.
-    assert_eq!(untested, ["copyIndex", "newGuid", "parameters", "reference", "references", "utcNow", "variables"]);
+    assert_eq!(
+        untested,
+        ["copyIndex", "managementGroup", "newGuid", "parameters", "reference", "references", "utcNow", "variables"]
+    );
 }
 
 #[test]
@@ -249,6 +262,12 @@ fn wrong_arguments_are_told() {
         ),
         ("cidrSubnet('10.0.0.0/16', 24, 256)", "no subnet of that index"),
         ("reference('nowhere')", "could not find template resource"),
+        ("managementGroup()", "this is no deployment to a management group"),
+        ("managementGroupResourceId('A.B/c', 'd')", "must name it"),
+        ("roleDefinitions('Emperor')", "There is no built-in role 'Emperor'"),
+        ("toPhysicalZone('s', 'eastus', '4')", "The region 'eastus' has no zone '4'"),
+        ("toLogicalZone('s', 'westus', 'westus-az1')", "has no zone"),
+        ("toLogicalZones('s', 'eastus', createArray(1))", "an array of strings"),
     ] {
         let error = eval(expression).unwrap_err();
         assert_eq!((error.status, error.code.as_str()), (400, "InvalidTemplate"), "{expression}");

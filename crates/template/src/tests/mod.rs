@@ -14,13 +14,16 @@ fn environment() -> Environment {
     Environment {
         tenant: "22222222-2222-2222-2222-222222222222".into(),
         subscription: Some(SUBSCRIPTION.into()),
-        subscription_name: "Lazuli".into(),
+        management_group: None,
+        scope_name: "Lazuli".into(),
         group: Some(json!({"id": format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/rg1"), "name": "rg1",
             "type": "Microsoft.Resources/resourceGroups", "location": "eastus", "tags": {"a": "b"},
             "properties": {"provisioningState": "Succeeded"}})),
         deployment: json!({"name": "d1", "properties": {"mode": "Incremental"}}),
         endpoint: "https://localhost:8443".into(),
         deployer: "33333333-3333-3333-3333-333333333333".into(),
+        deployer_login: "alice@contoso.example".into(),
+        roles: vec![("Reader".into(), "acdd72a7-3385-48ef-bd42-f606fba81ae7".into())],
         now: "2026-03-04T05:06:07Z".parse().unwrap(),
     }
 }

@@ -1,7 +1,7 @@
 //! Whole templates: parameters, loops, conditions, dependencies, nested deployments, outputs.
 
 use super::{SUBSCRIPTION, environment, plan, plan_with, template};
-use crate::{Evaluated, Facts, Level, Plan, Request, Template};
+use crate::{Environment, Evaluated, Facts, Level, Plan, Request, Template};
 use serde_json::{Value, json};
 
 fn resource(kind: &str, name: &str, more: Value) -> Value {
@@ -358,4 +358,74 @@ fn scopes() {
     );
     assert_eq!(plan.resources[1].depends_on, [0], "what is in a new group waits for it");
     assert_eq!(plan.level(), Level::Subscription);
+}
+
+/// The planned ids, and what else is asked of the plan.
+fn above(management_group: Option<&str>, sections: &Value) -> Result<Plan, lazuli_arm::ArmError> {
+    let env = Environment {
+        subscription: None,
+        group: None,
+        management_group: management_group.map(str::to_owned),
+        ..environment()
+    };
+    let template = Template::parse(&template(sections))?;
+    Plan::new(template, serde_json::Map::new(), env)
+}
+
+#[test]
+fn scopes_above_subscriptions() {
+    let schema =
+        |level: &str| format!("https://schema.management.azure.com/schemas/2019-08-01/{level}DeploymentTemplate.json#");
+    let deployment = |more: Value| resource("Microsoft.Resources/deployments", "n", more);
+    let sections = |level: &str| {
+        json!({"$schema": schema(level),
+            "resources": [
+                resource("Microsoft.Authorization/roleAssignments", "x", json!({})),
+                deployment(json!({"subscriptionId": "s", "dependsOn": ["[resourceId('Microsoft.Authorization/roleAssignments', 'x')]"]})),
+                deployment(json!({"subscriptionId": "s", "resourceGroup": "g"})),
+                deployment(json!({"scope": "Microsoft.Management/managementGroups/m2"})),
+            ],
+            "outputs": {"scoped": {"type": "string", "value": "[tenantResourceId('A.B/c', 'd')]"},
+                "plain": {"type": "string", "value": "[resourceId('A.B/c', 'd')]"},
+                "below": {"type": "string", "value": "[subscriptionResourceId('s', 'A.B/c', 'd')]"}}})
+    };
+    let group = "/providers/Microsoft.Management/managementGroups/m1";
+    for (level, word, own, scope) in
+        [(Level::Tenant, "tenant", None, ""), (Level::ManagementGroup, "managementGroup", Some("m1"), group)]
+    {
+        let plan = above(own, &sections(word)).unwrap();
+        assert_eq!((plan.template().level, plan.level()), (level, level));
+        let ids: Vec<&str> = plan.resources.iter().map(|r| r.id.as_str()).collect();
+        let nested = "providers/Microsoft.Resources/deployments/n";
+        let expected = [
+            format!("{scope}/providers/Microsoft.Authorization/roleAssignments/x"),
+            format!("/subscriptions/s/{nested}"),
+            format!("/subscriptions/s/resourceGroups/g/{nested}"),
+            format!("/providers/Microsoft.Management/managementGroups/m2/{nested}"),
+        ];
+        assert_eq!(ids, expected);
+        assert_eq!(plan.resources[1].depends_on, [0]);
+        let outputs = ready(plan.outputs(&Facts::default()).unwrap());
+        let value = |name: &str| outputs[name]["value"].as_str().unwrap().to_owned();
+        let tenants = "/providers/A.B/c/d";
+        assert_eq!(
+            [value("scoped"), value("plain"), value("below")],
+            [tenants, tenants, "/subscriptions/s/providers/A.B/c/d"]
+        );
+    }
+    let output = |expression: &str| json!({"outputs": {"o": {"type": "string", "value": expression}}});
+    let plan = above(Some("m1"), &output("[concat(managementGroup().name, managementGroupResourceId('A.B/c', 'd'))]"))
+        .unwrap();
+    assert_eq!(ready(plan.outputs(&Facts::default()).unwrap())["o"]["value"], format!("m1{group}/providers/A.B/c/d"));
+    for (expression, wanted) in [
+        ("[subscription().id]", "this is no deployment to a subscription"),
+        ("[resourceGroup().id]", "this is no deployment to a resource group"),
+        ("[subscriptionResourceId('A.B/c', 'd')]", "must name it"),
+        ("[resourceId('g', 'A.B/c', 'd')]", "must name the subscription of a resource group"),
+    ] {
+        let error = above(None, &output(expression)).unwrap_err();
+        assert!(error.message.contains(wanted), "{expression}: {error}");
+    }
+    let homeless = json!({"resources": [deployment(json!({"resourceGroup": "g"}))]});
+    assert!(above(None, &homeless).unwrap_err().message.contains("needs its 'subscriptionId'"));
 }

@@ -12,7 +12,7 @@ use crate::provider::Context;
 use crate::sources::{
     FoundDisk, SourceDisk, SourceImage, SourceMachine, blob, disk_or_snapshot, managed_image, virtual_machine,
 };
-use crate::stored::{ImageVersionInternal, Stored, internal};
+use crate::stored::{DiskInternal, ImageVersionInternal, Stored, internal};
 use crate::{Engine, db_error};
 use lazuli_arm::bodies::image_version::{self, DataDisk, DiskOrBlob, Source, SourceFacts};
 use lazuli_arm::bodies::shared_gallery::SharedImageId;
@@ -54,20 +54,27 @@ struct Found {
     facts: SourceFacts,
     /// Named in errors.
     source_id: String,
+    /// The UEFI keys that the source's image brought along; null: none.
+    uefi_settings: Value,
     /// What must hold when the version's row is committed.
     changes: Vec<Change>,
 }
 
-/// The disks of a body, and what is to be committed with the version's row.
+/// What a version is made of.
+pub(super) struct Sources {
+    pub source: VersionSource,
+    /// To be committed with the version's row.
+    pub changes: Vec<Change>,
+    /// For the version's own, where its body has none; null: none.
+    pub uefi_settings: Value,
+}
+
+/// The disks of a body, and what comes with them.
 ///
 /// # Errors
 /// The catalogue's (mission: version): sources that are not there, not in the version's region, not readable, too large, or other
 /// than the definition says.
-pub(super) async fn find(
-    cx: Context<'_>,
-    id: &ResourceId,
-    body: &Value,
-) -> Result<(VersionSource, Vec<Change>), ArmError> {
+pub(super) async fn find(cx: Context<'_>, id: &ResourceId, body: &Value) -> Result<Sources, ArmError> {
     let home = body["location"].as_str().unwrap_or_default();
     let definition = id.parent().unwrap_or_else(|| id.clone());
     let row = cx.engine.db().resource(&definition.key()).await.map_err(db_error)?;
@@ -92,7 +99,7 @@ pub(super) async fn find(
     for part in found.source.parts() {
         changes.extend(part.disk.references(&id.key(), home));
     }
-    Ok((found.source, changes))
+    Ok(Sources { source: found.source, changes, uefi_settings: found.uefi_settings })
 }
 
 impl VersionSource {
@@ -132,23 +139,31 @@ async fn from_disks(cx: Context<'_>, os: DiskOrBlob, data: Vec<DataDisk>, home: 
         DiskOrBlob::Resource(id) => id.to_string(),
         DiskOrBlob::Blob { uri, .. } => uri.clone(),
     };
-    let (os, facts) = one(cx, "osDiskImage", os, home, &mut changes).await?;
+    let Part { part: os, facts, uefi_settings } = one(cx, "osDiskImage", os, home, &mut changes).await?;
     let mut parts = BTreeMap::new();
     for disk in data {
-        let (part, _) = one(cx, "dataDiskImages", disk.source, home, &mut changes).await?;
-        parts.insert(disk.lun, part);
+        let found = one(cx, "dataDiskImages", disk.source, home, &mut changes).await?;
+        parts.insert(disk.lun, found.part);
     }
-    Ok(Found { source: VersionSource { os, data: parts, managed_image: None }, facts, source_id, changes })
+    let source = VersionSource { os, data: parts, managed_image: None };
+    Ok(Found { source, facts, source_id, uefi_settings, changes })
 }
 
-/// One disk, snapshot or blob, and what it says of its OS.
+/// One disk, and what is known of the OS on it.
+struct Part {
+    part: SourcePart,
+    facts: SourceFacts,
+    uefi_settings: Value,
+}
+
+/// One disk, snapshot or blob.
 async fn one(
     cx: Context<'_>,
     member: &str,
     from: DiskOrBlob,
     home: &str,
     changes: &mut Vec<Change>,
-) -> Result<(SourcePart, SourceFacts), ArmError> {
+) -> Result<Part, ArmError> {
     // Bodies name each disk's caching; this is only for those that come without a disk of their own.
     let caching = "None".to_owned();
     match from {
@@ -157,8 +172,9 @@ async fn one(
             let missing = |e: ArmError| if e.code == "NotFound" { not_found(&id) } else { e };
             let SourceDisk { found, row } = found.map_err(missing)?;
             let facts = facts_of_disk(&row.body);
+            let uefi_settings = keys_of_disk(&row)?;
             changes.push(Change::RequireResource { key: row.key });
-            Ok((SourcePart { disk: found, caching }, facts))
+            Ok(Part { part: SourcePart { disk: found, caching }, facts, uefi_settings })
         }
         DiskOrBlob::Blob { uri, storage_account } => {
             let path = format!("galleryImageVersion.properties.storageProfile.{member}.source.storageAccountId");
@@ -169,9 +185,15 @@ async fn one(
                 None => None,
             };
             let disk = blob(cx, &uri, account.as_ref(), home).await?;
-            Ok((SourcePart { disk, caching }, SourceFacts::default()))
+            let (part, facts) = (SourcePart { disk, caching }, SourceFacts::default());
+            Ok(Part { part, facts, uefi_settings: Value::Null })
         }
     }
+}
+
+/// The keys that the firmware of a machine with this OS disk trusts.
+fn keys_of_disk(row: &Resource) -> Result<Value, ArmError> {
+    Ok(internal::<DiskInternal>(row)?.uefi_settings)
 }
 
 /// A disk may say what it is, and need not.
@@ -222,7 +244,9 @@ async fn of_version(cx: Context<'_>, row: Resource, home: &str, shown: String) -
     let os = part(os, caching(&profile["osDiskImage"], "ReadWrite"));
     let source = VersionSource { os, data, managed_image: None };
     let facts = definition.map(|d| SourceFacts::of_definition(&d.body)).unwrap_or_default();
-    Ok(Found { source, facts, source_id: shown, changes: vec![Change::RequireResource { key: row.key }] })
+    let uefi_settings = row.body["properties"]["securityProfile"]["uefiSettings"].clone();
+    let changes = vec![Change::RequireResource { key: row.key }];
+    Ok(Found { source, facts, source_id: shown, uefi_settings, changes })
 }
 
 /// The member of a list of disks that has this LUN.
@@ -265,7 +289,8 @@ async fn from_image(cx: Context<'_>, id: &ResourceId, image: &ResourceId, home: 
     // and finds it in use.
     let expect = Expect::Etag(row.etag.clone());
     row.etag = crate::new_etag();
-    Ok(Found { source, facts, source_id, changes: vec![Change::PutResource { resource: row, expect }] })
+    let changes = vec![Change::PutResource { resource: row, expect }];
+    Ok(Found { source, facts, source_id, uefi_settings: Value::Null, changes })
 }
 
 /// The texts of the catalogue; what a machine is (generalized or not) must be what the definition says (GS-13).
@@ -292,9 +317,10 @@ async fn from_machine(cx: Context<'_>, machine: &ResourceId, home: &str) -> Resu
         ..SourceFacts::default()
     };
     let data = data.into_iter().map(|(lun, caching, disk)| (lun, SourcePart { disk: disk.found, caching })).collect();
+    let uefi_settings = keys_of_disk(&os.row)?;
     let os = SourcePart { disk: os.found, caching: os_caching };
     let source = VersionSource { os, data, managed_image: None };
-    Ok(Found { source, facts, source_id: row.id, changes })
+    Ok(Found { source, facts, source_id: row.id, uefi_settings, changes })
 }
 
 async fn check_unused(cx: Context<'_>, version: &ResourceId, image: &Resource) -> Result<(), ArmError> {

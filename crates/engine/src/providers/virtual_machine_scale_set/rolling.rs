@@ -10,13 +10,13 @@
 use super::{ScaleSetInternal, start};
 use crate::call::Listing;
 use crate::operations::virtual_machine_scale_set::{What, Work};
-use crate::provider::{ActionPlan, Context, Elsewhere, Kept, Plan, Provider};
+use crate::provider::{ActionPlan, Context, Elsewhere, Kept, Provider};
 use crate::stored::{change_internal, internal};
 use crate::{db_error, time_text};
 use async_trait::async_trait;
 use lazuli_arm::bodies::virtual_machine_scale_set as body;
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::{Change, Resource};
+use lazuli_meta::model::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -131,14 +131,13 @@ impl Provider for RollingUpgrades {
         Some(self)
     }
 
-    async fn put(
-        &self,
-        _cx: Context<'_>,
-        id: &ResourceId,
-        _body: Value,
-        _old: Option<&Resource>,
-    ) -> Result<Plan, ArmError> {
-        Err(not_written(id))
+    fn not_written(&self, id: &ResourceId) -> ArmError {
+        ArmError::bad_request(
+            "OperationNotAllowed",
+            format!(
+                "'{id}' is shown, and written by nobody: start an upgrade with osRollingUpgrade, end it with {CANCEL}."
+            ),
+        )
     }
 }
 
@@ -156,37 +155,4 @@ impl Elsewhere for RollingUpgrades {
         let items = self.get(cx, &latest).await?.map(|kept| kept.view).into_iter().collect();
         Ok(Listing { items, next: None })
     }
-
-    async fn put(
-        &self,
-        _cx: Context<'_>,
-        id: &ResourceId,
-        _body: &Value,
-        _record: Vec<Change>,
-    ) -> Result<(Kept, bool), ArmError> {
-        Err(not_written(id))
-    }
-
-    async fn patch(
-        &self,
-        _cx: Context<'_>,
-        id: &ResourceId,
-        _patch: &Value,
-        _record: Vec<Change>,
-    ) -> Result<Option<Kept>, ArmError> {
-        Err(not_written(id))
-    }
-
-    async fn delete(&self, _cx: Context<'_>, id: &ResourceId, _record: Vec<Change>) -> Result<bool, ArmError> {
-        Err(not_written(id))
-    }
-}
-
-fn not_written(id: &ResourceId) -> ArmError {
-    ArmError::bad_request(
-        "OperationNotAllowed",
-        format!(
-            "'{id}' is shown, and written by nobody: start an upgrade with osRollingUpgrade, end it with {CANCEL}."
-        ),
-    )
 }
