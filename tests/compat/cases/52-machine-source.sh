@@ -31,9 +31,16 @@ gone definition
 
 golden=$(az disk show -g disks -n golden --query id -o tsv)
 works 'a managed image' az image create -g sources -n managed -l eastus --source "$golden" --os-type Linux --hyper-v-generation V2
-made managed-image --image managed "${login[@]}"
+works 'an availability set' az vm availability-set create -g sources -n set --platform-fault-domain-count 2
+made managed-image --image managed --availability-set set "${login[@]}"
 gives 'managed image: it is that machine' managed-image at hostname
+gives 'and in its availability set' managed-image \
+  sh -c "basename \$(az vm availability-set show -g sources -n set --query 'virtualMachines[0].id' -o tsv)"
+refuses 'which stays as long' 'please ensure that it does not contain any VM' az vm availability-set delete -g sources -n set
 gone managed-image
+works 'and goes after it' az vm availability-set delete -g sources -n set
+refuses 'what machines do not do here is told' 'machines do not hibernate' az vm create -g sources -n sleeps --image managed \
+  --size Standard_B1ls --enable-hibernation true "${login[@]}"
 
 works 'a platform image' "$lazuli" image publish --data-dir "$data" --publisher Lazuli --offer source --sku gen2 --generation V2 \
   --version 1.0.0 --location eastus "$tiny"

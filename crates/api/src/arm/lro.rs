@@ -91,6 +91,8 @@ pub(crate) fn shape_of(kind: &str, verb: Verb<'_>) -> Shape {
         "microsoft.compute/galleries/applications" => synchronous(verb),
         k if k.starts_with("microsoft.compute/galleries") => standard(verb, Family::Caps),
         k if is_disk_like(k) => disk_like(k, verb),
+        // Never 201 (Swagger).
+        "microsoft.compute/availabilitysets" if verb == Verb::Create => synchronous(Verb::Update),
         "microsoft.compute/sshpublickeys"
         | "microsoft.compute/availabilitysets"
         | "microsoft.compute/proximityplacementgroups"

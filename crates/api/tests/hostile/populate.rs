@@ -19,6 +19,7 @@ impl World {
         )
         .await;
         w.put(&w.compute("diskAccesses/access"), json!({})).await;
+        w.put(&w.compute("availabilitySets/available"), json!({"tags": {"note": SECRET}})).await;
         w.put(
             &w.compute("images/image"),
             json!({"properties": {"hyperVGeneration": "V2", "storageProfile": {"osDisk": {"osType": "Linux",

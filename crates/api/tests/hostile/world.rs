@@ -84,10 +84,11 @@ pub fn names(path: &str, w: &World) -> String {
     path
 }
 
-const NAMES: [(&str, &str); 36] = [
+const NAMES: [(&str, &str); 37] = [
     ("disks", "disk"),
     ("snapshots", "snapshot"),
     ("diskAccesses", "access"),
+    ("availabilitySets", "available"),
     ("galleries", "gallery"),
     ("images", "image"),
     ("versions", "1.0.0"),

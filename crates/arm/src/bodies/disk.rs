@@ -26,7 +26,7 @@ pub use echo::echo;
 use super::disk_tiers::{
     can_burst, can_plus, check_tier, is_provisioned, max_shares, performance, provisioned_limits, sku_tier,
 };
-use super::{Context, Fields, Head, format_time, merge_patch, not_offered, out_of_range};
+use super::{Context, Fields, Head, check_zones, format_time, merge_patch, not_offered, out_of_range};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
 
@@ -215,7 +215,7 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     if let Some(owner) = old.and_then(|o| o.get("managedBy")) {
         middle.push(("managedBy", owner.clone()));
     }
-    if let Some(zones) = zones(&new, old)? {
+    if let Some(zones) = zones(id, &new, old, &head)? {
         middle.push(("zones", zones));
     }
     middle.push(("sku", json!({"name": sku, "tier": sku_tier(sku)})));
@@ -414,10 +414,14 @@ fn options(
 }
 
 /// A disk stays in its zone.
-fn zones(new: &Fields<'_>, old: Option<&Value>) -> Result<Option<Value>, ArmError> {
-    let given = new.strings("zones")?.filter(|z| !z.is_empty()).map(Value::from);
-    let stored = old.and_then(|o| o.get("zones")).cloned();
-    if old.is_some() && given.is_some() && given != stored {
+fn zones(id: &ResourceId, new: &Fields<'_>, old: Option<&Value>, head: &Head) -> Result<Option<Value>, ArmError> {
+    let given = new.strings("zones")?.filter(|z| !z.is_empty());
+    let Some(old) = old else {
+        given.iter().try_for_each(|zones| check_zones(id, zones, 1, &head.region))?;
+        return Ok(given.map(Value::from));
+    };
+    let (given, stored) = (given.map(Value::from), old.get("zones").cloned());
+    if given.is_some() && given != stored {
         return Err(ArmError::property_change_not_allowed(&new.path("zones")));
     }
     Ok(given.or(stored))

@@ -12,11 +12,13 @@
 mod catalogue;
 mod disk_tiers;
 mod fields;
+mod offered;
 mod tags;
 mod time;
 
 pub mod application;
 pub mod application_version;
+pub mod availability_set;
 pub mod blob_container;
 pub mod blob_service;
 pub mod disk;
@@ -172,6 +174,40 @@ fn same(a: &Value, b: &Value) -> bool {
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(v, w)| same(v, w)),
         _ => a == b,
     }
+}
+
+/// Zones of a resource that may be in `most` of them: numbers of this region's own.
+pub(crate) fn check_zones(
+    id: &ResourceId,
+    zones: &[String],
+    most: usize,
+    region: &RegionFacts,
+) -> Result<(), ArmError> {
+    const ZONES: [&str; 3] = ["1", "2", "3"];
+    let (kind, name) = (id.resource_type(), &region.name);
+    let bad = |code: &str, message: String| Err(ArmError::bad_request(code, message).target("zones"));
+    if !region.zones {
+        let message = format!(
+            "The zone(s) '{}' for resource '{kind}/{}' is not supported. The location '{name}' has no availability zones.",
+            zones.join(","),
+            id.name()
+        );
+        return bad("AvailabilityZoneNotSupported", message);
+    }
+    if zones.iter().any(|zone| !ZONES.contains(&zone.as_str())) {
+        let message = format!(
+            "The zone(s) '{}' for resource '{kind}/{}' is not supported. The supported zones for location '{name}' are '{}'",
+            zones.join(","),
+            id.name(),
+            ZONES.join(",")
+        );
+        return bad("InvalidAvailabilityZone", message);
+    }
+    if zones.len() > most {
+        let message = format!("The resource '{kind}/{}' is in one zone; {} are given.", id.name(), zones.len());
+        return bad("InvalidAvailabilityZone", message);
+    }
+    Ok(())
 }
 
 /// An honest refusal of what Azure has and this server does not do: better than to accept and ignore it.

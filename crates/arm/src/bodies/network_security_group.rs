@@ -1,8 +1,16 @@
 //! `Microsoft.Network/networkSecurityGroups` and their rules: bodies, and which inbound ports they open to the world.
 
+use super::offered::{self, Refusal};
 use super::{Context, Fields, Head};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A rule for some machines must not become one for all.
+const REFUSED: &[Refusal] = &[
+    (&["sourceApplicationSecurityGroups"], &[], "there are no application security groups"),
+    (&["destinationApplicationSecurityGroups"], &[], "there are no application security groups"),
+];
 
 /// A rule that lets a whole range in is honoured for these ports (a listener is needed for each open port).
 pub const WELL_KNOWN_PORTS: [u16; 12] = [22, 80, 443, 1433, 3306, 3389, 5432, 5900, 5985, 5986, 8080, 8443];
@@ -45,6 +53,7 @@ pub fn put_rule(name: &str, new: &Value, others: &[(String, Value)]) -> Result<V
 }
 
 fn rule_of(name: &str, properties: &Fields<'_>, others: &[(String, Value)]) -> Result<Value, ArmError> {
+    offered::check(properties, REFUSED)?;
     let mut body = Map::new();
     let priority = properties.int("priority")?.ok_or_else(|| properties.missing("priority"))?;
     if !(100..=4096).contains(&priority) {
@@ -73,9 +82,14 @@ fn rule_of(name: &str, properties: &Fields<'_>, others: &[(String, Value)]) -> R
             let (one, many) =
                 (format!("{side}{what}"), format!("{side}{what}{}", if what == "PortRange" { "s" } else { "es" }));
             let list = properties.strings(&many)?.unwrap_or_default();
-            if what == "PortRange" {
-                for text in list.iter().cloned().chain(properties.str(&one)?) {
+            for text in list.iter().cloned().chain(properties.str(&one)?.filter(|t| !t.is_empty())) {
+                if what == "PortRange" {
                     port_range(&text)?;
+                } else if !is_peer(&text) {
+                    return Err(ArmError::bad_request(
+                        "SecurityRuleInvalidAddressPrefix",
+                        format!("Security rule has invalid Address prefix. Value provided: {text}"),
+                    ));
                 }
             }
             match properties.str(&one)?.filter(|t| !t.is_empty()) {
@@ -93,6 +107,20 @@ fn rule_of(name: &str, properties: &Fields<'_>, others: &[(String, Value)]) -> R
         body.insert("description".into(), text.into());
     }
     Ok(json!({"properties": body}))
+}
+
+/// `*`, an address, a prefix, or the tag of a service (`Storage.EastUS`).
+fn is_peer(text: &str) -> bool {
+    let text = text.trim();
+    let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len.parse::<u8>())));
+    let within = |most: u8| len.as_ref().is_none_or(|len| len.as_ref().is_ok_and(|len| *len <= most));
+    let is_tag = |t: &str| {
+        t.starts_with(|c: char| c.is_ascii_alphabetic()) && t.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
+    };
+    text == "*"
+        || (address.parse::<Ipv4Addr>().is_ok() && within(32))
+        || (address.parse::<Ipv6Addr>().is_ok() && within(128))
+        || is_tag(text)
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), ArmError> {
@@ -209,6 +237,20 @@ mod tests {
         };
         assert_eq!(put_rule("a", &new(99, "22"), &[]).unwrap_err().code, "SecurityRuleInvalidPriority");
         assert_eq!(put_rule("a", &new(100, "22-1"), &[]).unwrap_err().code, "SecurityRuleInvalidPortRange");
+        let peer = |text: &str| {
+            let mut rule = new(100, "22");
+            rule["properties"]["sourceAddressPrefix"] = json!(text);
+            put_rule("a", &rule, &[]).map_err(|e| e.code)
+        };
+        for good in ["*", "Internet", "Storage.EastUS", "10.0.0.4", "10.0.0.0/8", "fd00::/8"] {
+            peer(good).unwrap_or_else(|e| panic!("{good}: {e}"));
+        }
+        for bad in ["10.0.0.0/33", "10.0.0", "my host", "a/24", "fd00::/129"] {
+            assert_eq!(peer(bad).unwrap_err(), "SecurityRuleInvalidAddressPrefix", "{bad}");
+        }
+        let mut some = new(100, "22");
+        some["properties"]["sourceApplicationSecurityGroups"] = json!([{"id": "/x"}]);
+        assert_eq!(put_rule("a", &some, &[]).unwrap_err().code, "OperationNotSupported");
         let others = [("b".to_owned(), rule(100, "Deny", "80"))];
         assert_eq!(put_rule("a", &new(100, "22"), &others).unwrap_err().code, "SecurityRuleConflict");
     }

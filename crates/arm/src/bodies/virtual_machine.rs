@@ -2,12 +2,14 @@
 
 mod applications;
 mod diagnostics;
+mod offered;
+mod priority;
 mod run_command;
 mod security;
 mod windows;
 
 use super::shared_gallery::shared_reference;
-use super::{Context, Fields, Head, not_offered, unchanged};
+use super::{Context, Fields, Head, check_zones, not_offered, unchanged};
 use crate::{ArmError, ResourceId};
 pub(super) use applications::application_profile;
 pub use applications::{applications, extensions_not_allowed};
@@ -81,6 +83,10 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
     if let Some(set) = properties.object("virtualMachineScaleSet")?.str("id")? {
         body.insert("virtualMachineScaleSet".into(), json!({ "id": set }));
     }
+    if let Some(set) = properties.object("availabilitySet")?.str("id")? {
+        alone_in_its_set(&root, &properties)?;
+        body.insert("availabilitySet".into(), json!({ "id": set }));
+    }
     if let Some(profile) = security_profile(&properties, vm_size(&properties)?)? {
         body.insert("securityProfile".into(), profile);
     }
@@ -90,9 +96,22 @@ pub fn create(id: &ResourceId, new: &Value, ctx: &Context<'_>) -> Result<Value, 
     keep(&properties, &mut body)?;
     let mut middle: Vec<(&str, Value)> = plan(&root)?.map(|p| ("plan", p)).into_iter().collect();
     if let Some(zones) = root.strings("zones")?.filter(|z| !z.is_empty()) {
+        check_zones(id, &zones, 1, &head.region)?;
         middle.push(("zones", json!(zones)));
     }
     Ok(head.body(middle, body))
+}
+
+/// A machine is in a set, or in a zone, or in a scale set.
+fn alone_in_its_set(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmError> {
+    let zonal = root.strings("zones")?.is_some_and(|zones| !zones.is_empty());
+    let other = match properties.object("virtualMachineScaleSet")?.is_empty() {
+        false => "a virtual machine scale set",
+        true if zonal => "a zone",
+        true => return Ok(()),
+    };
+    let message = format!("A virtual machine cannot be in an availability set and in {other}.");
+    Err(ArmError::bad_request("BadRequest", message).target("availabilitySet"))
 }
 
 /// Checks a PUT or merged PATCH on an existing machine: size, data disks, tags, delete options, caching, user data, applications and
@@ -137,6 +156,14 @@ pub fn update(id: &ResourceId, new: &Value, old: &Value, ctx: &Context<'_>) -> R
         body.insert("applicationProfile".into(), profile);
     }
     keep(&properties, &mut body)?;
+    if let Some(profile) = body.get_mut("osProfile") {
+        let agent = profile["linuxConfiguration"]["provisionVMAgent"] != Value::Bool(false)
+            && profile["windowsConfiguration"]["provisionVMAgent"] != Value::Bool(false);
+        let given = properties.object("osProfile")?;
+        if given.get("allowExtensionOperations").is_some() {
+            profile["allowExtensionOperations"] = extension_operations(&given, agent)?.into();
+        }
+    }
     let mut middle: Vec<(&str, Value)> = old.get("plan").cloned().map(|p| ("plan", p)).into_iter().collect();
     middle.extend(old.get("zones").cloned().map(|z| ("zones", z)));
     Ok(head.body(middle, body))
@@ -150,9 +177,8 @@ fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmEr
     };
     let storage = properties.object("storageProfile")?;
     let os = storage.object("osDisk")?;
-    let refused: [(&Fields<'_>, &str, &str); 11] = [
+    let refused: [(&Fields<'_>, &str, &str); 10] = [
         (root, "extendedLocation", "there are no edge zones"),
-        (properties, "availabilitySet", "there are no availability sets"),
         (properties, "proximityPlacementGroup", "there are no placement groups"),
         (properties, "host", "there are no dedicated hosts"),
         (properties, "hostGroup", "there are no dedicated hosts"),
@@ -168,7 +194,7 @@ fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmEr
             return Err(not_offered(&fields.path(name), why));
         }
     }
-    Ok(())
+    offered::check(root, properties)
 }
 
 /// What a machine keeps for life.
@@ -194,9 +220,26 @@ fn check_fixed(root: &Fields<'_>, properties: &Fields<'_>, old: &Value) -> Resul
     same(&["storageProfile", "osDisk", "managedDisk", "id"])?;
     same(&["storageProfile", "osDisk", "diskSizeGB"])?;
     same(&["virtualMachineScaleSet", "id"])?;
+    same(&["availabilitySet", "id"])?;
     same(&["osProfile", "computerName"])?;
     same(&["osProfile", "adminUsername"])?;
-    Ok(())
+    same(&["osProfile", "linuxConfiguration", "disablePasswordAuthentication"])?;
+    same(&["osProfile", "linuxConfiguration", "provisionVMAgent"])?;
+    check_same_keys(properties, before)?;
+    priority::check_unchanged(properties, before)
+}
+
+/// Keys come into a guest at its first boot alone.
+fn check_same_keys(properties: &Fields<'_>, before: &Value) -> Result<(), ArmError> {
+    let ssh = properties.object("osProfile")?.object("linuxConfiguration")?.object("ssh")?;
+    let Some(given) = ssh.objects("publicKeys")? else { return Ok(()) };
+    let given: Vec<String> = given.iter().map(|key| key.required_str("keyData")).collect::<Result<_, _>>()?;
+    let stored = before["osProfile"]["linuxConfiguration"]["ssh"]["publicKeys"].as_array();
+    let stored = stored.into_iter().flatten().filter_map(|key| key["keyData"].as_str());
+    if given.iter().map(|key| key.trim()).eq(stored.map(str::trim)) {
+        return Ok(());
+    }
+    Err(ArmError::property_change_not_allowed("linuxConfiguration.ssh.publicKeys"))
 }
 
 /// What is shown as it was sent, and decides nothing here.
@@ -210,7 +253,8 @@ fn keep(properties: &Fields<'_>, body: &mut Map<String, Value>) -> Result<(), Ar
     if let Some(profile) = diagnostics_profile(properties)? {
         body.insert("diagnosticsProfile".into(), profile);
     }
-    for kept in ["priority", "evictionPolicy", "billingProfile", "licenseType"] {
+    priority::keep(properties, body)?;
+    for kept in ["licenseType", "additionalCapabilities", "extensionsTimeBudget"] {
         if let Some(value) = properties.get(kept) {
             body.insert(kept.into(), value.clone());
         }
@@ -218,7 +262,6 @@ fn keep(properties: &Fields<'_>, body: &mut Map<String, Value>) -> Result<(), Ar
     Ok(())
 }
 
-/// A disk is known by its id, or by its name where the entry has no id.
 /// What `attachDetachDataDisks` makes of a stored body: an update for [`update`]. A disk that comes without a LUN gets the first free
 /// one (Swagger 2025-04-01, `AttachDetachDataDisksRequest`).
 ///
@@ -285,6 +328,7 @@ pub fn attach_detach(request: &Value, stored: &Value) -> Result<Value, ArmError>
     Ok(body)
 }
 
+/// A disk is known by its id, or by its name where the entry has no id.
 fn changed_data_disks(
     id: &ResourceId,
     profile: &Fields<'_>,
@@ -576,9 +620,20 @@ fn os_profile(profile: &Fields<'_>) -> Result<Option<Value>, ArmError> {
     }
     body.insert("linuxConfiguration".into(), linux_body);
     body.insert("secrets".into(), json!([]));
-    body.insert("allowExtensionOperations".into(), agent.into());
+    body.insert("allowExtensionOperations".into(), extension_operations(profile, agent)?.into());
     body.insert("requireGuestProvisionSignal".into(), true.into());
     Ok(Some(body.into()))
+}
+
+/// Without an agent nothing can be run in the guest.
+fn extension_operations(profile: &Fields<'_>, agent: bool) -> Result<bool, ArmError> {
+    match profile.bool("allowExtensionOperations")? {
+        Some(true) if !agent => Err(ArmError::invalid_parameter(
+            "allowExtensionOperations",
+            "'allowExtensionOperations' cannot be set to 'True' when 'provisionVMAgent' is set to 'False'.",
+        )),
+        given => Ok(given.unwrap_or(agent)),
+    }
 }
 
 fn custom_data(profile: &Fields<'_>) -> Result<Option<String>, ArmError> {

@@ -10,7 +10,10 @@
 mod extensions;
 mod upgrade_policy;
 
-use super::{Context, Fields, Head, merge_patch, not_offered, unchanged, virtual_machine};
+use super::offered::{self, Refusal};
+use super::{
+    Context, Fields, Head, check_zones, merge_patch, network_interface, not_offered, unchanged, virtual_machine,
+};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
 
@@ -29,6 +32,24 @@ const KEPT: [&str; 7] = [
     "evictionPolicy",
     "billingProfile",
     "licenseType",
+];
+
+/// Of the set; what its model may say is that of a machine.
+const REFUSED: &[Refusal] = &[
+    (&["properties", "scaleInPolicy", "rules"], &["Default"], "the newest machines go first"),
+    (&["properties", "scaleInPolicy", "prioritizeUnhealthyVMs"], &[], "the newest machines go first"),
+    (&["properties", "spotRestorePolicy"], &[], "there are no spot machines"),
+    (&["properties", "resiliencyPolicy"], &[], "machines are not made again by themselves"),
+    (&["properties", "skuProfile"], &[], "the machines of a set are of one size"),
+    (&["properties", "additionalCapabilities", "hibernationEnabled"], &[], "machines do not hibernate"),
+];
+
+const PROFILE: &[Refusal] = &[
+    (&["scheduledEventsProfile"], &[], "guests are not told of events before they come"),
+    (&["hardwareProfile", "vmSizeProperties"], &[], "a machine has the processors of its size"),
+    (&["capacityReservation"], &[], "capacity cannot be reserved"),
+    (&["serviceArtifactReference"], &[], "there are no service artifacts"),
+    (&["securityPostureReference"], &[], "there are no security postures"),
 ];
 
 /// One machine to be made of a model.
@@ -58,6 +79,9 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     let stored = old.map(|o| &o["properties"]);
     check_offered(&root, &properties)?;
     unchanged_zones(&root, old)?;
+    if let Some(zones) = root.strings("zones")?.filter(|z| old.is_none() && !z.is_empty()) {
+        check_zones(id, &zones, 3, &head.region)?;
+    }
     let mut body = Map::new();
     // Uniform is Azure's default where a new body names none.
     let given = properties.one_of("orchestrationMode", &["Flexible", "Uniform"])?;
@@ -126,6 +150,7 @@ fn check_offered(root: &Fields<'_>, properties: &Fields<'_>) -> Result<(), ArmEr
     if identity.is_some_and(|t| !t.eq_ignore_ascii_case("None")) {
         return Err(not_offered(&root.path("identity"), "machines of scale sets have no managed identities here yet"));
     }
+    offered::check(root, REFUSED)?;
     for (name, why) in [
         ("automaticRepairsPolicy", "machines are not replaced by themselves"),
         ("hostGroup", "there are no dedicated hosts"),
@@ -147,6 +172,7 @@ fn unchanged_zones(root: &Fields<'_>, old: Option<&Value>) -> Result<(), ArmErro
 }
 
 fn check_profile(profile: &Fields<'_>) -> Result<(), ArmError> {
+    offered::check(profile, PROFILE)?;
     let network = profile.object("networkProfile")?;
     if !network.object("healthProbe")?.is_empty() {
         return Err(not_offered(&network.path("healthProbe"), "there are no load balancers"));
@@ -166,6 +192,7 @@ fn check_profile(profile: &Fields<'_>) -> Result<(), ArmError> {
                 }
             }
         }
+        network_interface::check_offered(&nic)?;
     }
     Ok(())
 }
@@ -393,6 +420,21 @@ mod tests {
     fn made(body: &Value, old: Option<&Value>) -> Result<Value, ArmError> {
         let api = version("2024-11-01");
         put(&id("virtualMachineScaleSets/vmss1"), body, old, &context(&api))
+    }
+
+    #[test]
+    fn what_is_asked_for_and_not_done_is_named() {
+        use super::super::offered::tests::hold;
+        let checked = |body: &Value| made(body, None).map(drop);
+        hold(REFUSED, |change| merge_patch(&of_az(), &change), checked);
+        let profile = |change: Value| json!({"properties": {"virtualMachineProfile": change}});
+        hold(PROFILE, |change| merge_patch(&of_az(), &profile(change)), checked);
+        let in_order = json!({"properties": {"scaleInPolicy": {"rules": ["Default"], "forceDeletion": false}}});
+        checked(&merge_patch(&of_az(), &in_order)).unwrap();
+        let mut forwards = of_az();
+        forwards["properties"]["virtualMachineProfile"]["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]
+            ["enableIPForwarding"] = json!(true);
+        assert_eq!(checked(&forwards).unwrap_err().code, "OperationNotSupported");
     }
 
     #[test]

@@ -1,11 +1,29 @@
 //! `Microsoft.Network/virtualNetworks` and `…/subnets`: address spaces and what lies in them.
 
+use super::offered::{self, Refusal};
 use super::{Context, Fields, Head};
 use crate::{ArmError, ResourceId};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
+
+const REFUSED: &[Refusal] = &[
+    (&["extendedLocation"], &[], "there are no edge zones"),
+    (&["properties", "dhcpOptions", "dnsServers"], &["AzureProvidedDNS"], "guests ask the platform's DNS"),
+    (&["properties", "enableDdosProtection"], &[], "there is no DDoS protection"),
+    (&["properties", "ddosProtectionPlan"], &[], "there is no DDoS protection"),
+    (&["properties", "virtualNetworkPeerings"], &[], "networks are not joined"),
+    (&["properties", "encryption", "enabled"], &[], "what goes between machines is not encrypted"),
+    (&["properties", "flowTimeoutInMinutes"], &[], "connections have time-outs of their own"),
+];
+
+const SUBNET: &[Refusal] = &[
+    (&["routeTable"], &[], "there are no route tables"),
+    (&["natGateway"], &[], "every subnet goes out by its network's own NAT"),
+    (&["serviceEndpointPolicies"], &[], "there are no policies of service endpoints"),
+    (&["ipamPoolPrefixAllocations"], &[], "address prefixes are given by the request"),
+];
 
 /// An IPv4 prefix such as `10.0.0.0/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +120,7 @@ pub fn put(id: &ResourceId, new: &Value, old: Option<&Value>, ctx: &Context<'_>)
     let root = Fields::root("virtualNetwork", new)?;
     let head = Head::read(id, &root, old, ctx)?;
     let properties = root.object("properties")?;
+    offered::check(&root, REFUSED)?;
     let space = properties.object("addressSpace")?;
     let prefixes =
         space.strings("addressPrefixes")?.filter(|p| !p.is_empty()).ok_or_else(|| space.missing("addressPrefixes"))?;
@@ -142,7 +161,12 @@ fn subnet_of(
     space: &[Prefix],
     others: &[(String, Value)],
 ) -> Result<Value, ArmError> {
-    let first = properties.strings("addressPrefixes")?.and_then(|p| p.into_iter().next());
+    offered::check(properties, SUBNET)?;
+    let several = properties.strings("addressPrefixes")?.unwrap_or_default();
+    if several.len() > 1 {
+        return Err(super::not_offered(&properties.path("addressPrefixes"), "a subnet has one address prefix"));
+    }
+    let first = several.into_iter().next();
     let text = match properties.str("addressPrefix")?.or(first) {
         Some(text) => text,
         None => return Err(properties.missing("addressPrefix")),
@@ -180,7 +204,11 @@ fn subnet_of(
     if let Some(outbound) = properties.bool("defaultOutboundAccess")? {
         body.insert("defaultOutboundAccess".into(), outbound.into());
     }
-    body.insert("delegations".into(), json!([]));
+    // Kept and shown: no service of Azure's is here that either would let in.
+    body.insert("delegations".into(), properties.get("delegations").cloned().unwrap_or_else(|| json!([])));
+    if let Some(endpoints) = properties.get("serviceEndpoints") {
+        body.insert("serviceEndpoints".into(), endpoints.clone());
+    }
     Ok(json!({"properties": body}))
 }
 
@@ -231,5 +259,25 @@ mod tests {
         let code = |p: &str| put_subnet("b", &subnet(p), &network, &others).unwrap_err().code;
         assert_eq!(code("10.1.0.0/24"), "NetcfgSubnetRangeOutsideVnet");
         assert_eq!(code("10.0.0.128/25"), "NetcfgSubnetRangesOverlap");
+    }
+
+    #[test]
+    fn what_is_asked_for_and_not_done_is_named() {
+        use super::super::merge_patch;
+        use super::super::offered::tests::hold;
+        use super::super::testing::{context, version};
+        let body = json!({"location": "eastus", "properties": {"addressSpace": {"addressPrefixes": ["10.0.0.0/16"]}}});
+        let api = version("2024-05-01");
+        let id = ResourceId::group("0", "g").resource("Microsoft.Network", "virtualNetworks", "v");
+        hold(REFUSED, |change| merge_patch(&body, &change), |b| put(&id, b, None, &context(&api)).map(drop));
+        let subnet = |more: Value| merge_patch(&json!({"properties": {"addressPrefix": "10.0.0.0/24"}}), &more);
+        let written = |more: Value| put_subnet("s", &subnet(more), &body, &[]);
+        hold(SUBNET, |change| json!({ "properties": change }), |b| written(b.clone()).map(drop));
+        let two = json!({"properties": {"addressPrefix": null, "addressPrefixes": ["10.0.0.0/24", "10.0.1.0/24"]}});
+        assert_eq!(written(two).unwrap_err().code, "OperationNotSupported");
+        let delegated =
+            json!([{"name": "aci", "properties": {"serviceName": "Microsoft.ContainerInstance/containerGroups"}}]);
+        let shown = written(json!({"properties": {"delegations": delegated}})).unwrap();
+        assert_eq!(shown["properties"]["delegations"], delegated);
     }
 }

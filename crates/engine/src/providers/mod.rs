@@ -2,6 +2,7 @@
 
 mod application;
 mod application_version;
+mod availability_set;
 mod blob_container;
 mod blob_service;
 mod deployment;
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Arc<dyn Provider>> {
     vec![
         Arc::new(application::Application),
         Arc::new(application_version::ApplicationVersion),
+        Arc::new(availability_set::AvailabilitySet),
         Arc::new(blob_container::BlobContainer),
         Arc::new(blob_service::BlobService),
         Arc::new(deployment::Deployment),

@@ -28,6 +28,7 @@ use data_disks::NewDisk;
 use image::ImageKind;
 pub(crate) use image::{ImageSource, resolve_image, resolve_shared};
 use image::{check_architecture, check_plan, resolve_reference};
+use lazuli_arm::bodies::availability_set::is_aligned;
 use lazuli_arm::bodies::disk::{self, DiskState};
 use lazuli_arm::bodies::virtual_machine_scale_set::is_uniform;
 use lazuli_arm::bodies::{Fields, managed_identity, merge_patch, virtual_machine as body};
@@ -146,6 +147,7 @@ impl Provider for VirtualMachine {
             None => None,
         };
         check_scale_set(cx, id, &body).await?;
+        plan.changes.extend(check_availability_set(cx, &body).await?);
         check_os_profile(&body, image.as_ref())?;
         check_managed_image(id, &body, image.as_ref())?;
         if let Some(image) = &image {
@@ -389,6 +391,9 @@ async fn generalize(cx: Context<'_>, row: &Resource) -> Result<ActionPlan, ArmEr
 /// The script is sealed: it may hold secrets.
 fn run_command(cx: Context<'_>, row: &Resource, request: &Value) -> Result<ActionPlan, ArmError> {
     let script = body::run_command(request)?;
+    if let Some(error) = body::extensions_not_allowed(&row.body) {
+        return Err(error);
+    }
     let state: MachineInternal = internal(row)?;
     if state.deallocated || !state.created {
         return Err(virtual_machine_run_command::not_running());
@@ -425,6 +430,26 @@ async fn check_scale_set(cx: Context<'_>, machine: &ResourceId, body: &Value) ->
         format!("The virtual machine scale set '{id}' is not found in the location of the VM."),
     )
     .target("virtualMachineScaleSet.id"))
+}
+
+/// A machine belongs to an availability set of its region that takes managed disks, whoever puts it in.
+async fn check_availability_set(cx: Context<'_>, body: &Value) -> Result<Option<Change>, ArmError> {
+    let Some(id) = body["properties"]["availabilitySet"]["id"].as_str() else { return Ok(None) };
+    cx.engine.authorize_link(&cx.call.caller, id, "Microsoft.Compute/availabilitySets/write").await?;
+    let set = super::named_row(cx, id).await?.filter(|row| row.kind == "microsoft.compute/availabilitysets");
+    let Some(set) = set.filter(|row| body["location"] == row.location) else {
+        let message = format!("The availability set '{id}' is not found in the location of the VM.");
+        return Err(ArmError::invalid_parameter("availabilitySet.id", message));
+    };
+    if is_aligned(&set.body) {
+        return Ok(Some(Change::RequireResource { key: set.key }));
+    }
+    Err(ArmError::conflict(
+        "OperationNotAllowed",
+        "Addition of a VM with managed disks to non-managed Availability Set or addition of a VM with blob based disks to managed \
+         Availability Set is not supported. Please create an Availability Set with 'managed' property set in order to add a VM with \
+         managed disks to it.",
+    ))
 }
 
 /// Generalized images need an osProfile; specialized ones and attached disks refuse it (GS-8, MD-7).

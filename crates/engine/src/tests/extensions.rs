@@ -149,3 +149,20 @@ async fn an_agent_that_comes_up_later_is_waited_for() {
     site.server.end(&operation).await.unwrap();
     assert_eq!(site.status().await["code"], "ProvisioningState/succeeded");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_an_agent_takes_no_extensions() {
+    let site = Site::start().await;
+    let server = &site.server;
+    site.create(|b| b["properties"]["osProfile"]["linuxConfiguration"] = json!({"provisionVMAgent": false}))
+        .await
+        .unwrap();
+    let told = "This operation cannot be performed when extension operations are disallowed.";
+    let extension = site.set(json!({"commandToExecute": "true"}), json!({})).await.unwrap_err();
+    let request = json!({"commandId": "RunShellScript", "script": ["true"]});
+    let command = server.engine.action(&server.call, &server.id(VM), "runCommand", request).await.unwrap_err();
+    for error in [extension, command] {
+        assert_eq!((error.status, error.code.as_str()), (409, "OperationNotAllowed"));
+        assert!(error.message.starts_with(told), "{error}");
+    }
+}

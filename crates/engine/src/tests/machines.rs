@@ -464,6 +464,33 @@ async fn a_host_that_stays_away_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_in_its_availability_set() {
+    const SET: &str = "availabilitySets/set1";
+    let site = Site::start().await;
+    let server = &site.server;
+    let set = json!({"id": server.id(SET).to_string()});
+    let refused = async || site.create(|b| b["properties"]["availabilitySet"] = set.clone()).await.unwrap_err();
+    let put = async |sku: &str| {
+        let body = json!({"location": "eastus", "sku": {"name": sku}, "properties": {"platformFaultDomainCount": 2}});
+        server.put(SET, body).await.unwrap();
+    };
+    assert!(refused().await.message.contains("is not found in the location of the VM"));
+    put("Classic").await;
+    assert!(refused().await.message.starts_with("Addition of a VM with managed disks to non-managed Availability Set"));
+    put("Aligned").await;
+    let machine = site.create(|b| b["properties"]["availabilitySet"] = set.clone()).await.unwrap();
+    assert_eq!(machine["properties"]["availabilitySet"], set);
+    let shown = server.get(SET).await.unwrap();
+    assert_eq!(shown["properties"]["virtualMachines"], json!([{"id": machine["id"]}]));
+    let error = server.delete(SET).await.unwrap_err();
+    assert_eq!((error.status, error.code.as_str()), (409, "OperationNotAllowed"), "{error}");
+    server.delete(VM).await.unwrap();
+    assert_eq!(server.get(SET).await.unwrap()["properties"]["virtualMachines"], json!([]));
+    server.delete(SET).await.unwrap();
+    assert_eq!(server.get(SET).await.unwrap_err().status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn changed_network_rules_reach_the_host() {
     let site = Site::start().await;
     let server = &site.server;

@@ -1,3 +1,4 @@
+use super::super::merge_patch;
 use super::super::testing::{context, id, version};
 use super::*;
 
@@ -82,7 +83,7 @@ fn what_is_not_offered_is_refused_by_name() {
         (error.code, error.target.unwrap_or_default())
     };
     let cases: [(&str, Change<'_>); 3] = [
-        ("properties.availabilitySet", &|b| b["properties"]["availabilitySet"] = json!({"id": "/x"})),
+        ("properties.hostGroup", &|b| b["properties"]["hostGroup"] = json!({"id": "/x"})),
         ("osDisk.diffDiskSettings", &|b| {
             b["properties"]["storageProfile"]["osDisk"]["diffDiskSettings"] = json!({"option": "Local"});
         }),
@@ -141,6 +142,29 @@ fn an_update_changes_what_may_change() {
 }
 
 #[test]
+fn a_machine_stays_in_its_availability_set() {
+    let set = json!({"id": format!("{GROUP}/Microsoft.Compute/availabilitySets/set1")});
+    let with = |name: &str, value: Value| {
+        let mut body = of_az(from_image(), Some(user()));
+        body["properties"]["availabilitySet"] = set.clone();
+        match name {
+            "zones" => body["zones"] = value,
+            _ => body["properties"][name] = value,
+        }
+        made(body)
+    };
+    let old = with("zones", json!(null)).unwrap();
+    assert_eq!(old["properties"]["availabilitySet"], set);
+    for other in [json!(null), json!({"id": "/x"})] {
+        let mut new = old.clone();
+        new["properties"]["availabilitySet"] = other.clone();
+        assert_eq!(changed(&old, new).is_ok(), other.is_null(), "{other}");
+    }
+    assert_eq!(with("zones", json!(["1"])).unwrap_err().code, "BadRequest");
+    assert_eq!(with("virtualMachineScaleSet", json!({"id": "/x"})).unwrap_err().code, "BadRequest");
+}
+
+#[test]
 fn a_profile_with_which_nobody_could_log_in_is_refused() {
     let refused = |change: &dyn Fn(&mut Value)| {
         let mut profile = user();
@@ -186,4 +210,60 @@ fn a_profile_with_which_nobody_could_log_in_is_refused() {
     assert!(
         refused(&|p| p["computerName"] = json!("a_b")).starts_with("computerName: Linux host name cannot exceed 64")
     );
+}
+
+#[test]
+fn a_machine_is_in_one_zone_that_its_region_has() {
+    let zonal = |region: &str, zones: Value| {
+        let mut body = of_az(from_image(), Some(user()));
+        body["location"] = json!(region);
+        body["zones"] = zones;
+        made(body)
+    };
+    assert_eq!(zonal("eastus", json!(["3"])).unwrap()["zones"], json!(["3"]));
+    assert_eq!(zonal("westus", json!([])).unwrap().get("zones"), None);
+    let refused = |region: &str, zones: Value| zonal(region, zones).unwrap_err().to_string();
+    insta::assert_snapshot!(
+        [refused("eastus", json!(["4"])), refused("eastus", json!(["1", "2"])), refused("westus", json!(["1"])),]
+            .join("\n")
+    );
+}
+
+#[test]
+fn extensions_need_an_agent_and_leave() {
+    let with = |change: Value| made(of_az(from_image(), Some(merge_patch(&user(), &change))));
+    let allowed = |body: &Value| extensions_not_allowed(body).is_none();
+    assert!(allowed(&with(json!({})).unwrap()));
+    assert!(allowed(&json!({"properties": {}})), "what is specialized has no osProfile");
+    let forbidden = with(json!({"allowExtensionOperations": false})).unwrap();
+    assert_eq!(forbidden["properties"]["osProfile"]["linuxConfiguration"]["provisionVMAgent"], true);
+    let without = json!({"linuxConfiguration": {"provisionVMAgent": false}});
+    for body in [&forbidden, &with(without.clone()).unwrap()] {
+        assert_eq!(extensions_not_allowed(body).unwrap().code, "OperationNotAllowed");
+    }
+    let both = merge_patch(&without, &json!({"allowExtensionOperations": true}));
+    assert_eq!(with(both).unwrap_err().code, "InvalidParameter");
+    let mut again = forbidden.clone();
+    again["properties"]["osProfile"]["allowExtensionOperations"] = json!(true);
+    assert!(allowed(&changed(&forbidden, again).unwrap()));
+}
+
+#[test]
+fn what_only_a_first_boot_reads_does_not_change() {
+    let old = made(of_az(from_image(), Some(user()))).unwrap();
+    let linux = |change: Value| {
+        let mut new = old.clone();
+        let profile = &mut new["properties"]["osProfile"]["linuxConfiguration"];
+        *profile = merge_patch(profile, &change);
+        changed(&old, new)
+    };
+    linux(json!({"ssh": {"publicKeys": [{"keyData": "ssh-rsa AAAA root@vm"}]}})).unwrap();
+    for change in [
+        json!({"ssh": {"publicKeys": [{"keyData": "ssh-rsa BBBB root@vm"}]}}),
+        json!({"ssh": {"publicKeys": []}}),
+        json!({"disablePasswordAuthentication": false}),
+        json!({"provisionVMAgent": false}),
+    ] {
+        assert_eq!(linux(change.clone()).unwrap_err().code, "PropertyChangeNotAllowed", "{change}");
+    }
 }

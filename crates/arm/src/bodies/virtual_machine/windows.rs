@@ -1,6 +1,6 @@
 //! `osProfile` of a machine with Windows.
 
-use super::{check_password, check_user, custom_data};
+use super::{check_password, check_user, custom_data, extension_operations};
 use crate::ArmError;
 use crate::bodies::{Fields, not_offered};
 use serde_json::{Map, Value, json};
@@ -44,10 +44,10 @@ pub(super) fn os_profile(profile: &Fields<'_>) -> Result<Value, ArmError> {
     if let Some(data) = custom_data(profile)? {
         body.insert("customData".into(), data.into());
     }
-    let agent = configuration["provisionVMAgent"].clone();
+    let agent = configuration["provisionVMAgent"] == true;
     body.insert("windowsConfiguration".into(), configuration);
     body.insert("secrets".into(), json!([]));
-    body.insert("allowExtensionOperations".into(), agent);
+    body.insert("allowExtensionOperations".into(), extension_operations(profile, agent)?.into());
     body.insert("requireGuestProvisionSignal".into(), true.into());
     Ok(body.into())
 }
