@@ -111,6 +111,20 @@ impl Site {
         assert!((written..all / 3).contains(&own), "{usage}");
     }
 
+    /// Runs a template that does not succeed: how its run ended, and why.
+    async fn fails(&self, template: &str) -> (String, String) {
+        let error = self.run(template).await.unwrap_err().to_string();
+        let last = self.show(template).await["properties"]["lastRunStatus"].clone();
+        let text = |name: &str| last[name].as_str().unwrap().to_owned();
+        assert!(error.contains(text("message").split(". ").next().unwrap()), "{error}: {last}");
+        (text("runState"), text("message"))
+    }
+
+    async fn output(&self, template: &str, name: &str) -> Value {
+        let shown = self.arm.get(&format!("{template}/runOutputs/{name}?api-version=2024-02-01")).await;
+        shown.map(|output| output["properties"].clone()).unwrap_or_default()
+    }
+
     async fn show(&self, path: &str) -> Value {
         self.arm.get(&format!("{path}?api-version=2024-02-01")).await.unwrap()
     }
@@ -201,7 +215,98 @@ async fn a_run_that_fails_says_why_and_leaves_nothing() {
     assert!(error.contains("'site' ended with exit code 127"), "{error}");
 }
 
-/// A build machine in the template's own network has no public address, and reaches what is there (IB-8, IB-25).
+/// What scripts do to their machine, and what a source is found to be, fails the run in words, and leaves nothing.
+#[tokio::test]
+async fn scripts_that_break_their_machine_are_told() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    // Bytes that are no text, a child that stays and prints, and a disk that is full.
+    let fills = json!([
+        "head -c 1000000 /dev/urandom",
+        "(while :; do echo tick; sleep 1; done) &",
+        "sudo dd if=/dev/zero of=/fill bs=65536"
+    ]);
+    let restarts = json!(["sudo reboot -f", "sleep 600"]);
+    let customize = |name: &str, lines: Value| json!({"customize": [{"type": "Shell", "name": name, "inline": lines}]});
+    let source_only = json!({"validate": {"sourceValidationOnly": true, "inVMValidations": [
+        {"type": "Shell", "name": "right", "inline": ["test ! -e /fill"]},
+        {"type": "Shell", "name": "wrong", "inline": ["test -e /fill"]}]}});
+    for (name, mut properties, told) in [
+        ("fills", customize("fills", fills), "'fills' ended with exit code 1"),
+        ("restarts", customize("restarts", restarts), "the connection to the machine was lost while 'restarts' ran"),
+        ("source", source_only, "'wrong' ended with exit code 1"),
+    ] {
+        properties["distribute"] = json!([{"type": "VHD", "runOutputName": "vhd"}]);
+        let template = site.template(name, &identity, properties).await;
+        let (state, message) = site.fails(&template).await;
+        assert_eq!(state, "Failed", "{message}");
+        assert!(message.starts_with(told), "{message}");
+        let shown = site.show(&template).await;
+        assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"], "{name}");
+    }
+}
+
+/// Results are there or not, each for itself, and the run says which. What was found wanting has failed, wherever it went; a run goes
+/// on when its source goes, and the next one says that it is gone.
+#[tokio::test]
+async fn results_that_cannot_all_be_had_are_told() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let source = site.path("Microsoft.Compute/galleries/g/images/linux/versions/1.0.0");
+    let image = site.path("Microsoft.Compute/images/result");
+    let distribute = json!([
+        {"type": "SharedImage", "runOutputName": "gallery", "galleryImageId": source, "targetRegions": [{"name": HOME}]},
+        {"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME},
+    ]);
+    let customize = json!([{"type": "Shell", "inline": [OWN_DEPROVISIONING]}]);
+    let properties = json!({"customize": customize, "distribute": distribute, "additionalDataDisks": [{"sizeGB": 1}]});
+    let template = site.template("taken", &identity, properties).await;
+    let (state, message) = site.fails(&template).await;
+    assert_eq!(state, "PartiallySucceeded", "{message}");
+    assert!(message.starts_with("Failed in distributing 1 images out of total 2: 'gallery': "), "{message}");
+    assert!(message.contains("exists already"), "{message}");
+    assert_eq!(site.output(&template, "gallery").await, Value::Null);
+    assert_eq!(site.output(&template, "image").await["artifactId"], json!(image));
+    let disks = site.arm.get(&image).await.unwrap()["properties"]["storageProfile"]["dataDisks"].clone();
+    assert_eq!(
+        (&disks[0]["lun"], &disks[0]["diskSizeGB"]),
+        (&json!(0), &json!(1)),
+        "data disks are part of the result"
+    );
+
+    // In another region, with its data disk, and found wanting.
+    let image = site.path("Microsoft.Compute/images/elsewhere");
+    let distribute =
+        json!([{"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": "westus2"}]);
+    let customize = json!([{"type": "Shell", "inline": ["sleep 10", OWN_DEPROVISIONING]}]);
+    let wrong =
+        json!({"continueDistributeOnFailure": true, "inVMValidations": [{"type": "Shell", "inline": ["exit 9"]}]});
+    let properties = json!({"customize": customize, "validate": wrong, "distribute": distribute,
+        "additionalDataDisks": [{"sizeGB": 1}]});
+    let template = site.template("wanting", &identity, properties).await;
+    let source_goes = async {
+        let customizes = async || {
+            let shown = site.show(&template).await;
+            (shown["properties"]["lastRunStatus"]["runSubState"] == "Customizing").then_some(())
+        };
+        wait_for("the run customizes", Duration::from_secs(180), customizes).await;
+        site.arm.delete(&source).await.unwrap();
+    };
+    let ((state, message), ()) = tokio::join!(site.fails(&template), source_goes);
+    assert_eq!(state, "Failed", "{message}");
+    assert!(message.starts_with("'Shell validate/0' ended with exit code 9"), "{message}");
+    let shown = site.arm.get(&image).await.unwrap();
+    let disks = &shown["properties"]["storageProfile"]["dataDisks"];
+    assert_eq!((&shown["location"], &disks[0]["lun"]), (&json!("westus2"), &json!(0)), "{shown}");
+    let (state, message) = site.fails(&template).await;
+    assert_eq!(state, "Failed");
+    assert!(message.contains("The source of the template cannot be used"), "{message}");
+    assert_eq!(site.staged(&site.show(&template).await).await, ["Microsoft.Storage/storageAccounts"]);
+}
+
+/// A build machine in the template's own network has no public address, and reaches what is there (IB-8, IB-25); one elsewhere does not.
 #[tokio::test]
 async fn a_build_in_a_network_reaches_what_is_there_without_a_public_address() {
     let server = TestServer::start().await.unwrap();
@@ -243,6 +348,14 @@ async fn a_build_in_a_network_reaches_what_is_there_without_a_public_address() {
     }
     let addresses = site.arm.path("/providers/Microsoft.Network/publicIPAddresses");
     assert_eq!(site.arm.get(&addresses).await.unwrap()["value"], json!([]));
+
+    // In a network of its own it does not reach it.
+    let inline = json!([format!("if wget -T 10 -qO- http://{address}:8080/settings; then exit 1; else exit 7; fi")]);
+    let customize = json!([{"type": "Shell", "name": "outside", "inline": inline}]);
+    let distribute = json!([{"type": "VHD", "runOutputName": "vhd"}]);
+    let template = site.template("outside", &identity, json!({"customize": customize, "distribute": distribute})).await;
+    let (_, message) = site.fails(&template).await;
+    assert!(message.starts_with("'outside' ended with exit code 7"), "{message}");
 }
 
 /// A baseline that a department goes on from (IB-5). Numbers follow their schemes, and each version keeps only what its build has

@@ -34,6 +34,25 @@ gives 'the baseline is in both regions' 'azureVmImageBuilder East US West US 2' 
   sh -c "az sig image-version show -g runs -r runsgal -i baseline -e 1.0.0 \
   --query \"[tags.source, join(' ', sort(publishingProfile.targetRegions[].name))]\" -o tsv | xargs"
 gives 'its output' "$gallery/images/baseline/versions/1.0.0" az image builder show-runs -g runs -n helloImageTemplate --query '[0].artifactId' -o tsv
+# What is known of the build, verified with nothing of ours.
+works 'lazuli image show --json' "$lazuli" image show --data-dir "$data" --json "$gallery/images/baseline/versions/1.0.0"
+printf '%s' "$out" > "$work/build.json"
+signer=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["keyId"])' "$work/build.json")
+verify() { python-sdk "$compat/../../docs/examples/verify-build.py" "$@"; }
+works 'its statements are of the server'"'"'s key' verify "$signer" "$work/build.json"
+holds 'and hold a CycloneDX document' grep -q '"bomFormat": "CycloneDX"' <<< "$out"
+refuses 'not of another one' 'NOT VERIFIED' verify "$(printf '%064d' 1)" "$work/build.json"
+python3 - "$work/build.json" <<'PYTHON'
+import base64, json, sys
+with open(sys.argv[1], "r+") as file:
+    build = json.load(file)
+    statement = json.loads(base64.b64decode(build["sbom"]["payload"]))
+    statement["predicate"]["components"] = []
+    statement["predicate"]["version"] = 2
+    build["sbom"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
+    file.seek(0); file.truncate(); json.dump(build, file)
+PYTHON
+refuses 'nor if a part was changed' 'NOT VERIFIED' verify "$signer" "$work/build.json"
 gives 'of the run only the account is left' Microsoft.Storage/storageAccounts az resource list -g "${staging##*/}" --query '[].type' -o tsv
 
 # The quick start that goes on from it: after changing ids only.
@@ -83,6 +102,7 @@ gives 'az image builder show-runs' 'gallery image vhd' sh -c "az image builder s
 gives 'the version has the number of its source' "$gallery/images/department/versions/1.0.0" \
   az image builder show-runs "${web[@]}" --query "[?name=='gallery'].artifactId | [0]" -o tsv
 gives 'a managed image' Succeeded az image show -g runs -n web --query provisioningState -o tsv
+holds 'the log says what came of the optimizer' sh -c "'$lazuli' build logs --data-dir '$data' ${web[*]} | grep -q 'optimize.*is a folder'"
 gives 'a VHD' 1 sh -c "az image builder show-runs ${web[*]} --query \"[?name=='vhd'].artifactUri | [0]\" -o tsv | grep -c '/vhds/vhd.vhd\$'"
 
 # Cancelled while its script runs.
@@ -101,6 +121,30 @@ holds 'it is cancelled' until_true 120 phase runState Canceled
 gives 'no machine is left' '[]' az vm list -o json --query "[?contains(id, 'IT_runs')]"
 gives 'nothing was made' '[]' az image builder show-runs "${slow[@]}" -o json
 refuses 'no image either' ResourceNotFound az image show -g runs -n slow
+
+# A machine that is kept where a script fails, and entered as the message says.
+kept=(-g runs -n kept)
+works 'a template that keeps its machine' az image builder create "${kept[@]}" --image-source "$gallery/images/baseline/versions/1.0.0" \
+  --identity runs-id --vm-size Standard_B1ls --managed-image-destinations kept=eastus --defer
+works 'a script that fails' az image builder customizer add "${kept[@]}" --customizer-name breaks --type shell \
+  --inline-script 'echo here > /tmp/where' 'exit 3' --defer
+works 'it is to be looked at' az image builder error-handler add "${kept[@]}" --on-customizer-error abort --on-validation-error abort --defer
+works 'create it' az image builder update "${kept[@]}"
+refuses 'lazuli build run --wait tells why, and how to enter' "'breaks' ended with exit code 3.*was kept.*ssh -i id_ed25519 packer@" \
+  "$lazuli" build run --data-dir "$data" "${kept[@]}" --wait --junit "$work/junit.xml"
+holds 'the JUnit report has it' grep -q '<testcase classname="run" name="run"><failure message="Failed: .*breaks' "$work/junit.xml"
+address=$(sed -n 's/.*packer@\([0-9.]*\)`.*/\1/p' <<< "$err")
+account=$(sed -n 's/.* in the storage account \([a-z0-9]*\)\..*/\1/p' <<< "$err")
+beside=$(sed -n 's/.* lies at packerlogs\/\([^ ]*\) .*/\1/p' <<< "$err")
+staging_of_kept=$(az image builder show "${kept[@]}" --query exactStagingResourceGroup -o tsv)
+its_key=$(az storage account keys list -g "${staging_of_kept##*/}" -n "$account" --query '[0].value' -o tsv)
+works 'the key that it names' az storage blob download -c packerlogs -n "$beside" -f "$work/kept" --no-progress \
+  --account-name "$account" --account-key "$its_key" --blob-endpoint "$(credential armEndpoint)/$account"
+chmod 600 "$work/kept"
+gives 'somebody looks at it' here ssh -i "$work/kept" -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+  -o LogLevel=ERROR -o ConnectTimeout=20 "packer@$address" cat /tmp/where
+works 'the template goes' az image builder delete "${kept[@]}"
+gives 'and its machine with it' '[]' az vm list -o json --query "[?contains(id, 'IT_runs')]"
 
 builder=$in_group/Microsoft.ManagedIdentity/userAssignedIdentities/runs-id
 latest=$gallery/images/baseline/versions/latest

@@ -28,9 +28,7 @@ mod sha2_hex;
 pub enum StepError {
     #[error("'{step}' ended with exit code {code}; {allowed}. The log has its output")]
     ExitCode { step: String, code: i64, allowed: String },
-    #[error(
-        "'{step}' was killed by the signal {signal} (memory may have run out: choose a larger vmSize). The log has its output"
-    )]
+    #[error("'{step}' was killed by the signal {signal}{}. The log has its output", hint(.signal))]
     Killed { step: String, signal: String },
     /// It restarted the machine, or killed its sshd.
     #[error(
@@ -60,6 +58,15 @@ pub enum StepError {
         #[source]
         source: CommunicatorError,
     },
+}
+
+/// What a signal comes from most of the time.
+fn hint(signal: &str) -> &'static str {
+    match signal {
+        "KILL" => " (memory may have run out: choose a larger vmSize)",
+        "TERM" => " (the machine may have been restarted: a step that does so waits for it too)",
+        _ => "",
+    }
 }
 
 /// Connects again at these distances while a machine does not answer…

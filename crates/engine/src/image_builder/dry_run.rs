@@ -9,20 +9,22 @@
 use super::fetch::{probe, shown};
 use super::quota;
 use super::rights::{self, SourceFacts};
+use super::staging::{Staging, looked};
 use super::{KIND, TemplateInternal, service_call};
 use crate::call::Call;
 use crate::provider::Context;
 use crate::providers::arm_context;
-use crate::providers::image_template::identity_changes;
+use crate::providers::image_template::{check_group, identity_changes};
 use crate::providers::virtual_machine::ImageSource;
 use crate::shared_galleries::VERSIONS;
-use crate::stored::to_internal;
+use crate::stored::{internal, to_internal};
 use crate::{Engine, db_error};
 use lazuli_arm::bodies::image_template::{self as body, Distributor, ImageTemplate, Target, Versioning, next_version};
 use lazuli_arm::bodies::image_version::{VersionName, parse_name};
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_meta::model::{Resource, ResourceQuery};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 #[derive(Default)]
 struct Report {
@@ -78,6 +80,7 @@ pub(crate) async fn dry_run(cx: Context<'_>, id: &ResourceId, given: &Value) -> 
     if report.take("identity", identity_changes(cx, &template, stored.as_ref()).await)?.is_some() {
         report.passed("identity", "It is there, and you may assign it.");
     }
+    staging(cx, &mut report, &template, &row, stored.as_ref()).await?;
     let call = service_call(cx.engine, &row).await?;
     if let Some((image, facts)) = source(cx.engine, &mut report, &call, &template, &row).await? {
         if let Some(said) = report.take("quota/machine", quota::machine(cx.engine, &template, &image).await)? {
@@ -127,6 +130,35 @@ fn row_of(cx: Context<'_>, id: &ResourceId, body: Value) -> Resource {
         created_ms: cx.now_ms,
         changed_ms: cx.now_ms,
     }
+}
+
+/// The group that the template names for its machines and files, if it does.
+async fn staging(
+    cx: Context<'_>,
+    report: &mut Report,
+    template: &ImageTemplate,
+    row: &Resource,
+    stored: Option<&Resource>,
+) -> Result<(), ArmError> {
+    let Some(named) = template.staging_resource_group.as_deref() else { return Ok(()) };
+    let name = "stagingResourceGroup";
+    let of_stored = stored.map(internal::<TemplateInternal>).transpose()?.map(|state| state.staging.group);
+    if of_stored.is_some_and(|own| own.eq_ignore_ascii_case(named)) {
+        report.passed(name, "It is the template's own.");
+        return Ok(());
+    }
+    let id: ResourceId = row.id.parse().map_err(ArmError::internal)?;
+    let chosen = Staging::new(&id, Some(named), Uuid::nil());
+    let looked = async {
+        check_group(cx, &chosen).await?;
+        looked(cx.engine, row, &chosen).await
+    };
+    match report.take(name, looked.await)? {
+        Some(true) => report.passed(name, "It is empty, in the template's region and nobody else's."),
+        Some(false) => report.passed(name, "It would be made."),
+        None => {}
+    }
+    Ok(())
 }
 
 async fn source(

@@ -228,6 +228,26 @@ mod tests {
     }
 
     #[test]
+    fn failures_of_triggers_count_until_a_run_succeeds() {
+        let row = json!({"key": "", "sort_key": "", "id": "", "kind": "", "subscription": "", "resource_group": "", "parent": null,
+            "name": "t", "location": "", "body": {}, "internal": {}, "provisioning_state": "Succeeded", "etag": "",
+            "created_ms": 0, "changed_ms": 0});
+        let mut row: Resource = serde_json::from_value(row).unwrap();
+        let mut failures = |cause: Cause, state: RunState| {
+            row = began(&row, cause, 0);
+            ended(&mut row, state, "", 1);
+            internal::<TemplateInternal>(&row).unwrap().failures
+        };
+        let trigger = || Cause::Trigger("nightly".into());
+        assert_eq!(failures(trigger(), RunState::Failed), 1);
+        assert_eq!(failures(Cause::Request, RunState::Failed), 1, "whoever asks for a run sees it fail");
+        assert_eq!(failures(trigger(), RunState::Canceled), 1);
+        assert_eq!(failures(trigger(), RunState::Failed), 2);
+        assert_eq!(failures(Cause::Request, RunState::PartiallySucceeded), 2);
+        assert_eq!(failures(Cause::Request, RunState::Succeeded), 0);
+    }
+
+    #[test]
     fn a_run_is_shown_as_recorded() {
         let mut run = LastRun::new(Cause::Request, 1_715_675_995_679);
         run.sub_state = Some(SubState::Building);

@@ -10,8 +10,9 @@
 //! A run's machines, disks, interfaces and addresses are in the group as long as it lasts; only the account stays (IB-22, IB-26).
 
 use crate::storage::Account;
+use crate::{Engine, db_error};
 use lazuli_arm::{ArmError, ResourceId};
-use lazuli_meta::model::Resource;
+use lazuli_meta::model::{Resource, ResourceQuery};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -111,6 +112,41 @@ pub(crate) fn is_of(group: &Resource, template: &Resource) -> bool {
         let (has, wanted) = (tags[name].as_str().unwrap_or_default(), value.as_str().unwrap_or_default());
         has.eq_ignore_ascii_case(wanted)
     })
+}
+
+/// Whether a template's staging group is there already. One that is must be empty, in the template's region, and nobody else's.
+///
+/// # Errors
+/// 400 `BadStagingResourceGroup`.
+pub(crate) async fn looked(engine: &Engine, template: &Resource, staging: &Staging) -> Result<bool, ArmError> {
+    if !staging.named {
+        return Ok(false);
+    }
+    let id = staging.group_id()?;
+    let bad = |why: &str| {
+        let message = format!("The staging resource group '{}' {why}", id.name());
+        Err(ArmError::bad_request("BadStagingResourceGroup", message))
+    };
+    let Some(group) = engine.db().resource(&id.key()).await.map_err(db_error)? else { return Ok(false) };
+    if group.provisioning_state == "Deleting" {
+        return bad("is being deleted.");
+    }
+    if group.location != template.location {
+        return bad(&format!("is in '{}', not in the template's region '{}'.", group.location, template.location));
+    }
+    if is_of(&group, template) {
+        // Of an earlier body of this template.
+        return Ok(group.body["tags"]["usedBy"].is_string());
+    }
+    let used_by = group.body["tags"]["usedBy"].as_str();
+    if used_by.is_some_and(|id| !id.eq_ignore_ascii_case(&template.id)) {
+        return bad("is used by another template (tag usedBy).");
+    }
+    let query = ResourceQuery { under: Some(group.key.clone()), limit: Some(1), ..ResourceQuery::default() };
+    if !engine.db().resources(&query).await.map_err(db_error)?.is_empty() {
+        return bad("is not empty.");
+    }
+    Ok(true)
 }
 
 /// The log of a run, in [`LOGS`].

@@ -11,7 +11,7 @@ use crate::db_error;
 use crate::image_builder::fetch::{FetchError, fetch};
 use crate::image_builder::rights::{self, SourceFacts};
 use crate::image_builder::rules::{Cause, LastRun};
-use crate::image_builder::staging::{CONTAINERS, SCRIPTS, Staging, is_of, own_tags, script_blob};
+use crate::image_builder::staging::{CONTAINERS, SCRIPTS, Staging, looked, own_tags, script_blob};
 use crate::image_builder::{Fetched, ProvisioningError, RUN, TemplateInternal, service_call};
 use crate::on_behalf;
 use crate::operation::{FAILED, OpContext, OpError, Operation, Outcome};
@@ -21,7 +21,7 @@ use crate::stored::{change_internal, internal};
 use async_trait::async_trait;
 use lazuli_arm::ArmError;
 use lazuli_arm::bodies::image_template::ImageTemplate;
-use lazuli_meta::model::{Change, Resource, ResourceQuery};
+use lazuli_meta::model::{Change, Resource};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ impl Operation for ImageTemplateCreate {
         let state: TemplateInternal = internal(&row)?;
         let call = service_call(&cx.engine, &row).await?;
         let mut work = Work { cx, row, template, staging: state.staging, call };
-        let existed = cx.step("look", work.look()).await?;
+        let existed = cx.step("look", async { Ok(looked(&cx.engine, &work.row, &work.staging).await?) }).await?;
         work.staging.existed = existed;
         // Before anything is made: a deletion must know what was there.
         cx.update_resource(|row| change_internal::<TemplateInternal>(row, |s| s.staging.existed = existed)).await?;
@@ -81,42 +81,6 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Whether the staging group is there already. One that is must be empty, in the template's region, and nobody else's.
-    async fn look(&self) -> Result<bool, OpError> {
-        if !self.staging.named {
-            return Ok(false);
-        }
-        let id = self.staging.group_id()?;
-        let bad = |why: &str| {
-            let message = format!("The staging resource group '{}' {why}", id.name());
-            Err(OpError::Failed(ArmError::bad_request("BadStagingResourceGroup", message)))
-        };
-        let Some(group) = self.cx.engine.db().resource(&id.key()).await.map_err(db_error)? else { return Ok(false) };
-        if group.provisioning_state == "Deleting" {
-            return bad("is being deleted.");
-        }
-        if group.location != self.template.location {
-            return bad(&format!(
-                "is in '{}', not in the template's region '{}'.",
-                group.location, self.template.location
-            ));
-        }
-        if is_of(&group, &self.row) {
-            // Of an earlier body of this template.
-            return Ok(group.body["tags"]["usedBy"].is_string());
-        }
-        let used_by = group.body["tags"]["usedBy"].as_str();
-        if used_by.is_some_and(|id| !id.eq_ignore_ascii_case(&self.row.id)) {
-            return bad("is used by another template (tag usedBy).");
-        }
-        let query = ResourceQuery { under: Some(group.key.clone()), limit: Some(1), ..ResourceQuery::default() };
-        let inside = self.cx.engine.db().resources(&query).await.map_err(db_error)?;
-        if !inside.is_empty() {
-            return bad("is not empty.");
-        }
-        Ok(true)
-    }
-
     /// The group with its storage account and containers; each is left as it is if an earlier attempt made it.
     async fn make_group(&self) -> Result<(), OpError> {
         let (cx, location) = (self.cx, &self.template.location);

@@ -41,8 +41,8 @@ use std::future::Future;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Step that holds how a run ended that did not succeed.
-const VERDICT: &str = "verdict";
+/// Step that says that some of the results were distributed, and some were not.
+const PARTIAL: &str = "partial";
 /// Step that says that the build machine is to be kept.
 const KEPT: &str = "kept";
 
@@ -82,14 +82,6 @@ struct Resolved {
     windows: bool,
 }
 
-/// How a run ended that did not succeed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Verdict {
-    partial: bool,
-    message: String,
-}
-
 #[async_trait]
 impl Operation for ImageTemplateRun {
     fn kind(&self) -> &'static str {
@@ -111,7 +103,6 @@ impl Operation for ImageTemplateRun {
         let cx = &cx.undoing();
         let failed = cx.done_step(FAILED);
         let mut left = String::new();
-        let verdict: Option<Verdict> = cx.done_step(VERDICT).and_then(|v| serde_json::from_value(v).ok());
         if cx.done_step("prepare").is_some() {
             let run = Run::resume(cx).await?;
             run.journal.say("run", if failed.is_some() { "takes back what was made" } else { "was canceled" });
@@ -131,13 +122,27 @@ impl Operation for ImageTemplateRun {
             }
             run.journal.flush().await;
         }
-        let (state, message) = match (failed, verdict) {
-            (None, _) => (RunState::Canceled, "Image build was canceled".to_owned()),
-            (Some(_), Some(Verdict { partial: true, message })) => (RunState::PartiallySucceeded, message),
-            (Some(_), Some(Verdict { message, .. })) => (RunState::Failed, message),
-            (Some(error), None) => (RunState::Failed, error["message"].as_str().unwrap_or_default().to_owned()),
+        let (state, message) = match failed {
+            None => (RunState::Canceled, "Image build was canceled".to_owned()),
+            Some(error) => {
+                let partial = cx.done_step(PARTIAL).is_some();
+                let state = if partial { RunState::PartiallySucceeded } else { RunState::Failed };
+                (state, error["message"].as_str().unwrap_or_default().to_owned())
+            }
         };
         Ok(outcome(state, message + &left))
+    }
+}
+
+/// A result that was found wanting has failed, whatever became of its distribution (Swagger: `continueDistributeOnFailure`).
+fn both(validated: Result<(), OpError>, distributed: Result<(), OpError>) -> Result<(), OpError> {
+    match (validated, distributed) {
+        (Err(OpError::Failed(found)), Err(OpError::Failed(error))) => {
+            Err(OpError::Failed(ArmError { message: format!("{} {}", found.message, error.message), ..found }))
+        }
+        (Ok(()), distributed) => distributed,
+        (_, Err(stopped @ (OpError::Canceled | OpError::Interrupted))) => Err(stopped),
+        (validated, _) => validated,
     }
 }
 
@@ -234,9 +239,12 @@ impl<'a> Run<'a> {
             Ok(()) => {}
         }
         self.enter(SubState::Distributing).await?;
-        Box::pin(distribute::distribute(self, &machine)).await?;
-        self.clean().await?;
-        validated
+        let distributed = Box::pin(distribute::distribute(self, &machine, validated.is_ok())).await;
+        // A machine that was kept to be looked at is not taken from whoever was told of it.
+        if distributed.is_ok() && self.cx.done_step(KEPT).is_none() {
+            self.clean().await?;
+        }
+        both(validated, distributed)
     }
 
     async fn customize(&self, machine: &names::Machine) -> Result<(), OpError> {
@@ -253,15 +261,26 @@ impl<'a> Run<'a> {
         self.validate(&self.result(), false).await
     }
 
-    /// The first start of the result is traced on its host, so that later ones fetch ahead of the guest (RFD 9).
+    /// The first start of the result is traced on its host, so that later ones fetch ahead of the guest (RFD 9). Folders are read
+    /// without that: where the store is one, nothing would come of a start.
     async fn optimize(&self, machine: &names::Machine) -> Result<(), OpError> {
         if self.template.optimize_vm_boot != Some(true) {
             return Ok(());
         }
         self.enter(SubState::Optimizing).await?;
+        let region = &self.template.location;
+        if !self.cx.engine.regions().stores().is_remote(region) {
+            let told =
+                format!("the store of '{region}' is a folder, which starts read without fetching ahead: nothing to do");
+            self.journal.say("optimize", &told);
+            return Ok(());
+        }
         self.cx.step("result", machine::result_image(self, machine)).await?;
         self.fresh(&self.result(), false).await?;
-        self.journal.say("optimize", "the image's first start was traced: later ones fetch ahead");
+        self.journal.say(
+            "optimize",
+            "the image was started once: its host has the trace of that, and fetches ahead from now on",
+        );
         Ok(())
     }
 

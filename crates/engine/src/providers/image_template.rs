@@ -241,7 +241,7 @@ pub(crate) async fn identity_changes(
 }
 
 /// Whoever names a staging group that is there must be allowed to write in it: the service is going to.
-async fn check_group(cx: Context<'_>, staging: &Staging) -> Result<(), ArmError> {
+pub(crate) async fn check_group(cx: Context<'_>, staging: &Staging) -> Result<(), ArmError> {
     let right = "Microsoft.Resources/subscriptions/resourceGroups/write";
     cx.engine.authorize_link(&cx.call.caller, &staging.group, right).await?;
     let Some(group) = named_row(cx, &staging.group).await? else { return Ok(()) };

@@ -6,6 +6,7 @@ use crate::image_builder::rules::{self, Ask};
 use crate::image_builder::{FAILURES, TemplateInternal};
 use crate::provider::{Context, Plan, Provider, Start, standard_view};
 use crate::providers::user_assigned_identity::lower_group;
+use crate::reconcilers::image_triggers::exact_version;
 use crate::stored::{internal, to_internal};
 use async_trait::async_trait;
 use lazuli_arm::bodies::image_template::ImageTemplate;
@@ -93,20 +94,30 @@ impl Provider for Trigger {
 
 async fn status(cx: Context<'_>, row: &Resource) -> Result<Value, ArmError> {
     let template = named_row(cx, row.parent.as_deref().unwrap_or_default()).await?;
-    let failures = template.map(|t| internal::<TemplateInternal>(&t)).transpose()?.map_or(0, |s| s.failures);
+    let failures = template.as_ref().map(internal::<TemplateInternal>).transpose()?.map_or(0, |s| s.failures);
     let time = jiff::Timestamp::from_millisecond(cx.now_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let (code, message) = if failures < FAILURES {
-        ("Healthy", "Trigger is active".to_owned())
+    let (code, message) = if failures >= FAILURES {
+        let message = format!(
+            "Trigger is deactivated: the last {failures} runs that were started automatically failed. It is active again after a \
+             run that you start yourself succeeds."
+        );
+        ("Deactivated", message)
+    } else if let Some(why) = blind(cx, row, template.as_ref()).await? {
+        ("Unhealthy", format!("Trigger sees no new versions: {why}"))
     } else {
-        (
-            "Deactivated",
-            format!(
-                "Trigger is deactivated: the last {failures} runs that were started automatically failed. It is active again after a \
-                 run that you start yourself succeeds."
-            ),
-        )
+        ("Healthy", "Trigger is active".to_owned())
     };
     Ok(json!({"code": code, "message": message, "time": time.to_string()}))
+}
+
+/// Why a trigger of kind SourceImage cannot see its source, if so.
+async fn blind(cx: Context<'_>, row: &Resource, template: Option<&Resource>) -> Result<Option<String>, ArmError> {
+    let Some(template) = template.filter(|_| body::parse(&row.body) == Body::SourceImage) else { return Ok(None) };
+    match exact_version(cx.engine, template).await {
+        Ok(_) => Ok(None),
+        Err(error) if error.status < 500 => Ok(Some(error.message)),
+        Err(error) => Err(error),
+    }
 }
 
 async fn check_count(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<(), ArmError> {

@@ -78,7 +78,8 @@ async fn fire(engine: &Engine, trigger: &Resource, now_ms: i64) -> Result<bool, 
     start(engine, trigger, &template, &seen, now_ms).await
 }
 
-async fn exact_version(engine: &Engine, template: &Resource) -> Result<Option<String>, ArmError> {
+/// The version that a template's source is now, as its identity sees it.
+pub(crate) async fn exact_version(engine: &Engine, template: &Resource) -> Result<Option<String>, ArmError> {
     let body = ImageTemplate::parse(&template.body)?;
     let call = service_call(engine, template).await?;
     let image = rights::source(engine, &call, &body, &template.subscription).await?;

@@ -6,6 +6,7 @@ use crate::call::{ActionReply, Caller, Deleted, Method};
 use crate::storage::{Access, Place};
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_authz::rbac::{CONTRIBUTOR, READER, STORAGE_BLOB_DATA_READER};
+use lazuli_meta::model::ResourceQuery;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -374,10 +375,34 @@ async fn a_named_staging_group_is_used_and_given_back() {
     super::site::until("the group is gone", async || server.engine.get(&server.call, &named).await.is_err()).await;
 
     put("eastus").await.unwrap();
+    let disk = named.resource("Microsoft.Compute", "disks", "d");
+    let body =
+        json!({"location": "eastus", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}});
+    server
+        .end(server.engine.put(&server.call, &disk, body).await.unwrap().operation.as_deref().unwrap())
+        .await
+        .unwrap();
+    let error = world.create("bad", change()).await.unwrap_err();
+    assert!(error.message.ends_with("'mine' is not empty."), "{}", error.message);
+    world.delete("bad").await.unwrap();
+    let (Deleted::Done { operation } | Deleted::Started { operation }) =
+        server.engine.delete(&server.call, &disk).await.unwrap()
+    else {
+        panic!("what is somebody else's is left alone")
+    };
+    server.end(&operation).await.unwrap();
     let shown = world.create("t1", change()).await.unwrap();
     assert_eq!(shown["properties"]["exactStagingResourceGroup"], json!(named.to_string()));
     let tags = server.engine.get(&server.call, &named).await.unwrap()["tags"].clone();
     assert_eq!((&tags["team"], tags["usedBy"].is_string()), (&json!("x"), true));
+    let (name, body) = (world.template("t9"), world.body(change()));
+    let ActionReply::Done(Some(report)) = server.engine.action(&server.call, &name, "dryRun", body).await.unwrap()
+    else {
+        panic!("a report was expected")
+    };
+    let checks = report["checks"].as_array().unwrap();
+    let told = checks.iter().find(|c| c["name"] == "stagingResourceGroup").unwrap();
+    assert_eq!(told["code"], "BadStagingResourceGroup", "a dry run tells that too");
     let second = world.create("t2", change()).await.unwrap_err();
     assert_eq!(second.code, "BadStagingResourceGroup", "nobody else may use it");
     world.delete("t2").await.unwrap();
@@ -421,10 +446,57 @@ async fn triggers_are_for_templates_that_can_have_them() {
     assert_eq!(triggers.items.len(), 2);
     let outputs = server.engine.list(&server.call, &world.template("t1"), &kind_of("runOutputs")).await.unwrap();
     assert!(outputs.items.is_empty());
+    server.delete("galleries/g/images/i/versions/1.0.0").await.unwrap();
+    let blind =
+        server.engine.get(&server.call, &trigger("t1", "source")).await.unwrap()["properties"]["status"].clone();
+    assert_eq!(blind["code"], "Unhealthy", "{blind}");
+    assert!(blind["message"].as_str().unwrap().starts_with("Trigger sees no new versions: The source of"), "{blind}");
     let output = world.template("t1").child("runOutputs", "o");
     assert_eq!(server.engine.put(&server.call, &output, json!({})).await.unwrap_err().status, 405);
     world.delete("t1").await.unwrap();
     assert_eq!(server.engine.get(&server.call, &trigger("t1", "source")).await.unwrap_err().status, 404);
+}
+
+/// Each new version of the source starts one run, until three in a row have failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_versions_start_runs_until_too_many_fail() {
+    let world = World::configured(|config| config.image_builder.trigger_seconds = 3600).await;
+    world.assign(CONTRIBUTOR).await;
+    // There is no such size, which the run is told.
+    world.create("t1", json!({"customize": null, "vmProfile": {"vmSize": "Standard_Z9"}})).await.unwrap();
+    let (server, template) = (&world.server, world.template("t1"));
+    let trigger = template.child("triggers", "source");
+    let kind = json!({"properties": {"kind": "SourceImage"}});
+    let written = server.engine.put(&server.call, &trigger, kind).await.unwrap();
+    server.end(written.operation.as_deref().unwrap()).await.unwrap();
+    let status = async || server.engine.get(&server.call, &trigger).await.unwrap()["properties"]["status"].clone();
+    let looked = async || crate::reconcilers::image_triggers::reconcile(&server.engine, crate::now_ms()).await.unwrap();
+    let publish = async |number: &str| {
+        let body = json!({"location": "eastus", "properties": {
+            "storageProfile": {"osDiskImage": {"source": {"id": server.id("disks/d1").to_string()}}}}});
+        server.put(&format!("galleries/g/images/i/versions/{number}"), body).await.unwrap();
+    };
+    assert_eq!(looked().await, 0, "it has seen this version");
+    for number in ["1.0.1", "1.0.2", "1.0.3"] {
+        assert_eq!(status().await["code"], "Healthy", "{number}");
+        publish(number).await;
+        assert_eq!(looked().await, 1, "{number}");
+        let last = async || world.show("t1").await.unwrap()["properties"]["lastRunStatus"].clone();
+        super::site::until("the run ends", async || last().await["runState"] != "Running").await;
+        let last = last().await;
+        assert_eq!(last["runState"], "Failed");
+        assert!(last["message"].as_str().unwrap().contains("Standard_Z9"), "{last}");
+        assert_eq!(looked().await, 0, "one version, one run");
+    }
+    publish("1.0.4").await;
+    assert_eq!((looked().await, &status().await["code"]), (0, &json!("Deactivated")));
+
+    let shown = world.show("t1").await.unwrap();
+    let staging: ResourceId = shown["properties"]["exactStagingResourceGroup"].as_str().unwrap().parse().unwrap();
+    let query = ResourceQuery { parent: Some(staging.key()), ..ResourceQuery::default() };
+    let left = server.engine.db().resources(&query).await.unwrap();
+    let left: Vec<&str> = left.iter().map(|row| row.kind.as_str()).collect();
+    assert_eq!(left, ["microsoft.storage/storageaccounts"], "runs that failed leave nothing");
 }
 
 fn kind_of(child: &str) -> ResourceType {

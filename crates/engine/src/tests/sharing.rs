@@ -1,10 +1,11 @@
 //! Galleries that are shared (GA-5, GA-6, IV-17): what consumers without any right at the owner's see and use, and no longer.
 
-use super::authorization::{as_caller, other_tenant, stranger};
+use super::authorization::{as_caller, assign, other_tenant, stranger};
 use super::site::{self, Site, VERSION};
 use super::{Server, definition, disk_bytes};
 use crate::call::{Call, Listing};
 use lazuli_arm::{ArmError, ResourceId, ResourceType, Target, parse_target};
+use lazuli_authz::rbac::CONTRIBUTOR;
 use serde_json::{Value, json};
 
 /// Somebody in another subscription.
@@ -287,6 +288,24 @@ async fn machines_run_from_shared_images() {
     again["properties"]["storageProfile"]["imageReference"]["sharedGalleryImageId"] =
         json!(image.replace("latest", "1.0.0"));
     assert_eq!(code(site.server.put(site::VM, again).await), (409, "PropertyChangeNotAllowed".into()));
+    let exact = a_template_of(&site.server, &image).await["properties"]["source"]["exactVersion"].clone();
+    assert_eq!(exact, json!(image.replace("latest", "1.0.0")));
+}
+
+/// An image template of the caller's, whose identity has rights in the caller's group alone.
+async fn a_template_of(server: &Server, image: &str) -> Value {
+    let identity = server.group.resource("Microsoft.ManagedIdentity", "userAssignedIdentities", "id1");
+    let made = server.engine.put(&server.call, &identity, json!({"location": "eastus"})).await.unwrap().resource;
+    let principal = made["properties"]["principalId"].as_str().unwrap();
+    assign(server, &server.group.to_string(), CONTRIBUTOR, principal).await.unwrap();
+    let template = server.group.resource("Microsoft.VirtualMachineImages", "imageTemplates", "t1");
+    let body = json!({"location": "eastus", "properties": {
+            "source": {"type": "SharedImageVersion", "imageVersionId": image},
+            "distribute": [{"type": "VHD", "runOutputName": "vhd"}]},
+        "identity": {"type": "UserAssigned", "userAssignedIdentities": {identity.to_string(): {}}}});
+    let written = server.engine.put(&server.call, &template, body).await.unwrap();
+    server.end(&written.operation.unwrap()).await.unwrap();
+    server.engine.get(&server.call, &template).await.unwrap()
 }
 
 pub(super) fn community(prefix: &str) -> Value {

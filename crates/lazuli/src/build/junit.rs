@@ -1,6 +1,7 @@
 //! A run as a JUnit report, as pipelines show it: the run itself, each validator, each output.
 //!
-//! The server tells of a run how it ended and why; a validator is told to have failed where the message names it.
+//! The server tells of a run how it ended and why; a validator is told to have failed where the message names it. Those before it
+//! were passed, those after it were not asked.
 
 use serde_json::Value;
 
@@ -30,9 +31,10 @@ pub fn report(template: &Value, outputs: &[Value]) -> String {
             Verdict::Failed(format!("{state}: {message}"))
         },
     }];
-    let validators = properties["validate"]["inVMValidations"].as_array();
-    for (index, validator) in validators.into_iter().flatten().enumerate() {
-        cases.push(validated(index, validator, state, message));
+    let validators = properties["validate"]["inVMValidations"].as_array().map_or(&[][..], Vec::as_slice);
+    let found = validators.iter().enumerate().position(|(index, v)| is_named(index, v, message));
+    for (index, validator) in validators.iter().enumerate() {
+        cases.push(validated(index, validator, found, state, message));
     }
     for distributor in properties["distribute"].as_array().into_iter().flatten() {
         cases.push(distributed(text(&distributor["runOutputName"]), outputs, state, message));
@@ -40,11 +42,19 @@ pub fn report(template: &Value, outputs: &[Value]) -> String {
     suite(text(&template["name"]), seconds(last), &cases)
 }
 
-fn validated(index: usize, validator: &Value, state: &str, message: &str) -> Case {
+/// Whether the server's message is about this validator, by its name, or by its type and place.
+fn is_named(index: usize, validator: &Value, message: &str) -> bool {
+    let by_name = validator["name"].as_str().is_some_and(|own| message.contains(&format!("'{own}'")));
+    by_name || message.contains(&format!("'{} validate/{index}'", text(&validator["type"])))
+}
+
+/// `found`: the validator that the message is about.
+fn validated(index: usize, validator: &Value, found: Option<usize>, state: &str, message: &str) -> Case {
     let own = validator["name"].as_str().unwrap_or(text(&validator["type"]));
-    let verdict = match state {
-        "Succeeded" | "PartiallySucceeded" => Verdict::Passed(String::new()),
-        _ if !own.is_empty() && message.contains(&format!("'{own}'")) => Verdict::Failed(message.to_owned()),
+    let verdict = match (state, found) {
+        ("Succeeded" | "PartiallySucceeded", _) => Verdict::Passed(String::new()),
+        (_, Some(found)) if index < found => Verdict::Passed(String::new()),
+        (_, Some(found)) if index == found => Verdict::Failed(message.to_owned()),
         _ => Verdict::Skipped(format!("The run ended as {state}.")),
     };
     Case { name: format!("{index} {own}"), class: "validator", verdict }
@@ -136,6 +146,7 @@ mod tests {
             report(&template("Succeeded", ""), &[gallery.clone(), vhd]),
             report(&template("Failed", "The validator 'nginx answers' ended with 1: <html>\u{1b}"), &[]),
             report(&template("PartiallySucceeded", "Distribution 'vhd' failed."), &[gallery]),
+            report(&template("Failed", "'Shell validate/1' ended with exit code 1."), &[]),
         ];
         insta::assert_snapshot!(all.join("\n"));
     }

@@ -196,9 +196,7 @@ impl ImageTemplate {
             managed_resource_tags: check_tags(tags)?,
             additional_data_disks: data_disks(&properties)?,
         };
-        if optimize.object("workload").map_err(validation)?.str("state").map_err(validation)?.as_deref()
-            == Some("Enabled")
-        {
+        if state(&optimize.object("workload").map_err(validation)?)? == Some(true) {
             return Err(super::not_offered(
                 "properties.optimize.workload",
                 "images are not optimized for a workload here; leave it out or set its state to Disabled",

@@ -5,12 +5,12 @@
 //! ManagedImage   an image of the build machine; one that an earlier run of this template made there is replaced
 //! VHD            a page blob that shares the result's bytes
 //! ```
-//! A result in another region than the build's is made of a snapshot that is copied there first. What was distributed stays, whatever
+//! A result in another region than the build's is made of snapshots that are copied there first. What was distributed stays, whatever
 //! becomes of the rest.
 
 use super::customize::INVENTORY;
 use super::names::Machine;
-use super::{Run, VERDICT, Verdict};
+use super::{PARTIAL, Run};
 use crate::build_record;
 use crate::call::Call;
 use crate::image_builder::staging::VHDS;
@@ -44,11 +44,11 @@ struct Distributed {
     error: Option<Value>,
 }
 
-/// All of a template's.
+/// All of a template's. `sound`: the result was not found wanting.
 ///
 /// # Errors
-/// What failed, in one message; the [`VERDICT`] says whether something succeeded.
-pub(super) async fn distribute(run: &Run<'_>, machine: &Machine) -> Result<(), OpError> {
+/// What failed, in one message; the step [`PARTIAL`] says whether something succeeded.
+pub(super) async fn distribute(run: &Run<'_>, machine: &Machine, sound: bool) -> Result<(), OpError> {
     let all = &run.template.distribute;
     let mut failures: Vec<(String, ArmError)> = Vec::new();
     for (index, distributor) in all.iter().enumerate() {
@@ -65,8 +65,9 @@ pub(super) async fn distribute(run: &Run<'_>, machine: &Machine) -> Result<(), O
     let why: Vec<String> = failures.iter().map(|(name, error)| format!("'{name}': {}", error.message)).collect();
     let message =
         format!("Failed in distributing {} images out of total {}: {}", failures.len(), all.len(), why.join(" "));
-    let verdict = Verdict { partial: failures.len() < all.len(), message: message.clone() };
-    run.cx.step(VERDICT, async { Ok(verdict) }).await?;
+    if sound && failures.len() < all.len() {
+        run.cx.step(PARTIAL, async { Ok(()) }).await?;
+    }
     Err(OpError::Failed(ArmError::new(409, first.code.clone(), message)))
 }
 
@@ -170,10 +171,14 @@ async fn managed_image(
     if location == run.template.location {
         properties["sourceVirtualMachine"] = json!({"id": machine.machine.to_string()});
     } else {
-        let snapshot = snapshot_in(run, machine, location).await?;
-        properties["storageProfile"] = json!({"osDisk": {
-            "osType": "Linux", "osState": "Generalized", "snapshot": {"id": snapshot.to_string()},
-        }});
+        let copies = copies_in(run, machine, location).await?;
+        let os_type = if run.prepared.source.windows { "Windows" } else { "Linux" };
+        let data =
+            copies.data.iter().map(|disk| json!({"lun": disk.lun, "caching": disk.caching, "snapshot": disk.source()}));
+        properties["storageProfile"] = json!({
+            "osDisk": {"osType": os_type, "osState": "Generalized", "snapshot": {"id": copies.os.to_string()}},
+            "dataDisks": data.collect::<Vec<_>>(),
+        });
     }
     let body = json!({"location": location, "tags": distributor.artifact_tags, "properties": properties});
     run.put(&image, &body).await?;
@@ -203,19 +208,50 @@ async fn replace_own(run: &Run<'_>, distributor: &Distributor, image: &ResourceI
     )))
 }
 
-/// A copy of the OS disk in a region.
-async fn snapshot_in(run: &Run<'_>, machine: &Machine, location: &str) -> Result<ResourceId, OpError> {
-    let state: MachineInternal = internal(&require(run, &machine.machine).await?)?;
-    let disk = run.cx.engine.db().resource(&state.os_disk).await.map_err(db_error)?;
-    let disk = disk.ok_or_else(|| ArmError::internal("the build machine has no disk"))?;
-    let home = run.names.snapshot(None);
+/// Copies of a build machine's disks.
+struct Copies {
+    os: ResourceId,
+    data: Vec<DataCopy>,
+}
+
+struct DataCopy {
+    lun: u8,
+    caching: Value,
+    snapshot: ResourceId,
+}
+
+impl DataCopy {
+    fn source(&self) -> Value {
+        json!({"id": self.snapshot.to_string()})
+    }
+}
+
+/// Copies of all disks in a region.
+async fn copies_in(run: &Run<'_>, machine: &Machine, location: &str) -> Result<Copies, OpError> {
+    let row = require(run, &machine.machine).await?;
+    let state: MachineInternal = internal(&row)?;
+    let os = snapshot_in(run, &state.os_disk, None, location).await?;
+    let mut data = Vec::new();
+    for (lun, disk) in &state.data_disks {
+        let mut shown = row.body["properties"]["storageProfile"]["dataDisks"].as_array().into_iter().flatten();
+        let caching = shown.find(|d| d["lun"] == *lun).map_or(json!("None"), |d| d["caching"].clone());
+        data.push(DataCopy { lun: *lun, caching, snapshot: snapshot_in(run, disk, Some(*lun), location).await? });
+    }
+    Ok(Copies { os, data })
+}
+
+/// A copy of a disk (of which this is the key) in a region.
+async fn snapshot_in(run: &Run<'_>, disk: &str, lun: Option<u8>, location: &str) -> Result<ResourceId, OpError> {
+    let disk = run.cx.engine.db().resource(disk).await.map_err(db_error)?;
+    let disk = disk.ok_or_else(|| ArmError::internal("the build machine lacks one of its disks"))?;
+    let home = run.names.snapshot(lun, None);
     let body = |region: &str, create: Value| json!({"location": region, "properties": {"incremental": true, "creationData": create}});
     let copy = json!({"createOption": "Copy", "sourceResourceId": disk.id});
     run.put(&home, &body(&run.template.location, copy)).await?;
     if location == run.template.location {
         return Ok(home);
     }
-    let there = run.names.snapshot(Some(location));
+    let there = run.names.snapshot(lun, Some(location));
     let copy = json!({"createOption": "CopyStart", "sourceResourceId": home.to_string()});
     run.put(&there, &body(location, copy)).await?;
     arrived(run, &there).await?;
@@ -251,7 +287,9 @@ async fn gallery(run: &Run<'_>, machine: &Machine, distributor: &Distributor) ->
     let source = if home == run.template.location {
         json!({"source": {"virtualMachineId": machine.machine.to_string()}})
     } else {
-        json!({"osDiskImage": {"source": {"id": snapshot_in(run, machine, &home).await?.to_string()}}})
+        let copies = copies_in(run, machine, &home).await?;
+        let data = copies.data.iter().map(|d| json!({"lun": d.lun, "hostCaching": d.caching, "source": d.source()}));
+        json!({"osDiskImage": {"source": {"id": copies.os.to_string()}}, "dataDiskImages": data.collect::<Vec<_>>()})
     };
     for attempt in 0..TRIES {
         let step = format!("number/{}/{attempt}", distributor.run_output_name.to_ascii_lowercase());

@@ -57,9 +57,10 @@ impl Names {
         self.group.resource("Microsoft.Compute", "images", &format!("pkrim{}", self.suffix))
     }
 
-    /// A copy of the OS disk in the build's region or, for results elsewhere, in another one.
-    pub fn snapshot(&self, region: Option<&str>) -> ResourceId {
-        let name = format!("pkrsn{}{}", self.suffix, region.unwrap_or_default());
+    /// A copy of the OS disk, or of the data disk at a LUN, in the build's region or, for results elsewhere, in another one.
+    pub fn snapshot(&self, lun: Option<u8>, region: Option<&str>) -> ResourceId {
+        let disk = lun.map(|lun| format!("d{lun}")).unwrap_or_default();
+        let name = format!("pkrsn{}{disk}{}", self.suffix, region.unwrap_or_default());
         self.group.resource("Microsoft.Compute", "snapshots", &name)
     }
 
@@ -89,6 +90,10 @@ mod tests {
         for name in [build.os_disk.as_str(), validate.address.name(), names.result().name(), names.network().name()] {
             assert!(names.is_own(name) && !others.is_own(name), "{name}");
         }
+        let copies = [(None, None), (Some(0), None), (None, Some("eastus")), (Some(0), Some("eastus"))];
+        let copies = copies.map(|(lun, region)| names.snapshot(lun, region).name().to_owned());
+        assert!(copies.iter().all(|name| names.is_own(name)), "{copies:?}");
+        assert_eq!(copies.iter().collect::<std::collections::BTreeSet<_>>().len(), copies.len());
         assert!(names.is_left(others.network().name()) && !names.is_left(names.network().name()));
         assert!(!names.is_own("stagingaccount") && !names.is_left("stagingaccount"));
         assert!(build.host_name.len() <= 15 && validate.host_name.len() <= 64);
