@@ -211,7 +211,9 @@ impl Engine {
         object_id: &str,
         id: Option<&ResourceId>,
     ) -> Result<Option<Caller>, ArmError> {
-        let in_table = |id: &&ResourceId| self.provider_of(id).is_ok_and(|p| p.elsewhere().is_none());
+        // No row has a key with a zero byte, and databases do not take the question.
+        let in_table =
+            |id: &&ResourceId| !id.key().contains('\0') && self.provider_of(id).is_ok_and(|p| p.elsewhere().is_none());
         let (access, row) = match id.filter(in_table) {
             Some(id) => self.0.access.now_with(&id.key()).await.map_err(db_error)?,
             None => (self.access().await?, None),
