@@ -76,6 +76,7 @@ pub use storage_account::{AccountKey, NetworkRules, StorageAccount};
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use lazuli_meta::Db;
 use lazuli_vmm::HostClient;
+use lazuli_vmm::net::Bridges;
 use operation::Operation;
 use provider::Provider;
 use regions::Regions;
@@ -121,6 +122,9 @@ pub struct EngineConfig {
     pub image_builder: ImageBuilderConfig,
     /// How much memory machines may have on this computer where its region has workers; `None`: all that it has.
     pub own_memory_mib: Option<u64>,
+    /// The virtual networks that are on LANs: their interfaces have MAC addresses that no other device may have, and their machines
+    /// run on hosts with a way to the LAN.
+    pub bridges: Bridges,
     /// How long a worker is believed to be there after it was heard of.
     pub worker_lease: Duration,
     /// How long a worker has not been heard of when its machines may be given up.
@@ -154,6 +158,7 @@ impl EngineConfig {
             regions: BTreeMap::new(),
             image_builder: ImageBuilderConfig::default(),
             own_memory_mib: None,
+            bridges: Bridges::default(),
             worker_lease: Duration::from_secs(30),
             worker_grace: Duration::from_secs(120),
         }

@@ -3,6 +3,7 @@
 use anyhow::{Context, ensure};
 use lazuli_engine::{IdentityProvider, ImageBuilderConfig, RegionSettings, region_name};
 use lazuli_vmm::accel::Accelerator;
+use lazuli_vmm::net::{Bridge, Bridges};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -53,6 +54,13 @@ use std::path::{Path, PathBuf};
 /// encryption_keys = ["file:/etc/lazuli/eastus-2.key", "env:LAZULI_EASTUS_1"]   # newest first; docs/encryption.md
 /// dedup = "region"                       # equal bytes are there once for all; "tenant": once for each; docs/encryption.md
 ///
+/// [[bridges]]                            # virtual networks that are on LANs: docs/networks.md
+/// network = "/subscriptions/…/virtualNetworks/lan"
+/// bridge = "br0"                         # of this computer; or tap = "…", made beforehand; neither: the LAN is another computer's
+/// lan = "192.168.10.0/24"
+/// gateway = "192.168.10.1"               # default: nothing but the LAN can be reached
+/// addresses = "192.168.10.128/25"        # that nobody else on the LAN uses; the network's subnets lie in it
+///
 /// [fleet]                                # computers that run machines: docs/fleet.md
 /// lease_seconds = 30                     # of a worker: how long it is believed to be there after it was heard of
 /// give_up_seconds = 120                  # how long it has not been heard of when its machines may be given up
@@ -82,6 +90,7 @@ pub struct Config {
     pub identity_providers: Vec<IdentityProvider>,
     pub host: HostSection,
     pub regions: BTreeMap<String, RegionSettings>,
+    pub bridges: Vec<Bridge>,
     pub image_builder: ImageBuilderConfig,
     pub fleet: FleetSection,
 }
@@ -120,6 +129,11 @@ impl Config {
         let disk = config.max_image_disk_gib.filter(|gib| !(1..=MAX_DISK_GIB).contains(gib));
         ensure!(disk.is_none(), "{}: max_image_disk_gib must be between 1 and {MAX_DISK_GIB}", unusable());
         Ok(config)
+    }
+
+    /// The virtual networks that are on LANs.
+    pub fn bridges(&self) -> anyhow::Result<Bridges> {
+        Ok(Bridges::new(self.bridges.clone())?)
     }
 
     /// The regions that have stores of their own, by their canonical names.
@@ -174,6 +188,24 @@ mod tests {
             ("[regions.eastus]\nzones = [\"/a\", \"/a\"]\n", "the same store"),
         ] {
             let error = parse(text).unwrap().regions().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn bridges_are_read_and_make_sense() {
+        let entry = "[[bridges]]\nnetwork = \"/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/lan\"\n\
+                     bridge = \"br0\"\nlan = \"192.168.10.0/24\"\ngateway = \"192.168.10.1\"\n";
+        let with = |more: &str| parse(&format!("{entry}{more}")).and_then(|config| config.bridges().map(|_| config));
+        let config = with("addresses = \"192.168.10.128/25\"\n").unwrap();
+        assert_eq!(config.bridges[0].bridge.as_deref(), Some("br0"));
+        for (more, says) in [
+            ("addresses = \"192.168.10.128\"\n", "no range of addresses"),
+            ("addresses = \"192.168.11.0/25\"\n", "must lie in"),
+            ("addresses = \"192.168.10.128/25\"\nvlan = 7\n", "vlan"),
+            ("", "addresses"),
+        ] {
+            let error = format!("{:#}", with(more).unwrap_err());
             assert!(error.contains(says), "{error}");
         }
     }

@@ -39,6 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     dir.create()?;
     files::private_dir(&dir.host())?;
     let shutdown = signals::shutdown()?;
+    let bridges = config.bridges()?;
     let stores = RegionStores::new(dir.regions(), config.regions()?);
     stores.check().await?;
     let section = config.host;
@@ -58,7 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             StoredImages::keeping(open, &cache, mib << 20).with_context(|| format!("cannot use {}", cache.display()))?
         }
     };
-    let host = HostConfig::new(dir.host(), Arc::new(images), Arc::new(qemu));
+    let host = HostConfig { bridges, ..HostConfig::new(dir.host(), Arc::new(images), Arc::new(qemu)) };
     Ok(Host::run(host, shutdown).await?)
 }
 

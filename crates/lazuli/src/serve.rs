@@ -100,6 +100,7 @@ async fn open_engine(dir: &DataDir, args: &Args, config: &Config) -> anyhow::Res
     let mut engine = site::engine_config(dir, config);
     engine.lenient = args.lenient || config.lenient;
     engine.regions = config.regions()?;
+    engine.bridges = config.bridges()?;
     let at = || format!("cannot open the database of {}", dir.path().display());
     let engine = Engine::open(engine).await.with_context(at)?;
     engine.regions().stores().check().await?;

@@ -59,7 +59,7 @@ pub fn find(config: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<(C
     Ok((config, dir))
 }
 
-/// An engine's settings, but for the regions' stores.
+/// An engine's settings, but for the regions' stores and the bridges.
 pub fn engine_config(dir: &DataDir, config: &Config) -> EngineConfig {
     let mut engine = EngineConfig::local(dir.path());
     if let Some(database) = &config.database {
@@ -91,7 +91,8 @@ pub async fn open(dir: &DataDir, config: &Config) -> anyhow::Result<Engine> {
     if !dir.path().is_dir() {
         bail!("{} is no data folder; name one with --data-dir", dir.path().display());
     }
-    let settings = EngineConfig { regions: config.regions()?, ..engine_config(dir, config) };
+    let settings =
+        EngineConfig { regions: config.regions()?, bridges: config.bridges()?, ..engine_config(dir, config) };
     let engine = Engine::open(settings).await;
     engine.with_context(|| format!("cannot open the database of {}", dir.path().display()))
 }

@@ -169,6 +169,9 @@ pub struct NicSpec {
     pub id: String,
     /// Unique id of the virtual network; interfaces with the same one can talk to each other.
     pub vnet_id: String,
+    /// The virtual network's resource id, by which the operator knows it.
+    #[serde(default)]
+    pub network: String,
     /// DNS suffix of the network, e.g. `<random>.bx.internal.cloudapp.net`.
     pub dns_suffix: String,
     pub mac: MacAddress,

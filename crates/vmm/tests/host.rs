@@ -10,7 +10,7 @@ use std::time::Duration;
 use lazuli_vmm::host::{ClientError, Host, HostClient, HostConfig, HostErrorCode};
 use lazuli_vmm::hypervisor::{Behaviour, Fake};
 use lazuli_vmm::spec::{DiskSpec, PowerState, ProvisioningState, VmSpec};
-use support::{Files, TestHost, conformance, is_ready, machine, short_dir, status_is};
+use support::{Files, TestHost, conformance, is_ready, machine, on_lan, short_dir, status_is};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
@@ -109,6 +109,23 @@ async fn a_machine_without_space_says_so_until_it_goes_on() {
     assert_eq!((stalled.power, stalled.error.as_deref()), (PowerState::Running, Some("no space")));
     fixture.fake.stall(spec.id, None);
     status_is(&host.client, spec.id, "it goes on", |s| s.error.is_none()).await;
+    host.stop().await;
+}
+
+/// The host runs, and machines that are on no LAN with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_lan_cannot_be_reached_says_what_is_missing() {
+    let fixture = Fixture::new(Behaviour::Silent);
+    let mut spec = fixture.machine(4);
+    let bridge = on_lan(&mut spec, "lz-no-bridge");
+    let host = TestHost::on_lans(&fixture.host_dir(), Arc::new(fixture.fake.clone()), vec![bridge]).await;
+    let error = host.client.define_and_start(&spec).await.unwrap_err();
+    assert_eq!(error.code(), Some(HostErrorCode::Network));
+    assert!(error.to_string().contains("ip link add lz-no-bridge type bridge"), "{error}");
+    let status = host.client.status(spec.id).await.unwrap();
+    assert_eq!(status.power, PowerState::Crashed);
+    assert!(status.error.unwrap().contains("cannot reach its LAN"));
+    host.client.define_and_start(&fixture.machine(5)).await.expect("another one starts");
     host.stop().await;
 }
 

@@ -14,7 +14,7 @@ use lazuli_vmm::qmp::Qmp;
 use lazuli_vmm::spec::{DiskSpec, Generation, PowerState, VmSpec};
 use serde_json::json;
 use support::{
-    Files, TestHost, conformance, is_ready, machine, short_dir, ssh_key, status_is, tiny_guest, until, with_ssh,
+    Files, TestHost, conformance, is_ready, machine, on_lan, short_dir, ssh_key, status_is, tiny_guest, until, with_ssh,
 };
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
@@ -348,6 +348,47 @@ async fn vm_debian_provisions_itself() {
     eprintln!("{:?}, agent {:?}", status.nbd, status.agent.map(|a| (a.version, a.status, a.os_version)));
     let off = host.client.power_off(spec.id, false).await.expect("it obeys the power button");
     assert_eq!(off.power, PowerState::Stopped);
+    host.client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
+    host.stop().await;
+}
+
+/// A guest that takes its address, and has the LAN's host for a neighbour: `on-a-lan` runs this program again in namespaces of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_is_a_host_of_a_lan() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/on-a-lan");
+    let mut command = tokio::process::Command::new(script);
+    command.arg(std::env::current_exe().expect("this program")).args([
+        "--exact",
+        "on_a_lan",
+        "--ignored",
+        "--nocapture",
+    ]);
+    command.env("LAZULI_GUEST_TINY", tiny_guest()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.expect("bash");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test, beside a LAN"]
+async fn on_a_lan() {
+    let dir = short_dir();
+    let host_dir = dir.path().join("host");
+    let mut spec = machine(dir.path(), &tiny_guest(), 4);
+    let bridge = on_lan(&mut spec, "br0");
+    let host = TestHost::on_lans(&host_dir, qemu(&host_dir).await, vec![bridge]).await;
+    host.client.define_and_start(&spec).await.expect("it starts");
+    status_is(&host.client, spec.id, "it is ready", is_ready).await;
+    let peer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/lan-host.py");
+    let ask = async || {
+        let mut asks = tokio::process::Command::new("ip");
+        asks.args(["netns", "exec", "lan", "python3"]).arg(&peer).args(["ask", "192.168.50.132", "22"]);
+        let said = asks.stderr(Stdio::null()).output().await.expect("ip");
+        String::from_utf8(said.stdout).ok().filter(|banner| banner.trim() == "SSH-2.0-")
+    };
+    until("the LAN's host sees sshd", ask).await;
+    assert_eq!(banner(&host.client, &spec).await, "SSH-2.0-", "and this machine's programs by a private link");
     host.client.delete(spec.id, std::slice::from_ref(&spec.os_disk.overlay)).await.expect("it is deleted");
     host.stop().await;
 }

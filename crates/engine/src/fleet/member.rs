@@ -93,6 +93,7 @@ impl Engine {
             address: address.clone(),
             certificate: BASE64_STANDARD.encode(&link.certificate),
             token: self.secrets().seal(&token_context(&settings.id), &hex::encode(link.token))?,
+            lans: self.config().bridges.here().collect(),
         };
         let socket = HostConfig::socket(&self.config().data_dir.join("host"));
         let door = tokio::spawn(door.serve(socket, shutdown.clone()));

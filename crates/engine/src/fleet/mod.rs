@@ -35,7 +35,7 @@ use std::path::PathBuf;
 pub(crate) struct Place {
     /// Id of the worker; `None`: the server's own host.
     pub worker: Option<String>,
-    /// The virtual networks of its interfaces (`resourceGuid`): each lives on one host.
+    /// The virtual networks of its interfaces (`resourceGuid`) that live on one host each: those that are on no LAN.
     pub networks: Vec<String>,
 }
 
@@ -77,6 +77,9 @@ struct Member {
     certificate: String,
     /// The door's token, sealed.
     token: String,
+    /// Ids of the virtual networks whose LANs it has, in lower case.
+    #[serde(default)]
+    lans: Vec<String>,
 }
 
 fn member(row: &Worker) -> Result<Member, ArmError> {

@@ -61,8 +61,8 @@ async fn find(cx: &OpContext, row: &Resource, state: &MachineInternal) -> Result
     for other in engine.all_rows(query).await?.iter().filter(|other| other.key != row.key) {
         count(engine, other, &mut candidates).await?;
     }
-    let networks = networks_of(engine, row, state).await?;
-    let wanted = Wanted { machine: &row.name, memory_mib: memory_of(row)?, networks: &networks };
+    let Networks { apart: networks, lans } = networks_of(engine, row, state).await?;
+    let wanted = Wanted { machine: &row.name, memory_mib: memory_of(row)?, networks: &networks, lans: &lans };
     let worker = choose(&wanted, &candidates)?.worker.clone();
     if worker.is_some() && !state.created {
         // From an attempt before the region had workers; a host that does not answer has nothing that runs.
@@ -103,6 +103,7 @@ async fn hosts_of(engine: &Engine, region: &str) -> Result<Option<Vec<Candidate>
                 memory_mib: said.memory_mib,
                 used_mib: 0,
                 networks: BTreeSet::new(),
+                lans: said.lans.into_iter().collect(),
             });
         }
     }
@@ -119,6 +120,7 @@ async fn hosts_of(engine: &Engine, region: &str) -> Result<Option<Vec<Candidate>
         },
         used_mib: 0,
         networks: BTreeSet::new(),
+        lans: engine.config().bridges.here().collect(),
     });
     Ok(Some(candidates))
 }
@@ -130,7 +132,7 @@ async fn count(engine: &Engine, row: &Resource, candidates: &mut [Candidate]) ->
         Some(place) => (place.worker.clone(), place.networks.clone()),
         // Placed nowhere: off, not there yet, or from before its region had workers.
         None if state.deallocated || !state.created => return Ok(()),
-        None => (None, networks_of(engine, row, &state).await?),
+        None => (None, networks_of(engine, row, &state).await?.apart),
     };
     if let Some(candidate) = candidates.iter_mut().find(|c| c.worker == worker) {
         candidate.used_mib += memory_of(row)?;
@@ -139,10 +141,27 @@ async fn count(engine: &Engine, row: &Resource, candidates: &mut [Candidate]) ->
     Ok(())
 }
 
-async fn networks_of(engine: &Engine, row: &Resource, state: &MachineInternal) -> Result<Vec<String>, ArmError> {
-    let mut networks: Vec<String> = nics_of(engine, row, state).await?.into_iter().map(|n| n.vnet_id).collect();
-    networks.sort();
-    networks.dedup();
+/// The virtual networks of a machine.
+#[derive(Default)]
+struct Networks {
+    /// Those that live on one host each, by `resourceGuid`.
+    apart: Vec<String>,
+    /// Those that are on a LAN, and with it on several hosts, by id in lower case.
+    lans: Vec<String>,
+}
+
+async fn networks_of(engine: &Engine, row: &Resource, state: &MachineInternal) -> Result<Networks, ArmError> {
+    let mut networks = Networks::default();
+    for nic in nics_of(engine, row, state).await? {
+        match engine.config().bridges.of(&nic.network) {
+            Some(_) => networks.lans.push(nic.network.to_ascii_lowercase()),
+            None => networks.apart.push(nic.vnet_id),
+        }
+    }
+    for list in [&mut networks.apart, &mut networks.lans] {
+        list.sort();
+        list.dedup();
+    }
     Ok(networks)
 }
 

@@ -1,7 +1,8 @@
 //! Which host takes a machine: a pure decision over what is known of all of them.
 //!
 //! A host takes machines while the memory of all that are placed on it fits. The machines of one virtual network are on one host,
-//! since a network does not reach beyond it. Of the hosts with room the one with the most free memory is chosen.
+//! since a network does not reach beyond it; those of a network that is on a LAN are on any host that has that LAN. Of the hosts with
+//! room the one with the most free memory is chosen.
 
 use lazuli_arm::ArmError;
 use std::cmp::Reverse;
@@ -20,6 +21,8 @@ pub(super) struct Candidate {
     pub used_mib: u64,
     /// The networks of those machines.
     pub networks: BTreeSet<String>,
+    /// Networks whose LANs it has.
+    pub lans: BTreeSet<String>,
 }
 
 impl Candidate {
@@ -34,6 +37,8 @@ pub(super) struct Wanted<'a> {
     pub machine: &'a str,
     pub memory_mib: u64,
     pub networks: &'a [String],
+    /// Those that are on a LAN.
+    pub lans: &'a [String],
 }
 
 /// # Errors
@@ -51,10 +56,15 @@ pub(super) fn choose<'c>(wanted: &Wanted<'_>, candidates: &'c [Candidate]) -> Re
             ));
         }
     }
+    if let Some(lan) = wanted.lans.iter().find(|lan| !candidates.iter().any(|c| c.lans.contains(*lan))) {
+        return Err(failed(wanted, &format!("no host of the region has the LAN of the virtual network {lan}")));
+    }
     let fit = candidates.iter().filter(|c| check(wanted, c).is_ok());
     // The first of equals: the server's own host, then by name.
     fit.min_by_key(|c| (Reverse(c.free_mib()), c.worker.is_some(), c.name.clone())).ok_or_else(|| {
-        failed(wanted, &format!("no host of the region that is there has {} MiB of memory free", wanted.memory_mib))
+        let lan = if wanted.lans.is_empty() { "" } else { " and the LAN of its virtual network" };
+        let memory = wanted.memory_mib;
+        failed(wanted, &format!("no host of the region that is there has {memory} MiB of memory free{lan}"))
     })
 }
 
@@ -63,6 +73,9 @@ fn check(wanted: &Wanted<'_>, candidate: &Candidate) -> Result<(), ArmError> {
     let on = format!("host '{host}', where the other machines of its virtual network are,");
     if !candidate.is_there {
         return Err(failed(wanted, &format!("{on} is not there")));
+    }
+    if let Some(lan) = wanted.lans.iter().find(|lan| !candidate.lans.contains(*lan)) {
+        return Err(failed(wanted, &format!("{on} has not the LAN of the virtual network {lan}")));
     }
     if candidate.free_mib() < wanted.memory_mib {
         let (free, needed) = (candidate.free_mib(), wanted.memory_mib);
@@ -93,7 +106,12 @@ mod tests {
             memory_mib,
             used_mib,
             networks: networks.iter().map(|n| (*n).to_owned()).collect(),
+            lans: BTreeSet::new(),
         }
+    }
+
+    fn with_lan(candidate: Candidate) -> Candidate {
+        Candidate { lans: ["lan".to_owned()].into(), ..candidate }
     }
 
     fn away(candidate: Candidate) -> Candidate {
@@ -101,8 +119,10 @@ mod tests {
     }
 
     fn check(networks: &[&str], hosts: &[Candidate]) -> Result<String, String> {
-        let networks: Vec<String> = networks.iter().map(|n| (*n).to_owned()).collect();
-        let wanted = Wanted { machine: "vm1", memory_mib: 1024, networks: &networks };
+        // A network named `lan` is on one.
+        let (lans, networks): (Vec<String>, Vec<String>) =
+            networks.iter().map(|n| (*n).to_owned()).partition(|n| n == "lan");
+        let wanted = Wanted { machine: "vm1", memory_mib: 1024, networks: &networks, lans: &lans };
         choose(&wanted, hosts).map(|c| c.name.clone()).map_err(|e| {
             assert_eq!(e.code, "AllocationFailed");
             e.message
@@ -144,5 +164,21 @@ mod tests {
         assert!(full.contains("'a'") && full.contains("1023 MiB") && full.contains("virtual network"), "{full}");
         let gone = check(&["n"], &[host("own", 9999, 0, &[]), away(host("a", 2048, 0, &["n"]))]).unwrap_err();
         assert!(gone.contains("'a'") && gone.contains("is not there"), "{gone}");
+    }
+
+    #[test]
+    fn a_network_on_a_lan_is_on_every_host_that_has_it() {
+        let hosts =
+            [host("own", 9999, 0, &[]), with_lan(host("a", 2048, 1024, &[])), with_lan(host("b", 4096, 1024, &["n"]))];
+        assert_eq!(check(&["lan"], &hosts).unwrap(), "b");
+        assert_eq!(check(&["lan"], &hosts[..2]).unwrap(), "a");
+        assert_eq!(check(&["lan", "n"], &hosts).unwrap(), "b");
+        let none = check(&["lan"], &hosts[..1]).unwrap_err();
+        assert!(none.contains("has the LAN of the virtual network lan"), "{none}");
+        let full = check(&["lan"], &[host("own", 9999, 0, &[]), with_lan(host("a", 2048, 1025, &[]))]).unwrap_err();
+        assert!(full.contains("1024 MiB of memory free and the LAN"), "{full}");
+        let apart =
+            check(&["lan", "n"], &[with_lan(host("own", 9999, 0, &[])), host("a", 2048, 0, &["n"])]).unwrap_err();
+        assert!(apart.contains("'a'") && apart.contains("has not the LAN"), "{apart}");
     }
 }

@@ -209,6 +209,7 @@ async fn nic_of(engine: &Engine, key: &str, host_name: &str) -> Result<NicSpec, 
     Ok(NicSpec {
         id: nic.guid.to_string(),
         vnet_id: text(&network.internal["resourceGuid"]),
+        network: network.id.clone(),
         dns_suffix: text(&network.internal["dnsSuffix"]),
         mac: nic.mac.parse().map_err(ArmError::internal)?,
         address: nic.address,

@@ -15,6 +15,7 @@ use lazuli_arm::bodies::network_interface as body;
 use lazuli_arm::bodies::virtual_network::prefix_of;
 use lazuli_arm::{ArmError, ResourceId, locations};
 use lazuli_meta::model::{Change, Expect, Resource};
+use lazuli_vmm::spec::MacAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -34,7 +35,7 @@ pub(crate) struct NetworkInterface;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NicInternal {
     pub guid: Uuid,
-    /// `00-0D-3A-…`, Azure's prefix.
+    /// `00-0D-3A-…`, Azure's prefix; on a LAN a locally administered one, see [`mac`].
     pub mac: String,
     pub address: Ipv4Addr,
     /// Key of the subnet the address is from.
@@ -99,7 +100,7 @@ impl Provider for NetworkInterface {
         let guid = before.as_ref().map_or_else(Uuid::new_v4, |b| b.guid);
         let state = NicInternal {
             guid,
-            mac: before.as_ref().map_or_else(|| mac_of(guid), |b| b.mac.clone()),
+            mac: mac(guid, before.as_ref(), is_bridged(cx, network)),
             address,
             subnet: subnet.key,
             public: public.map(|p| p.to_ascii_lowercase()),
@@ -324,7 +325,18 @@ fn own(row: Resource, owner: Option<&str>) -> Result<Change, ArmError> {
     Ok(Change::PutResource { resource: Resource { internal: to_internal(&state), etag: new_etag(), ..row }, expect })
 }
 
-fn mac_of(guid: Uuid) -> String {
+fn is_bridged(cx: Context<'_>, network: &str) -> bool {
+    cx.engine.config().bridges.of(network).is_some()
+}
+
+/// Azure's prefix leaves 24 bits, which do among interfaces that meet no other device. On a LAN they are locally administered, with 46
+/// bits by chance: neither another server's interface nor a real card has the same. An interface that a machine has keeps its own.
+fn mac(guid: Uuid, before: Option<&NicInternal>, bridged: bool) -> String {
     let b = guid.as_bytes();
-    format!("00-0D-3A-{:02X}-{:02X}-{:02X}", b[0], b[1], b[2])
+    let is_local = |mac: &str| matches!(mac.as_bytes().get(1), Some(b'2' | b'6' | b'A' | b'E'));
+    match before {
+        Some(before) if before.machine.is_some() || is_local(&before.mac) || !bridged => before.mac.clone(),
+        _ if bridged => MacAddress([b[0] & 0xfc | 2, b[1], b[2], b[3], b[4], b[5]]).to_string(),
+        _ => MacAddress([0x00, 0x0d, 0x3a, b[0], b[1], b[2]]).to_string(),
+    }
 }

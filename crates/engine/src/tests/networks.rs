@@ -2,6 +2,7 @@ use super::Server;
 use super::site::{Site, VM, link, network, nic, nic_body, rule};
 use crate::operations::virtual_machine::nics_of;
 use crate::providers::virtual_machine::MachineInternal;
+use crate::{Engine, EngineConfig};
 use lazuli_vmm::spec::Protocol;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -128,6 +129,38 @@ async fn twenty_interfaces_at_once_get_twenty_addresses() {
     futures::future::join_all(delete).await;
     assert_eq!(server.internal("virtualNetworks/v/subnets/s").await["allocations"], json!({}));
     server.delete(NET).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interfaces_on_a_lan_have_mac_addresses_that_no_card_has() {
+    let mut server = with_network().await;
+    let mac = async |server: &Server, name: &str, more: Value| {
+        nic(server, name, more).await.unwrap()["properties"]["macAddress"].as_str().unwrap().to_owned()
+    };
+    let is_local = |mac: &str| u8::from_str_radix(&mac[..2], 16).unwrap() & 3 == 2;
+    let before = mac(&server, "n1", json!({})).await;
+    assert!(before.starts_with("00-0D-3A-"));
+    let bridge = lazuli_vmm::net::Bridge {
+        network: server.id(NET).to_string().to_uppercase(),
+        bridge: None,
+        tap: None,
+        lan: "10.0.0.0/16".parse().unwrap(),
+        gateway: None,
+        addresses: "10.0.0.0/20".parse().unwrap(),
+    };
+    let bridges = lazuli_vmm::net::Bridges::new(vec![bridge]).unwrap();
+    server.engine =
+        Engine::open(EngineConfig { bridges, ..server.engine.config().clone() }).await.expect("the same folder");
+    let (one, other) = (mac(&server, "n2", json!({})).await, mac(&server, "n3", json!({})).await);
+    assert!(is_local(&one) && is_local(&other) && one != other, "{one} {other}");
+    assert_eq!(mac(&server, "n2", json!({})).await, one);
+    assert!(is_local(&mac(&server, "n1", json!({})).await), "made before the network was on the LAN: {before}");
+    // Other networks are as they were.
+    let body = json!({"location": "eastus", "properties": {"addressSpace": {"addressPrefixes": ["10.2.0.0/16"]},
+        "subnets": [{"name": "s", "properties": {"addressPrefix": "10.2.0.0/24"}}]}});
+    server.put("virtualNetworks/w", body).await.unwrap();
+    let there = json!({"subnet": link(&server, "virtualNetworks/w/subnets/s")});
+    assert!(mac(&server, "n4", there).await.starts_with("00-0D-3A-"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

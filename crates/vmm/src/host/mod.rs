@@ -35,6 +35,7 @@ use uuid::Uuid;
 
 use crate::guest_agent::AgentError;
 use crate::hypervisor::{Hypervisor, HypervisorError, VmFiles};
+use crate::net::Bridges;
 use crate::provisioning::tokens::{ServerTokens, Tokens};
 use crate::spec::VmSpec;
 use guest::{Guest, Order};
@@ -66,12 +67,20 @@ pub struct HostConfig {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// How long a guest may take to obey the power button.
     pub shutdown_time: Duration,
+    /// The virtual networks that are on LANs of this computer.
+    pub bridges: Bridges,
 }
 
 impl HostConfig {
-    /// With the usual times.
+    /// With the usual times, and no LANs.
     pub fn new(dir: impl Into<PathBuf>, base_images: Arc<dyn BaseImages>, hypervisor: Arc<dyn Hypervisor>) -> Self {
-        Self { dir: dir.into(), base_images, hypervisor, shutdown_time: Duration::from_secs(120) }
+        Self {
+            dir: dir.into(),
+            base_images,
+            hypervisor,
+            shutdown_time: Duration::from_secs(120),
+            bridges: Bridges::default(),
+        }
     }
 
     /// Where its clients find it.
@@ -180,7 +189,7 @@ impl Host {
     /// Runs the host process: takes the machines of an earlier host over, then serves clients on
     /// [`HostConfig::socket`] until `shutdown`. Machines run on when it returns, and when it dies.
     pub async fn run(config: HostConfig, shutdown: CancellationToken) -> Result<(), HostError> {
-        let HostConfig { dir, base_images, hypervisor, shutdown_time } = config;
+        let HostConfig { dir, base_images, hypervisor, shutdown_time, bridges } = config;
         let longest = VmFiles::new(&dir, Uuid::nil()).base("lun63");
         if longest.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(HostError::PathTooLong(dir));
@@ -190,7 +199,9 @@ impl Host {
         }
         let _lock = lock(&dir)?;
         let tokens = Arc::new(ServerTokens::new(HostConfig::token_socket(&dir)));
-        let env = Env { base_images, hypervisor, networks: Networks::default(), tokens, shutdown_time };
+        let networks = Networks::new(bridges);
+        networks.warn();
+        let env = Env { base_images, hypervisor, networks, tokens, shutdown_time };
         let host = Self {
             dir,
             env: Arc::new(env),

@@ -1,7 +1,8 @@
 //! The virtual networks that machines of this host are attached to: started with their first interface, gone with their
-//! last.
+//! last. Those that the operator has named are on a LAN.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::io::DuplexStream;
 
-use crate::net::{NetError, NicConfig, Platform, Vnet, VnetConfig};
+use crate::net::{Bridges, HostEgress, NetError, NicConfig, Platform, Uplink, Vnet, VnetConfig};
 use crate::provisioning::Fabric;
 use crate::spec::NicSpec;
 
 #[derive(Default)]
 pub struct Networks {
+    bridges: Bridges,
     vnets: tokio::sync::Mutex<HashMap<String, Network>>,
 }
 
@@ -47,14 +49,34 @@ impl Platform for Switchboard {
 }
 
 impl Networks {
+    pub fn new(bridges: Bridges) -> Self {
+        Self { bridges, ..Self::default() }
+    }
+
+    /// Says of each LAN that cannot be reached what is missing; its machines will not start.
+    pub fn warn(&self) {
+        for bridge in self.bridges.iter() {
+            if let Err(error) = Uplink::open(bridge) {
+                tracing::warn!(network = bridge.network, error = %super::with_causes(&error), "a LAN cannot be reached");
+            }
+        }
+    }
+
+    fn start(&self, nic: &NicSpec) -> Result<Network, NetError> {
+        let uplink = self.bridges.of(&nic.network).map(Uplink::open).transpose()?;
+        let platform = Arc::<Switchboard>::default();
+        let config = VnetConfig { id: nic.vnet_id.clone(), dns_suffix: nic.dns_suffix.clone() };
+        let serving = Arc::clone(&platform) as Arc<dyn Platform>;
+        Ok(Network { vnet: Vnet::start_with(config, serving, Arc::new(HostEgress), uplink), platform })
+    }
+
     /// Attaches an interface: when this returns, its socket is listened on and its public ports are open.
     pub async fn attach(&self, nic: &NicSpec, socket: PathBuf, fabric: Arc<Fabric>) -> Result<(), NetError> {
         let mut vnets = self.vnets.lock().await;
-        let network = vnets.entry(nic.vnet_id.clone()).or_insert_with(|| {
-            let platform = Arc::<Switchboard>::default();
-            let config = VnetConfig { id: nic.vnet_id.clone(), dns_suffix: nic.dns_suffix.clone() };
-            Network { vnet: Vnet::start(config, Arc::clone(&platform) as Arc<dyn Platform>), platform }
-        });
+        let network = match vnets.entry(nic.vnet_id.clone()) {
+            Entry::Occupied(running) => running.into_mut(),
+            Entry::Vacant(free) => free.insert(self.start(nic)?),
+        };
         match network.vnet.attach(config(nic, socket)).await {
             Ok(()) => {
                 network.platform.fabrics().insert(nic.id.clone(), fabric);

@@ -2,6 +2,8 @@
 //!
 //! `select` waits for the next thing to happen; `apply` and `settle` are sync and decide what follows.
 
+mod lan;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -27,7 +29,9 @@ use super::relay::{FlowId, RelayEvent, RelayEvents};
 use super::security::{Awaited, Direction};
 use super::tcp::{FlowKey, Origin, Target, Tcp};
 use super::udp::{self, Flows, UdpEvent};
-use super::{Command, GATEWAY_MAC, NetError, NicConfig, Platform, VnetConfig, WIRE_SERVER, dhcp};
+use super::uplink::Uplink;
+use super::{Command, GATEWAY_MAC, IMDS, NetError, NicConfig, Platform, VnetConfig, WIRE_SERVER, dhcp};
+use lan::LanPort;
 
 /// Frames and link changes that wait for the actor. A full inbox holds the guests back.
 const INBOX: usize = 512;
@@ -46,6 +50,8 @@ const DNS_IDLE: Duration = Duration::from_secs(10);
 enum Input {
     Command(Command),
     Link(NicKey, LinkEvent),
+    /// A frame from the LAN.
+    Lan(Bytes),
     Relay(FlowId, RelayEvent),
     Udp(UdpEvent),
     Accepted(Accepted),
@@ -62,8 +68,10 @@ struct Nic {
     tcp: Arc<Semaphore>,
     udp: Arc<Semaphore>,
     dns: Arc<Semaphore>,
-    /// Datagrams to other NICs.
+    /// Datagrams to other NICs and to the LAN.
     awaited: Awaited,
+    /// Datagrams from the LAN, which the NIC may answer.
+    heard: Awaited,
     _link: Link,
 }
 
@@ -71,6 +79,8 @@ struct Nic {
 struct Inbox {
     commands: mpsc::Receiver<Command>,
     link: mpsc::Receiver<(NicKey, LinkEvent)>,
+    /// Closed where there is no LAN.
+    lan: mpsc::Receiver<Bytes>,
     relay: mpsc::UnboundedReceiver<(FlowId, RelayEvent)>,
     udp: mpsc::Receiver<UdpEvent>,
     accepted: mpsc::Receiver<Accepted>,
@@ -93,6 +103,7 @@ pub(super) struct Actor {
     zone: Arc<Zone>,
     tcp: Tcp,
     flows: Flows,
+    lan: Option<LanPort>,
     next_key: u64,
     inbox: Inbox,
     outboxes: Outboxes,
@@ -105,11 +116,16 @@ impl Actor {
         egress: Arc<dyn Egress>,
         counters: Arc<Counters>,
         commands: mpsc::Receiver<Command>,
+        uplink: Option<Uplink>,
     ) -> Actor {
         let (link_out, link) = mpsc::channel(INBOX);
         let (relay_out, relay) = mpsc::unbounded_channel();
         let (udp_out, udp) = mpsc::channel(INBOX);
         let (accepted_out, accepted) = mpsc::channel(16);
+        let (lan_port, lan) = match uplink.map(LanPort::new) {
+            Some((port, frames)) => (Some(port), frames),
+            None => (None, mpsc::channel(1).1),
+        };
         let seed = RandomState::new().build_hasher().finish();
         Actor {
             config,
@@ -122,8 +138,9 @@ impl Actor {
             zone: Arc::default(),
             tcp: Tcp::new(relay_out, seed, Instant::ZERO),
             flows: Flows::default(),
+            lan: lan_port,
             next_key: 0,
-            inbox: Inbox { commands, link, relay, udp, accepted },
+            inbox: Inbox { commands, link, lan, relay, udp, accepted },
             outboxes: Outboxes { link: link_out, udp: udp_out, accepted: accepted_out },
         }
     }
@@ -153,6 +170,7 @@ impl Actor {
         match input {
             Input::Command(command) => self.command(command),
             Input::Link(key, event) => self.link_event(key, event),
+            Input::Lan(frame) => self.lan_frame(&frame),
             Input::Relay(id, event) => {
                 let now = self.now();
                 self.tcp.event(id, event, now);
@@ -190,8 +208,14 @@ impl Actor {
         }
     }
 
-    fn attach(&mut self, config: NicConfig) -> Result<(), NetError> {
+    /// What the NIC's own settings say, and the LAN that it would be on.
+    fn check(&self, config: &NicConfig) -> Result<(), NetError> {
         config.check()?;
+        self.lan.as_ref().map_or(Ok(()), |port| port.lan.admit(config))
+    }
+
+    fn attach(&mut self, config: NicConfig) -> Result<(), NetError> {
+        self.check(&config)?;
         for other in self.nics.values().map(|n| &n.config) {
             if other.id == config.id {
                 return Err(NetError::AlreadyAttached { nic: config.id });
@@ -216,6 +240,7 @@ impl Actor {
             udp: Arc::new(Semaphore::new(MAX_UDP)),
             dns: Arc::new(Semaphore::new(MAX_DNS)),
             awaited: Awaited::default(),
+            heard: Awaited::default(),
             _link: link,
         };
         self.nics.insert(key, nic);
@@ -240,7 +265,7 @@ impl Actor {
     }
 
     fn update(&mut self, config: NicConfig) -> Result<(), NetError> {
-        config.check()?;
+        self.check(&config)?;
         self.check_addresses(&config)?;
         let Some((key, nic)) = self.nics.iter_mut().find(|(_, n)| n.config.id == config.id) else {
             return Err(NetError::NotAttached { nic: config.id });
@@ -276,7 +301,10 @@ impl Actor {
     fn link_event(&mut self, key: NicKey, event: LinkEvent) {
         let Some(nic) = self.nics.get_mut(&key) else { return };
         match event {
-            LinkEvent::Up(to_guest) => nic.to_guest = Some(to_guest),
+            LinkEvent::Up(to_guest) => {
+                nic.to_guest = Some(to_guest);
+                self.nics.get(&key).into_iter().for_each(|nic| self.announce(nic));
+            }
             LinkEvent::Down => {
                 // QEMU is gone, and with it the guest's side of every connection.
                 nic.to_guest = None;
@@ -295,37 +323,44 @@ impl Actor {
             Err(Refused::Spoofed) => self.counters.spoofed.bump(),
             Ok(Incoming::Arp { target, sender }) => self.arp(nic, target, sender),
             Ok(Incoming::Dhcp(message)) => self.dhcp(nic, message),
+            // A guest that knows no other route than the LAN's router sends there what is the platform's.
+            Ok(Incoming::Switched(_, packet)) if self.lan.is_some() && matches!(packet.dest, WIRE_SERVER | IMDS) => {
+                self.route(key, &packet);
+            }
             Ok(Incoming::Switched(mac, packet)) => {
                 match self.nics.iter().find(|(_, n)| n.config.mac == mac).map(|(key, _)| *key) {
                     Some(other) if !self.passes(key, other, &packet) => self.counters.refused.bump(),
                     Some(other) => self.nics.get(&other).into_iter().for_each(|n| self.send_frame(n, frame.clone())),
-                    None => self.counters.ignored.bump(),
+                    None => self.send_to_lan(key, frame, &packet),
                 }
             }
             Ok(Incoming::Routed(packet)) => self.route(key, &packet),
         }
     }
 
-    /// Answers for the gateway, the platform's addresses and the NICs of the same subnet; nobody else exists. A NIC that
-    /// asks for its own address looks for another one that has it, and hears nothing.
+    /// Answers for the gateway, the platform's addresses and the NICs of the same subnet; nobody else exists, but on the LAN. A NIC
+    /// that asks for its own address looks for another one that has it, and hears nothing.
     fn arp(&self, nic: &Nic, target: Ipv4Addr, sender: Ipv4Addr) {
         let config = &nic.config;
-        let mac = if target == config.gateway || target == WIRE_SERVER || target == super::IMDS {
+        let is_near = self.lan.as_ref().map_or(config.in_subnet(target), |port| port.lan.prefix.contains(target));
+        let mac = if target == config.gateway || target == WIRE_SERVER || target == IMDS {
             GATEWAY_MAC
         } else {
             match self.by_address.get(&target).and_then(|key| self.nics.get(key)) {
-                Some(other) if target != config.address && config.in_subnet(target) => other.config.mac,
-                _ => return,
+                Some(other) if target != config.address && is_near => other.config.mac,
+                _ => return self.ask_lan(nic, sender, target),
             }
         };
-        self.send_frame(nic, packet::arp_reply(config.mac, sender, target, mac));
+        self.send_frame(nic, packet::arp_reply(GATEWAY_MAC, config.mac, sender, target, mac));
     }
 
     fn dhcp(&self, nic: &Nic, message: &[u8]) {
+        let lan = self.lan.as_ref().map(|port| &port.lan);
         let lease = dhcp::Lease {
             mac: nic.config.mac,
             address: nic.config.address,
-            mask: nic.config.mask(),
+            mask: lan.map_or(nic.config.mask(), |lan| lan.prefix.mask()),
+            router: lan.and_then(|lan| lan.gateway).unwrap_or(nic.config.gateway),
             gateway: nic.config.gateway,
             suffix: &self.config.dns_suffix,
         };
@@ -343,7 +378,7 @@ impl Actor {
     fn route(&mut self, key: NicKey, packet: &IpPacket<'_>) {
         let Some(nic) = self.nics.get(&key) else { return };
         let mut place = policy::place((key, &nic.config), packet.dest, self.nics.iter().map(|(k, n)| (*k, &n.config)));
-        if place == Place::Outside && !self.may_leave(nic, packet) {
+        if place == Place::Outside && (self.lan.is_some() || !self.may_leave(nic, packet)) {
             place = Place::Nowhere;
         }
         match (place, packet.body) {
@@ -598,6 +633,7 @@ impl Inbox {
             () = stop.cancelled() => Input::Stop,
             command = self.commands.recv() => command.map_or(Input::Stop, Input::Command),
             Some((key, event)) = self.link.recv() => Input::Link(key, event),
+            Some(frame) = self.lan.recv() => Input::Lan(frame),
             Some((id, event)) = self.relay.recv() => Input::Relay(id, event),
             Some(event) = self.udp.recv() => Input::Udp(event),
             Some(accepted) = self.accepted.recv() => Input::Accepted(accepted),
@@ -613,7 +649,10 @@ impl Inbox {
         if let Ok((key, event)) = self.link.try_recv() {
             return Some(Input::Link(key, event));
         }
-        self.udp.try_recv().ok().map(Input::Udp)
+        if let Ok(event) = self.udp.try_recv() {
+            return Some(Input::Udp(event));
+        }
+        self.lan.try_recv().ok().map(Input::Lan)
     }
 }
 

@@ -41,6 +41,10 @@ counters! {
     dns_queries,
     /// DHCP requests answered.
     dhcp_replies,
+    /// Frames sent to the LAN.
+    to_lan,
+    /// Frames received from the LAN.
+    from_lan,
 }
 
 #[derive(Debug, Default)]

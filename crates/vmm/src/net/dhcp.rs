@@ -7,10 +7,10 @@
 //! |---|---|---|
 //! | 54 server | 168.63.129.16 | |
 //! | 51 lease time | infinite | not in the answer to INFORM |
-//! | 1, 3 mask, router | of the subnet | |
+//! | 1, 3 mask, router | of the subnet, or of the LAN that it is on | |
 //! | 6 DNS | 168.63.129.16 | |
 //! | 15 domain | the Vnet's suffix | |
-//! | 121 routes | default, 168.63.129.16/32 and 169.254.169.254/32 by the gateway | guest agents look for the route |
+//! | 121 routes | default by the router, 168.63.129.16/32 and 169.254.169.254/32 by the gateway | guest agents look for the route |
 //! | 245 | 168.63.129.16 | guest agents' end point |
 //!
 //! No host name (12): the provisioner of the guest sets it.
@@ -38,6 +38,9 @@ pub(super) struct Lease<'a> {
     pub(super) mac: [u8; 6],
     pub(super) address: Ipv4Addr,
     pub(super) mask: u32,
+    /// The default route.
+    pub(super) router: Ipv4Addr,
+    /// The network's own, which leads to the platform.
     pub(super) gateway: Ipv4Addr,
     pub(super) suffix: &'a str,
 }
@@ -134,12 +137,12 @@ fn build(query: &Query<'_>, kind: u8, lease: &Lease<'_>) -> Vec<u8> {
             option(&mut out, 51, &u32::MAX.to_be_bytes());
         }
         option(&mut out, 1, &lease.mask.to_be_bytes());
-        option(&mut out, 3, &lease.gateway.octets());
+        option(&mut out, 3, &lease.router.octets());
         option(&mut out, 6, &WIRE_SERVER.octets());
         if !lease.suffix.is_empty() {
             option(&mut out, 15, lease.suffix.as_bytes());
         }
-        option(&mut out, 121, &routes(lease.gateway));
+        option(&mut out, 121, &routes(lease.router, lease.gateway));
         option(&mut out, 245, &WIRE_SERVER.octets());
     }
     out.push(255);
@@ -148,9 +151,9 @@ fn build(query: &Query<'_>, kind: u8, lease: &Lease<'_>) -> Vec<u8> {
 }
 
 /// Classless static routes (RFC 3442): prefix length, the prefix's significant bytes, router.
-fn routes(gateway: Ipv4Addr) -> Vec<u8> {
+fn routes(router: Ipv4Addr, gateway: Ipv4Addr) -> Vec<u8> {
     let mut out = vec![0];
-    out.extend_from_slice(&gateway.octets());
+    out.extend_from_slice(&router.octets());
     for platform in [WIRE_SERVER, IMDS] {
         out.push(32);
         out.extend_from_slice(&platform.octets());
@@ -180,6 +183,7 @@ mod tests {
             mac: MAC,
             address: Ipv4Addr::new(10, 0, 0, 4),
             mask: 0xffff_ff00,
+            router: Ipv4Addr::new(10, 0, 0, 1),
             gateway: Ipv4Addr::new(10, 0, 0, 1),
             suffix: "x.internal.cloudapp.net",
         }

@@ -35,11 +35,67 @@ pub enum NetError {
         #[source]
         source: io::Error,
     },
+    /// The operator's word for the LAN does not admit it.
+    #[error("network interface {nic} cannot be on the LAN of its virtual network: {reason}")]
+    NotOnLan { nic: String, reason: String },
+    #[error("the virtual network cannot reach its LAN: {0}")]
+    Uplink(#[from] UplinkError),
     /// A private link was not made.
     #[error("nothing answers on port {port} of the interface {nic}")]
     Refused { nic: String, port: u16 },
     #[error("the virtual network has been stopped")]
     Stopped,
+}
+
+/// What keeps a virtual network off its LAN, and what the operator can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    #[error("the [[bridges]] entry of {network} names neither a bridge nor a tap on this computer")]
+    NotHere { network: String },
+    #[error(
+        "there is no network device {bridge} on this computer: make it with `ip link add {bridge} type bridge`, put the LAN's card \
+         into it with `ip link set CARD master {bridge}`, and set both up"
+    )]
+    NoBridge { bridge: String },
+    #[error(
+        "the network device {bridge} is no bridge: make one with `ip link add br0 type bridge` and put {bridge} into it"
+    )]
+    NotABridge { bridge: String },
+    #[error(
+        "a port of the bridge {bridge} cannot be made without CAP_NET_ADMIN: give it to the service (AmbientCapabilities=CAP_NET_ADMIN) or \
+         to the program (`sudo setcap cap_net_admin=+ep PATH-OF-LAZULI`), or name a tap that was made beforehand (docs/networks.md)"
+    )]
+    NotPermitted {
+        bridge: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("/dev/net/tun cannot be opened: load its module with `modprobe tun`, and let this process open it")]
+    NoTun {
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "there is no tap {tap} on this computer: make it with `ip tuntap add dev {tap} mode tap user NAME-OF-THIS-USER`, put it on the \
+         bridge with `ip link set {tap} master BRIDGE up`"
+    )]
+    NoTap { tap: String },
+    #[error(
+        "the network device {tap} is no tap of one queue: make another with `ip tuntap add dev NAME mode tap user NAME-OF-THIS-USER`"
+    )]
+    NotATap { tap: String },
+    #[error("the tap {tap} is another user's: make it with `ip tuntap add dev {tap} mode tap user NAME-OF-THIS-USER`")]
+    NotMine { tap: String },
+    #[error("the tap {tap} is down: `ip link set {tap} up`")]
+    Down { tap: String },
+    #[error("another process uses the tap {tap}")]
+    Busy { tap: String },
+    #[error("the network device {device} cannot be used")]
+    Device {
+        device: String,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// What the operator can do about a port that cannot be opened.

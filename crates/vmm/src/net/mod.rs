@@ -11,22 +11,27 @@
 //! * the platform's addresses 168.63.129.16:80, :32526 and 169.254.169.254:80, handed to a [`Platform`];
 //! * NAT outwards for TCP and UDP, if the NIC may go out;
 //! * the ports of a public address, which are sockets of this machine, forwarded inwards;
+//! * a LAN of this computer, if the operator says so ([`bridge`]): then what is neither the network's own nor the platform's goes there as
+//!   it is, instead of through NAT;
 //! * private links: connections that this machine's own programs make to a NIC ([`Vnet::connect`]), public address or none.
 //!
 //! ```text
 //!   QEMU ── link ──┐                                ┌── relay ── Platform
 //!   QEMU ── link ──┼── actor: switch, DHCP, DNS, ───┼── relay ── socket of this machine (NAT, public ports)
-//!   QEMU ── link ──┘          smoltcp (TCP only)    └── flow  ── UDP socket of this machine
+//!   QEMU ── link ──┘          smoltcp (TCP only)    ├── flow  ── UDP socket of this machine
+//!                                                   └── uplink ─ tap ─ bridge of this machine ─ LAN
 //! ```
 //!
 //! All state lives in one task ([`actor`]): its `select` is the only async part, its `apply` is sync. Links, relays and
 //! flows are small tasks that move bytes and talk to the actor through channels, bounded by queues or by credit.
 //!
 //! What it must never do: let a NIC speak with an address that is not its own; let a guest reach the loopback or
-//! link-local addresses of this machine ([`policy`]), or anybody against the security rules ([`security`]); flood a frame to a NIC it was not meant for; grow without bound or
+//! link-local addresses of this machine ([`policy`]), or anybody against the security rules ([`security`]); flood a frame to a NIC it was not meant for; answer a LAN
+//! for anything but where its interfaces are; grow without bound or
 //! panic, whatever a guest sends; wake up when nothing happens.
 
 mod actor;
+mod bridge;
 mod config;
 mod counters;
 mod dhcp;
@@ -34,13 +39,16 @@ mod dns;
 mod egress;
 mod error;
 mod forward;
+mod lan;
 mod link;
 mod packet;
 mod policy;
 mod relay;
 mod security;
+mod tap;
 mod tcp;
 mod udp;
+mod uplink;
 
 #[cfg(test)]
 mod tests;
@@ -53,11 +61,13 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use bridge::{BadBridge, BadPrefix, Bridge, Bridges, Prefix};
 pub use config::{GATEWAY_MAC, IMDS, NicConfig, PortRule, Protocol, PublicAddress, VnetConfig, WIRE_SERVER};
 pub use counters::{Counters, CountersSnapshot};
 pub use egress::{Egress, HostEgress};
-pub use error::NetError;
+pub use error::{NetError, UplinkError};
 pub use security::{Direction, Peers, RuleProtocol, Security, SecurityRule};
+pub use uplink::Uplink;
 
 /// The services behind the platform's addresses.
 #[async_trait]
@@ -88,15 +98,20 @@ enum Command {
 impl Vnet {
     /// Starts the network. Must be called within a tokio runtime.
     pub fn start(config: VnetConfig, platform: Arc<dyn Platform>) -> Vnet {
-        Vnet::start_with_egress(config, platform, Arc::new(HostEgress))
+        Vnet::start_with(config, platform, Arc::new(HostEgress), None)
     }
 
-    /// Starts the network with another way out than plain sockets of this machine.
-    pub fn start_with_egress(config: VnetConfig, platform: Arc<dyn Platform>, egress: Arc<dyn Egress>) -> Vnet {
+    /// Starts the network with another way out than plain sockets of this machine, and on a LAN: then the way out serves names alone.
+    pub fn start_with(
+        config: VnetConfig,
+        platform: Arc<dyn Platform>,
+        egress: Arc<dyn Egress>,
+        uplink: Option<Uplink>,
+    ) -> Vnet {
         let (commands, inbox) = mpsc::channel(16);
         let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
-        let actor = actor::Actor::new(config, platform, egress, Arc::clone(&counters), inbox);
+        let actor = actor::Actor::new(config, platform, egress, Arc::clone(&counters), inbox, uplink);
         tokio::spawn(actor.run(stop.clone()));
         Vnet { commands, counters, stop }
     }

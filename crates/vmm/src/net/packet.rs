@@ -17,7 +17,7 @@ use super::{GATEWAY_MAC, NicConfig};
 pub(super) const MTU: usize = 1500;
 /// Largest UDP payload that fits one packet.
 pub(super) const MAX_DATAGRAM: usize = MTU - 28;
-const HEADER: usize = 14;
+pub(super) const HEADER: usize = 14;
 
 /// A frame that passed the gate.
 #[derive(Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ fn classify_ip<'a>(nic: &NicConfig, to: EthernetAddress, payload: &'a [u8]) -> R
     }
 }
 
-fn parse_ip(payload: &[u8]) -> Option<IpPacket<'_>> {
+pub(super) fn parse_ip(payload: &[u8]) -> Option<IpPacket<'_>> {
     let ip = Ipv4Packet::new_checked(payload).ok()?;
     let (header, total) = (usize::from(ip.header_len()), usize::from(ip.total_len()));
     if ip.version() != 4 || header < 20 || total < header {
@@ -168,27 +168,36 @@ fn parse_body(protocol: IpProtocol, body: &[u8]) -> Option<Body<'_>> {
 
 /// An Ethernet frame around an IPv4 packet.
 pub(super) fn ip_frame(to: [u8; 6], packet: &[u8]) -> Bytes {
-    frame(to, 0x0800, packet)
+    frame(to, GATEWAY_MAC, 0x0800, packet)
 }
 
-/// The gateway's answer to an ARP request of (`to`, `sender`): `target` is at `mac`.
-pub(super) fn arp_reply(to: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr, mac: [u8; 6]) -> Bytes {
+/// The answer of `from` to an ARP request of (`to`, `sender`): `target` is at `mac`.
+pub(super) fn arp_reply(from: [u8; 6], to: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr, mac: [u8; 6]) -> Bytes {
+    frame(to, from, 0x0806, &arp(ArpOperation::Reply, (mac, target), (to, sender)))
+}
+
+/// (`mac`, `sender`) asks everybody for `target`; with `sender` as target it tells where it is.
+pub(super) fn arp_request(mac: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr) -> Bytes {
+    frame([0xff; 6], mac, 0x0806, &arp(ArpOperation::Request, (mac, sender), ([0; 6], target)))
+}
+
+fn arp(operation: ArpOperation, source: ([u8; 6], Ipv4Addr), target: ([u8; 6], Ipv4Addr)) -> Vec<u8> {
     let repr = ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Reply,
-        source_hardware_addr: EthernetAddress(mac),
-        source_protocol_addr: target,
-        target_hardware_addr: EthernetAddress(to),
-        target_protocol_addr: sender,
+        operation,
+        source_hardware_addr: EthernetAddress(source.0),
+        source_protocol_addr: source.1,
+        target_hardware_addr: EthernetAddress(target.0),
+        target_protocol_addr: target.1,
     };
     let mut packet = vec![0; repr.buffer_len()];
     repr.emit(&mut ArpPacket::new_unchecked(&mut packet));
-    frame(to, 0x0806, &packet)
+    packet
 }
 
-fn frame(to: [u8; 6], ethertype: u16, payload: &[u8]) -> Bytes {
+fn frame(to: [u8; 6], from: [u8; 6], ethertype: u16, payload: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(HEADER + payload.len());
     out.extend_from_slice(&to);
-    out.extend_from_slice(&GATEWAY_MAC);
+    out.extend_from_slice(&from);
     out.extend_from_slice(&ethertype.to_be_bytes());
     out.extend_from_slice(payload);
     out.into()

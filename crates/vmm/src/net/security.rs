@@ -139,7 +139,7 @@ impl Security {
     }
 }
 
-fn covers(network: Ipv4Addr, len: u8, address: Ipv4Addr) -> bool {
+pub(super) fn covers(network: Ipv4Addr, len: u8, address: Ipv4Addr) -> bool {
     let mask = u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0);
     (u32::from(network) ^ u32::from(address)) & mask == 0
 }

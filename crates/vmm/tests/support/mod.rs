@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use lazuli_nbd::{BlockSource, Extent};
 use lazuli_vmm::host::{BaseImageError, BaseImages, ClientError, Host, HostClient, HostConfig, HostError};
 use lazuli_vmm::hypervisor::Hypervisor;
-use lazuli_vmm::net::{PortRule, Protocol, PublicAddress};
+use lazuli_vmm::net::{Bridge, Bridges, PortRule, Protocol, PublicAddress};
 use lazuli_vmm::spec::{
     BaseImage, DiskSpec, Generation, ImageReference, MacAddress, NicSpec, PowerState, Provisioning, ProvisioningState,
     Security, SshKey, VmSpec, VmStatus,
@@ -69,7 +69,12 @@ pub struct TestHost {
 
 impl TestHost {
     pub async fn start(dir: &Path, hypervisor: Arc<dyn Hypervisor>) -> Self {
-        let config = HostConfig::new(dir, Arc::new(Files), hypervisor);
+        Self::on_lans(dir, hypervisor, vec![]).await
+    }
+
+    pub async fn on_lans(dir: &Path, hypervisor: Arc<dyn Hypervisor>, bridges: Vec<Bridge>) -> Self {
+        let bridges = Bridges::new(bridges).expect("bridges that make sense");
+        let config = HostConfig { bridges, ..HostConfig::new(dir, Arc::new(Files), hypervisor) };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Host::run(config, stop.clone()));
         let client = HostClient::new(HostConfig::socket(dir));
@@ -148,6 +153,7 @@ pub fn machine(dir: &Path, image: &Path, number: u8) -> VmSpec {
         nics: vec![NicSpec {
             id: format!("nic-{name}"),
             vnet_id: "vnet".into(),
+            network: String::new(),
             dns_suffix: "abc.bx.internal.cloudapp.net".into(),
             mac: MacAddress([0x00, 0x0d, 0x3a, 0, 0, number]),
             address: Ipv4Addr::new(10, 0, 0, number),
@@ -171,6 +177,24 @@ pub fn machine(dir: &Path, image: &Path, number: u8) -> VmSpec {
         user_data: None,
         applications: vec![],
         name,
+    }
+}
+
+/// Puts the machine's interface into a network that is on the LAN of `tests/support/on-a-lan` by this bridge.
+pub fn on_lan(spec: &mut VmSpec, bridge: &str) -> Bridge {
+    let nic = &mut spec.nics[0];
+    nic.network = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/lan".into();
+    nic.mac = MacAddress([0x02, 0x0d, 0x3a, 0, 0, 4]);
+    nic.address = Ipv4Addr::new(192, 168, 50, 132);
+    nic.prefix_len = 25;
+    nic.gateway = Ipv4Addr::new(192, 168, 50, 129);
+    Bridge {
+        network: nic.network.clone(),
+        bridge: Some(bridge.to_owned()),
+        tap: None,
+        lan: "192.168.50.0/24".parse().expect("a range"),
+        gateway: Some(Ipv4Addr::new(192, 168, 50, 1)),
+        addresses: "192.168.50.128/25".parse().expect("a range"),
     }
 }
 

@@ -10,6 +10,11 @@ use smoltcp::wire::{
 
 use crate::net::{GATEWAY_MAC, NicConfig, packet};
 
+/// The same frame to another MAC.
+pub(super) fn to(mac: [u8; 6], frame: &[u8]) -> Vec<u8> {
+    [&mac[..], &frame[6..]].concat()
+}
+
 pub(super) fn ethernet(to: [u8; 6], from: [u8; 6], ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&to[..], &from, &ethertype.to_be_bytes(), payload].concat()
 }

@@ -114,7 +114,11 @@ pub(super) struct Conn(SocketHandle);
 impl Guest {
     /// Connects as QEMU does and takes the address that the NIC has.
     pub(super) async fn plug(nic: &NicConfig) -> Guest {
-        let stream = UnixStream::connect(&nic.socket).await.expect("the Vnet listens");
+        Guest::on(UnixStream::connect(&nic.socket).await.expect("the Vnet listens"), nic)
+    }
+
+    /// On the end of a cable.
+    pub(super) fn on(stream: UnixStream, nic: &NicConfig) -> Guest {
         let mut device = Queues::default();
         let mut config = Config::new(EthernetAddress(nic.mac).into());
         config.random_seed = u64::from(nic.mac[5]);

@@ -1,11 +1,13 @@
 //! The network as guests and clients see it: fake guests on unix sockets, real sockets on the other side.
 
+mod bridged;
 mod frames;
 mod guest;
 mod hostile;
 mod inwards;
 mod outwards;
 mod platform;
+mod real_lan;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -82,9 +84,13 @@ impl Net {
     }
 
     fn with_egress(egress: Loop) -> Net {
+        Net::with(egress, None)
+    }
+
+    fn with(egress: Loop, uplink: Option<Uplink>) -> Net {
         let (platform, egress) = (Arc::new(Echo::default()), Arc::new(egress));
         let config = VnetConfig { id: "vnet1".to_owned(), dns_suffix: SUFFIX.to_owned() };
-        let vnet = Vnet::start_with_egress(config, platform.clone(), egress.clone());
+        let vnet = Vnet::start_with(config, platform.clone(), egress.clone(), uplink);
         Net { vnet, platform, egress, dir: TempDir::new().unwrap() }
     }
 

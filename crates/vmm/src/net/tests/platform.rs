@@ -4,7 +4,7 @@ use super::*;
 use frames::{arp_answer, arp_request, udp, udp_from};
 
 /// A DHCP message with options, and the answer to it.
-async fn dhcp(guest: &Guest, kind: u8, options: &[u8]) -> Vec<u8> {
+pub(super) async fn dhcp(guest: &Guest, kind: u8, options: &[u8]) -> Vec<u8> {
     let mut message = vec![0; 240];
     message[..3].copy_from_slice(&[1, 1, 6]);
     message[4..8].copy_from_slice(&[1, 2, 3, kind]);
@@ -19,7 +19,7 @@ async fn dhcp(guest: &Guest, kind: u8, options: &[u8]) -> Vec<u8> {
         .await
 }
 
-fn option(message: &[u8], code: u8) -> Option<&[u8]> {
+pub(super) fn option(message: &[u8], code: u8) -> Option<&[u8]> {
     let mut rest = &message[240..];
     while rest[0] != 255 {
         let (value, after) = rest[2..].split_at(usize::from(rest[1]));
