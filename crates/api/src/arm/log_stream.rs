@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_line_stays_a_line() {
         let (events, _) = piece("a\revent: end\r\n\n", false).events(10);
-        assert_eq!(events, "id: r:23\ndata: a\u{fffd}event: end\n\nid: r:24\ndata: \n\n");
+        assert_eq!(events, "id: r:24\ndata: a\u{fffd}event: end\n\nid: r:25\ndata: \n\n");
     }
 
     #[test]
