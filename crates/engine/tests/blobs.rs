@@ -11,7 +11,7 @@ use lazuli_disks::vhd::{Footer, FooterAppended};
 use lazuli_engine::blobs::{Blob, BlobError, Blobs, Conditions, ContentHeaders, OpenDisk, Sas};
 use lazuli_engine::blobs::{SequenceAction, SequenceTest};
 use lazuli_engine::grant::GrantDetail;
-use lazuli_meta::model::{Change, Expect, Grant, Resource, RoleAssignment, Write};
+use lazuli_meta::model::{Change, Expect, Grant, Principal, Resource, RoleAssignment, Subscription, Tenant, Write};
 use lazuli_meta::{Db, ManualClock};
 use proptest::prelude::*;
 use serde_json::json;
@@ -121,6 +121,25 @@ async fn a_disk_may_ask_who_comes_with_the_url() {
         created_ms: 0,
         changed_ms: 0,
     };
+    for (id, tenant) in [("me", "t"), ("stranger", "u")] {
+        let (id, tenant, name) = (id.to_owned(), tenant.to_owned(), String::new());
+        let kind = "ServicePrincipal".into();
+        world.write(Change::PutTenant(Tenant { id: tenant.clone(), display_name: name.clone() })).await;
+        let principal = Principal {
+            id,
+            tenant,
+            app_id: Uuid::new_v4().to_string(),
+            display_name: name.clone(),
+            kind,
+            secret_hash: name.clone(),
+            login: name,
+            body: json!({}),
+        };
+        world.write(Change::PutPrincipal(principal)).await;
+    }
+    let (id, state) = ("s".to_owned(), "Enabled".to_owned());
+    let subscription = Subscription { id, tenant: "t".into(), display_name: String::new(), state };
+    world.write(Change::PutSubscription(subscription)).await;
     let open = async |who: Option<&str>| world.blobs.open("md-impexp-x", "c0ntainer", "abcd", &sas(), who).await;
     world.write(Change::PutResource { resource: disk("None"), expect: Expect::Any }).await;
     open(None).await.map(drop).unwrap();
@@ -128,11 +147,14 @@ async fn a_disk_may_ask_who_comes_with_the_url() {
     assert!(matches!(refused(open(None).await), BlobError::IdentityRequired));
     assert!(matches!(refused(open(Some("me")).await), BlobError::NotPermitted { .. }));
     for (role, good) in [(OWNER, false), (DATA_OPERATOR_FOR_MANAGED_DISKS, true)] {
-        let (id, scope) = (role.into(), "/subscriptions/s".into());
-        let assignment =
-            RoleAssignment { id, scope, role: role.into(), principal: "me".into(), body: serde_json::json!({}) };
-        world.write(Change::PutRoleAssignment(assignment)).await;
+        for who in ["me", "stranger"] {
+            let (id, scope) = (format!("{role}-{who}"), "/subscriptions/s".into());
+            let assignment =
+                RoleAssignment { id, scope, role: role.into(), principal: who.into(), body: serde_json::json!({}) };
+            world.write(Change::PutRoleAssignment(assignment)).await;
+        }
         assert_eq!(open(Some("me")).await.is_ok(), good, "{role}");
+        assert!(open(Some("stranger")).await.is_err(), "of another tenant");
     }
     // A wrong URL says no more than before.
     let wrong = Sas { sig: "other".into(), ..sas() };

@@ -109,7 +109,8 @@ async fn a_detached_disk_is_kept_until_it_was_taken() {
     client.redefine(&back).await.unwrap();
     assert_eq!(far.fake.disks(spec.id), ["lun5", "os"]);
     client.redefine(&spec).await.unwrap();
-    let other = VmSpec { id: uuid::Uuid::new_v4(), os_disk: DiskSpec { lun: None, ..more.clone() }, ..spec.clone() };
+    let os_disk = DiskSpec { lun: None, ..more.clone() };
+    let other = VmSpec { id: uuid::Uuid::new_v4(), os_disk, detached: vec![], ..spec.clone() };
     let taken = client.define_and_start(&other).await.unwrap_err();
     assert_eq!(taken.code(), Some(HostErrorCode::Conflict), "it is this machine's still");
     for _ in 0..2 {

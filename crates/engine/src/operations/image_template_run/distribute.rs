@@ -152,8 +152,9 @@ async fn bind(run: &Run<'_>, name: &str, id: &str) -> Result<(), OpError> {
     let file = format!("build-{name}.json");
     run.journal.put(&file, document).await?;
     let stored = run.cx.engine.storage().stored_file(&run.journal.place(&file)).await;
-    let (stored, holder) = stored.map_err(ArmError::from)?;
-    build_record::attach(run.cx, &row.key, stored, &holder).await
+    let (file, holder) = stored.map_err(ArmError::from)?;
+    let written = build_record::Written { file, region: &run.template.location, holder: &holder };
+    build_record::attach(run.cx, &row.key, &written).await
 }
 
 // ---- managed images
