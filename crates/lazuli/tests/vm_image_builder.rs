@@ -454,7 +454,7 @@ async fn runs_that_are_stopped_at_random_leave_nothing() {
 fn stand_in() -> Vec<String> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/winrm");
     let unit = "[Unit]\nAfter=network-online.target cloud-final.service\nWants=network-online.target\n[Service]\n\
-                ExecStart=/opt/winrm/guest.py\nRestart=on-failure\nRestartSec=2\n[Install]\nWantedBy=multi-user.target\n";
+                ExecStart=/opt/winrm/guest.py\nRestart=on-failure\nRestartSec=2\n[Install]\nWantedBy=cloud-init.target\n";
     let put = |path: &str, bytes: &[u8]| {
         use base64::Engine as _;
         let text = base64::engine::general_purpose::STANDARD.encode(bytes);
