@@ -130,26 +130,33 @@ impl Access {
 
     /// Whether somebody is of the tenant that a subscription's scope is in: a role at `/` is one in their own tenant, whatever the
     /// scope asked about.
-    pub fn is_at_home(&self, principal: &str, scope: &str) -> bool {
-        let subscription = subscription_of(scope).and_then(|s| self.subscription(s));
-        let principal = self.principal(principal);
-        subscription.zip(principal).is_some_and(|(s, p)| s.tenant.eq_ignore_ascii_case(&p.tenant))
+    fn is_at_home(&self, principal: &str, scope: &str) -> bool {
+        let Some(subscription) = subscription_of(scope) else { return true };
+        let known = self.subscription(subscription).zip(self.principal(principal));
+        known.is_some_and(|(s, p)| s.tenant.eq_ignore_ascii_case(&p.tenant))
     }
 
+    /// Whether somebody's roles allow an action at a scope; of another tenant's, none do.
     pub fn allows(&self, principal: &str, scope: &str, action: &str, plane: Plane) -> bool {
+        if !self.is_at_home(principal, scope) {
+            return false;
+        }
         let principals = self.with_groups(principal);
         self.policy.allows(&Question { principals: &principals, action, scope, plane })
     }
 
     /// At the scope or anywhere below it.
     pub fn allows_below(&self, principal: &str, scope: &str, action: &str) -> bool {
+        if !self.is_at_home(principal, scope) {
+            return false;
+        }
         let principals = self.with_groups(principal);
         self.policy.allows_below(&Question { principals: &principals, action, scope, plane: Plane::Control })
     }
 
     /// Whether the principal has any role at, above or below the scope.
     pub fn reaches(&self, principal: &str, scope: &str) -> bool {
-        self.policy.reaches(&self.with_groups(principal), scope)
+        self.is_at_home(principal, scope) && self.policy.reaches(&self.with_groups(principal), scope)
     }
 
     /// The roles that a tenant knows.
