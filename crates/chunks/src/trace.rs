@@ -1,9 +1,11 @@
 //! What a machine reads of its image when it starts, in order: recorded at the first start, fetched ahead at later ones. A start
-//! that follows an old trace is recorded again, in its place: machines of other sizes start otherwise.
+//! that follows an old trace is recorded again, in its place: machines of other sizes start otherwise. A trace that was recorded
+//! elsewhere may be taken over, so that the first start here fetches ahead already.
 //!
 //! ```text
 //! DIR/<manifest, 64 hexadecimal digits>
-//!   magic "LZTRACE\x01", places u32..., BLAKE3 of all before [u8; 32]      a place: 16 KiB of the disk, by number
+//!   magic "LZTRACE\x02", count u32, places u32..., BLAKE3 of all before [u8; 32], zeros to a multiple of 512
+//!                                    └─ a place: 16 KiB of the disk, by number
 //! ```
 //! One machine after another starts from an image in nearly the same way, so what one read is what the next will read: a
 //! store that is far away is asked for it in few large reads, ahead of the machine, instead of in many small ones while it
@@ -15,7 +17,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -25,7 +27,9 @@ use crate::error::Result;
 use crate::id::ManifestId;
 use crate::reader::{DiskExtent, DiskReader};
 
-const MAGIC: &[u8; 8] = b"LZTRACE\x01";
+const MAGIC: &[u8; 8] = b"LZTRACE\x02";
+/// A trace is as long as a disk may be, so that a content store takes it.
+const SECTOR: usize = 512;
 const PLACE: u64 = 16 << 10;
 /// A trace is no longer than this, 512 MiB...
 const PLACES: usize = 32_768;
@@ -43,39 +47,102 @@ const KEPT: usize = 256;
 const BATCH: usize = 128;
 const PARALLEL: usize = 3;
 
-/// A folder of traces, one an image.
+/// A folder of traces, one an image; clones share it.
 #[derive(Debug, Clone)]
-pub struct Traces(PathBuf);
+pub struct Traces(Arc<Folder>);
+
+#[derive(Debug)]
+struct Folder {
+    dir: PathBuf,
+    /// What is being recorded.
+    recording: Mutex<HashMap<ManifestId, Weak<Recorder>>>,
+}
 
 impl Traces {
     /// # Errors
     /// If the folder cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        Ok(Self(dir.to_owned()))
+        Ok(Self(Arc::new(Folder { dir: dir.to_owned(), recording: Mutex::default() })))
+    }
+
+    /// How many bytes of a disk a trace names. `None`: it is no trace, or a damaged one.
+    pub fn covers(trace: &[u8]) -> Option<u64> {
+        parse(trace).map(|places| places.len() as u64 * PLACE)
     }
 
     /// The reader, which fetches ahead as the image's trace says, and records it if there is none or an old one.
     pub fn follow(&self, reader: DiskReader) -> TracedReader {
-        let file = self.0.join(reader.manifest().to_string());
+        let file = self.file(reader.manifest());
         let plays = fs::read(&file).ok().and_then(|bytes| parse(&bytes)).map(Player::new);
         let is_old =
             || fs::metadata(&file).and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > OLD));
-        let records = (plays.is_none() || is_old()).then(|| Recorder {
-            traces: self.clone(),
-            manifest: reader.manifest(),
-            follows: plays.as_ref().map(|player| Arc::clone(&player.started)),
-            seen: Mutex::default(),
+        let records = plays.is_none() || is_old();
+        self.reader(reader, plays, records)
+    }
+
+    /// The reader, which fetches nothing ahead, of a store that is near: it records the image's trace if there is none.
+    pub fn record(&self, reader: DiskReader) -> TracedReader {
+        let records = self.kept(reader.manifest()).is_none();
+        self.reader(reader, None, records)
+    }
+
+    fn reader(&self, reader: DiskReader, plays: Option<Player>, records: bool) -> TracedReader {
+        let manifest = reader.manifest();
+        let records = records.then(|| {
+            let follows = plays.as_ref().map(|player| Arc::clone(&player.started));
+            Arc::new(Recorder { traces: self.clone(), manifest, follows, seen: Mutex::default() })
         });
+        if let Some(recorder) = &records {
+            let mut recording = self.0.recording.lock().unwrap_or_else(PoisonError::into_inner);
+            recording.retain(|_, other| other.strong_count() > 0);
+            recording.insert(manifest, Arc::downgrade(recorder));
+        }
         TracedReader(Arc::new(Shared { reader, plays, records }))
     }
 
+    /// The image's trace: of the start that is being recorded, as far as it is, or the one that is kept.
+    pub fn of(&self, manifest: ManifestId) -> Option<Vec<u8>> {
+        let recorder = {
+            let recording = self.0.recording.lock().unwrap_or_else(PoisonError::into_inner);
+            recording.get(&manifest).and_then(Weak::upgrade)
+        };
+        let running = recorder.and_then(|recorder| {
+            let seen = recorder.seen();
+            recorder.is_start(&seen.order).then(|| encode(&seen.order))
+        });
+        running.or_else(|| self.kept(manifest))
+    }
+
+    /// The trace of the image that is kept here, whole.
+    fn kept(&self, manifest: ManifestId) -> Option<Vec<u8>> {
+        fs::read(self.file(manifest)).ok().filter(|bytes| parse(bytes).is_some())
+    }
+
+    /// Whether a trace of the image is kept here.
+    pub fn knows(&self, manifest: ManifestId) -> bool {
+        self.kept(manifest).is_some()
+    }
+
+    /// Keeps a trace that was recorded elsewhere, for the next [`Traces::follow`] of the image.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is no trace; what the folder says.
+    pub fn take_over(&self, manifest: ManifestId, trace: &[u8]) -> io::Result<()> {
+        let places = parse(trace).ok_or(io::ErrorKind::InvalidData)?;
+        self.write(manifest, &places)
+    }
+
+    fn file(&self, manifest: ManifestId) -> PathBuf {
+        self.0.dir.join(manifest.to_string())
+    }
+
     fn write(&self, manifest: ManifestId, places: &[u32]) -> io::Result<()> {
-        let file = self.0.join(manifest.to_string());
+        let file = self.file(manifest);
         let staged = file.with_extension(std::process::id().to_string());
         fs::write(&staged, encode(places))?;
         fs::rename(&staged, &file)?;
-        let mut all: Vec<_> = fs::read_dir(&self.0)?.flatten().collect();
+        let mut all: Vec<_> = fs::read_dir(&self.0.dir)?.flatten().collect();
         all.sort_by_key(|f| f.metadata().and_then(|m| m.modified()).ok());
         let excess = all.len().saturating_sub(KEPT);
         all[..excess].iter().try_for_each(|f| fs::remove_file(f.path()))
@@ -89,7 +156,7 @@ pub struct TracedReader(Arc<Shared>);
 struct Shared {
     reader: DiskReader,
     plays: Option<Player>,
-    records: Option<Recorder>,
+    records: Option<Arc<Recorder>>,
 }
 
 /// A reader without a trace.
@@ -140,6 +207,7 @@ fn places_of(offset: u64, len: u64) -> Range<u32> {
 }
 
 /// Writes the trace when a start is over, or when nobody reads any more.
+#[derive(Debug)]
 struct Recorder {
     traces: Traces,
     manifest: ManifestId,
@@ -148,7 +216,7 @@ struct Recorder {
     seen: Mutex<Seen>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seen {
     since: Option<Instant>,
     order: Vec<u32>,
@@ -157,8 +225,18 @@ struct Seen {
 }
 
 impl Recorder {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether who read these was starting.
+    fn is_start(&self, places: &[u32]) -> bool {
+        let follows = self.follows.as_ref().is_none_or(|started| started.load(Ordering::Relaxed));
+        places.len() >= LEAST && follows
+    }
+
     fn note(&self, places: &Range<u32>) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen();
         if seen.written {
             return;
         }
@@ -177,8 +255,7 @@ impl Recorder {
         seen.written = true;
         seen.known = Default::default();
         let places = std::mem::take(&mut seen.order);
-        let follows = self.follows.as_ref().is_none_or(|started| started.load(Ordering::Relaxed));
-        if places.len() < LEAST || !follows {
+        if !self.is_start(&places) {
             return;
         }
         // Some KiB; the reader that happens to be here waits for no disk.
@@ -264,16 +341,27 @@ async fn fetch_ahead(reader: DiskReader, places: Arc<Vec<u32>>, at: watch::Recei
 
 fn encode(places: &[u32]) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
+    let count = u32::try_from(places.len()).unwrap_or(u32::MAX);
+    out.extend(count.to_le_bytes());
     places.iter().for_each(|place| out.extend(place.to_le_bytes()));
     let hash = blake3::hash(&out);
     out.extend(hash.as_bytes());
+    out.resize(out.len().next_multiple_of(SECTOR), 0);
     out
 }
 
 fn parse(bytes: &[u8]) -> Option<Vec<u32>> {
-    let (body, hash) = bytes.split_last_chunk::<32>()?;
-    let places = body.strip_prefix(MAGIC)?;
-    let whole = blake3::hash(body) == *hash && places.len().is_multiple_of(4) && places.len() / 4 <= 2 * PLACES;
+    let (count, rest) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<4>()?;
+    let count = u32::from_le_bytes(*count) as usize;
+    if count > 2 * PLACES {
+        return None;
+    }
+    let (places, rest) = rest.split_at_checked(count * 4)?;
+    let (hash, padding) = rest.split_first_chunk::<32>()?;
+    let whole = blake3::hash(&bytes[..MAGIC.len() + 4 + places.len()]) == *hash
+        && bytes.len().is_multiple_of(SECTOR)
+        && padding.len() < SECTOR
+        && padding.iter().all(|byte| *byte == 0);
     whole.then(|| places.chunks_exact(4).map(|p| u32::from_le_bytes([p[0], p[1], p[2], p[3]])).collect())
 }
 

@@ -6,30 +6,23 @@
 //!        └─ source, template, scripts, log
 //! ```
 //! Both are signed with the server's own key, which is made once and lies sealed in the database. Shown by `GET {image}/build`, together
-//! with whether the signatures hold.
+//! with whether the signatures hold, and what first starts of the image fetch ahead. How it comes to its image: [`crate::image_files`].
 
-use crate::content::{guard, manifest_id, store_of, store_op_error};
-use crate::operation::{OpContext, OpError};
-use crate::regions::ContentGuard;
-use crate::sources::take_over;
-use crate::stored::{ImageVersionInternal, ManagedImageInternal, StoredFile, change_internal, internal};
-use crate::{Engine, db_error, new_etag};
+use crate::image_files::{IMAGE, VERSION};
+use crate::stored::{ImageVersionInternal, ManagedImageInternal, internal};
+use crate::{Engine, db_error};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use lazuli_arm::ArmError;
 use lazuli_builder::inventory::Inventory;
 use lazuli_builder::provenance::{Artifact, Build, Envelope, sbom_statement, sign, statement, verify};
 use lazuli_builder::sbom::{Subject, cyclonedx};
-use lazuli_chunks::Progress;
-use lazuli_meta::model::{Change, Expect, Resource, Write};
-use lazuli_meta::{WriteError, model::Conflict};
+use lazuli_meta::model::Resource;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// Setting of the database: the seed of the signing key, sealed for its own name.
 const KEY: &str = "buildSigningKey";
-const VERSION: &str = "microsoft.compute/galleries/images/versions";
-const IMAGE: &str = "microsoft.compute/images";
 
 /// The document of an image, signed.
 pub(crate) async fn document(
@@ -69,59 +62,17 @@ pub(crate) fn artifact(row: &Resource) -> Result<Artifact, ArmError> {
     Ok(Artifact::with("lazuliManifest", row.id.clone(), os_disk.map(|d| d.manifest).unwrap_or_default()))
 }
 
-/// Where a document was written, and the key of whoever keeps its bytes there.
-pub(crate) struct Written<'a> {
-    pub file: StoredFile,
-    pub region: &'a str,
-    pub holder: &'a str,
-}
-
-/// Binds the document to an image's row, and brings it into the image's region.
-pub(crate) async fn attach(cx: &OpContext, key: &str, written: &Written<'_>) -> Result<(), OpError> {
-    let file = &written.file;
-    loop {
-        let Some(mut row) = cx.engine.db().resource(key).await.map_err(db_error)? else { return Ok(()) };
-        let expect = Expect::Etag(row.etag.clone());
-        match row.kind.as_str() {
-            VERSION => change_internal(&mut row, |s: &mut ImageVersionInternal| s.build = Some(file.clone())),
-            _ => change_internal(&mut row, |s: &mut ManagedImageInternal| s.build = Some(file.clone())),
-        }
-        row.etag = new_etag();
-        // Held until the reference is committed.
-        let brought = bring(cx, &row, written).await?;
-        let holder = brought.is_none().then_some(written.holder);
-        let mut changes: Vec<Change> =
-            file.stored.iter().flat_map(|stored| take_over(holder, &row.key, &row.location, stored)).collect();
-        changes.push(Change::PutResource { resource: row, expect });
-        let write = Write { fence: Some((cx.op.id.clone(), cx.op.fence)), changes };
-        match cx.engine.db().write(write).await {
-            Ok(()) => return Ok(()),
-            // It was changed meanwhile, or deleted.
-            Err(WriteError::Conflict(Conflict::Etag { .. })) => cx.check()?,
-            Err(WriteError::Conflict(Conflict::Missing { key: missing })) if missing == key => cx.check()?,
-            Err(WriteError::Conflict(Conflict::Fenced { .. })) => return Err(OpError::Interrupted),
-            Err(error) => return Err(OpError::Failed(ArmError::internal(error))),
-        }
-    }
-}
-
-/// The bytes in the region of an image that is in another; `None`: they are there.
-async fn bring(cx: &OpContext, image: &Resource, written: &Written<'_>) -> Result<Option<ContentGuard>, OpError> {
-    let (from, to) = (written.region, &image.location);
-    let Some(stored) = written.file.stored.as_ref().filter(|_| from != to) else { return Ok(None) };
-    let guard = guard(cx, to, &image.key).await?;
-    let manifest = manifest_id(&stored.manifest)?;
-    let source = store_of(cx, from, written.holder, manifest).await?;
-    let moved = guard.region.replicate_from(&source, manifest, &Progress::new(), &cx.stop).await;
-    moved.map_err(|e| store_op_error(cx, e, to))?;
-    Ok(Some(guard))
-}
-
 /// `GET {image}/build`; `None`: the image was not built here.
 pub(crate) async fn view(engine: &Engine, row: &Resource) -> Result<Option<Value>, ArmError> {
-    let file = match row.kind.as_str() {
-        VERSION => internal::<ImageVersionInternal>(row)?.build,
-        _ => internal::<ManagedImageInternal>(row)?.build,
+    let (file, trace) = match row.kind.as_str() {
+        VERSION => {
+            let state: ImageVersionInternal = internal(row)?;
+            (state.build, state.boot_trace)
+        }
+        _ => {
+            let state: ManagedImageInternal = internal(row)?;
+            (state.build, state.boot_trace)
+        }
     };
     let Some(file) = file else { return Ok(None) };
     let bytes = engine.storage().read_file(&row.key, &row.location, &file).await?;
@@ -135,5 +86,8 @@ pub(crate) async fn view(engine: &Engine, row: &Resource) -> Result<Option<Value
     };
     document["verified"] = json!(holds(&document["provenance"]) && holds(&document["sbom"]));
     document["keyId"] = json!(key);
+    if let Some(trace) = trace {
+        document["bootTrace"] = json!({"sizeBytes": trace.stored.size_bytes, "fetchedAheadBytes": trace.covers});
+    }
     Ok(Some(document))
 }

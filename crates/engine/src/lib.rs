@@ -22,6 +22,7 @@ pub mod grant;
 mod hidden_rows;
 mod identity;
 mod image_builder;
+mod image_files;
 mod on_behalf;
 mod open_stores;
 pub mod operation;

@@ -45,6 +45,9 @@ pub struct DiskInternal {
     /// The UEFI keys that its image brings along, as the version's body says them; null: none.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub uefi_settings: Value,
+    /// Manifest of the trace that its image brings along. A hint, to which it has no reference: it goes with the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_trace: Option<String>,
     /// Keys of the resources whose operations read the overlay; see [`crate::capture`].
     pub readers: Vec<String>,
     /// The worker on which its overlay is; see [`crate::fleet`]. `None`: it is here, if there is one.
@@ -71,6 +74,19 @@ pub struct ImageVersionInternal {
     /// What is known of the build that it came from ([`crate::build_record`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<StoredFile>,
+    /// What a start read of its OS disk ([`crate::image_files`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_trace: Option<BootTrace>,
+}
+
+/// What a start of an image read of its OS disk, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootTrace {
+    /// As [`lazuli_chunks::Traces`] writes it.
+    pub stored: Stored,
+    /// Bytes of the disk that it names.
+    pub covers: u64,
 }
 
 impl ImageVersionInternal {
@@ -107,6 +123,9 @@ pub struct ManagedImageInternal {
     /// As [`ImageVersionInternal::build`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<StoredFile>,
+    /// As [`ImageVersionInternal::boot_trace`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_trace: Option<BootTrace>,
 }
 
 /// `internal` of a storage account: what opens it, sealed in the row ([`crate::secrets`]). Never shown, but by the actions that are there for it; never logged.

@@ -52,13 +52,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         true => OpenStores::for_following(stores, cache),
         false => OpenStores::for_reading(stores, cache),
     };
-    let images = match section.disk_cache_mib.unwrap_or(DISK_CACHE_MIB) {
-        0 => StoredImages::of(open),
-        mib => {
-            let cache = dir.host().join("cache");
-            StoredImages::keeping(open, &cache, mib << 20).with_context(|| format!("cannot use {}", cache.display()))?
-        }
-    };
+    let (kept, mib) = (dir.host().join("cache"), section.disk_cache_mib.unwrap_or(DISK_CACHE_MIB));
+    let images =
+        StoredImages::keeping(open, &kept, mib << 20).with_context(|| format!("cannot use {}", kept.display()))?;
     let host = HostConfig { bridges, ..HostConfig::new(dir.host(), Arc::new(images), Arc::new(qemu)) };
     Ok(Host::run(host, shutdown).await?)
 }

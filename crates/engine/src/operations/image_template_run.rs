@@ -45,6 +45,10 @@ use uuid::Uuid;
 const PARTIAL: &str = "partial";
 /// Step that says that the build machine is to be kept.
 const KEPT: &str = "kept";
+/// Step that says how much of its disk a start of the result read.
+const TRACED: &str = "traced";
+/// The file beside the log that says in which order.
+const TRACE: &str = "boot.trace";
 
 pub(crate) struct ImageTemplateRun;
 
@@ -261,26 +265,21 @@ impl<'a> Run<'a> {
         self.validate(&self.result(), false).await
     }
 
-    /// The first start of the result is traced on its host, so that later ones fetch ahead of the guest (RFD 9). Folders are read
-    /// without that: where the store is one, nothing would come of a start.
+    /// A first start of the result is traced; the trace goes along with every image that is made of it ([`crate::image_files`]), so
+    /// that hosts fetch ahead of their guests where the region's store is far away (RFD 9).
     async fn optimize(&self, machine: &names::Machine) -> Result<(), OpError> {
         if self.template.optimize_vm_boot != Some(true) {
             return Ok(());
         }
         self.enter(SubState::Optimizing).await?;
-        let region = &self.template.location;
-        if !self.cx.engine.regions().stores().is_remote(region) {
-            let told =
-                format!("the store of '{region}' is a folder, which starts read without fetching ahead: nothing to do");
-            self.journal.say("optimize", &told);
-            return Ok(());
-        }
         self.cx.step("result", machine::result_image(self, machine)).await?;
-        self.fresh(&self.result(), false).await?;
-        self.journal.say(
-            "optimize",
-            "the image was started once: its host has the trace of that, and fetches ahead from now on",
-        );
+        let started = self.fresh(&self.result(), false).await?;
+        let covers: Option<u64> = self.cx.step(TRACED, machine::trace(self, &started)).await?;
+        let told = match covers {
+            Some(bytes) => format!("the image was started once: first starts will fetch {} MiB ahead", bytes >> 20),
+            None => "the image was started once, but what it read is not known: its host keeps no traces".to_owned(),
+        };
+        self.journal.say("optimize", &told);
         Ok(())
     }
 

@@ -35,7 +35,7 @@ const PARALLEL: usize = 3;
 const ATTEMPTS: u32 = 4;
 
 /// Short names of the target regions of a stored body.
-pub(super) fn region_names(row: &Resource) -> Vec<String> {
+pub(crate) fn region_names(row: &Resource) -> Vec<String> {
     let names = target_regions(&row.body).into_iter();
     names.filter_map(|r| locations::normalize(&r.display_name).map(|l| l.name.to_owned())).collect()
 }
@@ -66,12 +66,13 @@ pub(super) async fn after_earlier(cx: &OpContext) -> Result<(), OpError> {
     }
 }
 
-/// All disks of a version, once its sources were read.
+/// All that every region of a version has, once its sources were read: its disks, and the trace of its start if there is one.
 pub(super) fn disks(row: &Resource) -> Result<Vec<Stored>, OpError> {
     let state: ImageVersionInternal = internal(row)?;
     let never_read = || ArmError::internal("the version's sources were never read");
     let mut disks = vec![state.os_disk.ok_or_else(never_read)?];
     disks.extend(state.data_disks.into_values());
+    disks.extend(state.boot_trace.map(|trace| trace.stored));
     Ok(disks)
 }
 

@@ -30,7 +30,7 @@ impl Operation for ManagedImageCreate {
         let data_disks: BTreeMap<u32, Stored> = data.keys().copied().zip(settled).collect();
         let keep = std::iter::once(&os_disk).chain(data_disks.values());
         let changes = release_others(cx, &row.key, &row.location, keep).await?;
-        let state = ManagedImageInternal { os_disk: Some(os_disk.clone()), data_disks, build: None };
+        let state = ManagedImageInternal { os_disk: Some(os_disk.clone()), data_disks, ..Default::default() };
         let update = Outcome::update(move |row| {
             let gib = |lun| state.data_disks.get(&lun).map(|d| gib_of(d.size_bytes));
             show_sizes(&mut row.body, gib_of(os_disk.size_bytes), gib);

@@ -11,7 +11,7 @@ mod gallery_share;
 mod image_template_create;
 mod image_template_delete;
 mod image_template_run;
-mod image_version;
+pub(crate) mod image_version;
 mod image_version_create;
 mod image_version_delete;
 mod image_version_update;

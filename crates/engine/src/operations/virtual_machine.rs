@@ -165,12 +165,13 @@ async fn disk_of(engine: &Engine, key: &str, lun: Option<u8>, data_dir: &Path) -
     let row = require(engine, key).await?;
     let disk: DiskInternal = internal(&row)?;
     let boundary = engine.regions().boundary(&row.location, key).await?;
-    let source = |manifest: &str| base_images::source(&row.location, boundary, manifest);
+    let source =
+        |manifest: &str| base_images::traced_source(&row.location, boundary, manifest, disk.boot_trace.as_deref());
     Ok(DiskSpec {
         lun,
         overlay: disk.overlay_in(data_dir),
         size_bytes: disk.size_bytes,
-        base: disk.base.map(|b| BaseImage { source: source(&b.manifest), size_bytes: b.size_bytes }),
+        base: disk.base.as_ref().map(|b| BaseImage { source: source(&b.manifest), size_bytes: b.size_bytes }),
         read_only: false,
     })
 }

@@ -527,6 +527,7 @@ impl Builder<'_> {
             base: Some(image.os_disk.clone()),
             size_bytes: size,
             uefi_settings: image.uefi_settings.clone(),
+            boot_trace: image.boot_trace.clone(),
         };
         let (disk_id, key) = self.new_disk(body, new).await?;
         let os = &mut body["properties"]["storageProfile"]["osDisk"];

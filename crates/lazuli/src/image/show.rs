@@ -44,6 +44,9 @@ fn text(build: &Value) -> anyhow::Result<String> {
     for material in predicate["buildDefinition"]["resolvedDependencies"].as_array().into_iter().flatten() {
         lines.push(format!("made of    {}  {}", word(&material["name"]), digest(material)));
     }
+    if let Some(bytes) = build["bootTrace"]["fetchedAheadBytes"].as_u64() {
+        lines.push(format!("starts     fetch {} MiB ahead", bytes >> 20));
+    }
     let parts = sbom["predicate"]["components"].as_array().map_or(&[][..], Vec::as_slice);
     lines.push(format!("packages   {}", parts.len()));
     lines.extend(parts.iter().map(|part| format!("           {}", word(&part["purl"]))));
@@ -68,8 +71,8 @@ mod tests {
                 "resolvedDependencies": [{"name": "/v/1.0.0", "digest": {"lazuliManifest": "ab"}}]},
             "runDetails": {"metadata": {"finishedOn": "2026-03-01T12:00:00Z"}, "byproducts": [{"name": "packerlogs/1"}]}}});
         let sbom = json!({"predicate": {"components": [{"purl": "pkg:deb/debian/nginx@1"}]}});
-        let build =
-            json!({"provenance": envelope(provenance), "sbom": envelope(sbom), "verified": true, "keyId": "cd"});
+        let build = json!({"provenance": envelope(provenance), "sbom": envelope(sbom), "verified": true, "keyId": "cd",
+            "bootTrace": {"sizeBytes": 8192, "fetchedAheadBytes": 31_457_280}});
         insta::assert_snapshot!(text(&build).unwrap());
     }
 }

@@ -11,6 +11,7 @@
 //! | `GET /vms/{id}/console?max=N` | | the last N bytes of the serial console, as they are |
 //! | `GET /vms/{id}/serial`, `Upgrade: lazuli-link` | | 101: the connection is the running machine's serial console, until another one asks for it |
 //! | `GET /vms/{id}/screenshot` | | what the running machine's screen shows, as PNG |
+//! | `GET /vms/{id}/boot-trace` | | what was read of its image when it started ([`BaseImages::boot_trace`](super::BaseImages::boot_trace)); nothing if that is not known |
 //! | `POST /vms/{id}/start`, `/power-off?skip_shutdown=B`, `/restart` | | `VmStatus` |
 //! | `PUT /vms/{id}/definition` | `VmSpec` | `VmStatus`: redefined |
 //! | `GET /vms/{id}/firmware` | | what firmware and TPM keep of a machine that is off, as [`firmware::pack`](super::firmware::pack) makes it; nothing if they keep nothing |

@@ -247,6 +247,12 @@ impl HostClient {
         self.call(Method::GET, &format!("/vms/{id}/screenshot"), None::<&()>).await
     }
 
+    /// What was read of the machine's image when it started, as the host's [`BaseImages`](super::BaseImages) write it. `None`: not known.
+    pub async fn boot_trace(&self, id: Uuid) -> Result<Option<Bytes>, ClientError> {
+        let trace = self.call(Method::GET, &format!("/vms/{id}/boot-trace"), None::<&()>).await?;
+        Ok(Some(trace).filter(|t| !t.is_empty()))
+    }
+
     /// A connection to a TCP port of a running machine's guest, through its virtual network, whatever its security rules say.
     /// `Refused` if nothing answers there, `Conflict` if the machine does not run.
     pub async fn connect(&self, id: Uuid, port: u16) -> Result<GuestStream, ClientError> {

@@ -54,6 +54,12 @@ const MAX_SOCKET_PATH: usize = 107;
 pub trait BaseImages: Send + Sync + 'static {
     /// Opens the image a [`BaseImage::source`](crate::spec::BaseImage::source) names. It must be immutable.
     async fn open(&self, source: &str) -> Result<Arc<dyn BlockSource>, BaseImageError>;
+
+    /// What a machine read of the image when it started, as the implementation writes it. `None`: not known.
+    fn boot_trace(&self, source: &str) -> Option<Vec<u8>> {
+        let _ = source;
+        None
+    }
 }
 
 /// Why a base image cannot be opened.
@@ -243,6 +249,15 @@ impl Host {
 
     async fn guest(&self, id: Uuid) -> Result<Arc<Guest>, HostError> {
         self.guests.lock().await.get(&id).cloned().ok_or(HostError::NotFound)
+    }
+
+    /// What the machine's image was read of when it started, this machine or an earlier one.
+    async fn boot_trace(&self, id: Uuid) -> Result<Option<Vec<u8>>, HostError> {
+        let spec = self.guest(id).await?.record().spec();
+        let Some(base) = spec.os_disk.base.clone() else { return Ok(None) };
+        let images = Arc::clone(&self.env.base_images);
+        let traced = tokio::task::spawn_blocking(move || images.boot_trace(&base.source)).await;
+        traced.map_err(|e| HostError::store(io::Error::other(e)))
     }
 
     async fn list(&self) -> Vec<Arc<Guest>> {

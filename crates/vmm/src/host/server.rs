@@ -244,6 +244,10 @@ async fn dispatch(host: &Arc<Host>, call: &Call) -> Result<Reply, HostError> {
             let png = host.guest(id(vm)?).await?.screenshot().await?;
             Ok(reply(StatusCode::OK, "image/png", png.into()))
         }
+        (&Method::GET, ["vms", vm, "boot-trace"]) => {
+            let trace = host.boot_trace(id(vm)?).await?.unwrap_or_default();
+            Ok(reply(StatusCode::OK, "application/octet-stream", trace.into()))
+        }
         (&Method::POST, ["vms", vm, "start"]) => ordered(&*host.guest(id(vm)?).await?, Order::Start).await,
         (&Method::POST, ["vms", vm, "restart"]) => ordered(&*host.guest(id(vm)?).await?, Order::Restart).await,
         (&Method::POST, ["vms", vm, "power-off"]) => {

@@ -10,17 +10,18 @@
 
 use super::customize::INVENTORY;
 use super::names::Machine;
-use super::{PARTIAL, Run};
+use super::{PARTIAL, Run, TRACE, TRACED};
 use crate::build_record;
 use crate::call::Call;
 use crate::image_builder::staging::VHDS;
 use crate::image_builder::{TemplateInternal, unauthorized};
+use crate::image_files::{self, ImageFile};
 use crate::operation::OpError;
 use crate::providers::image_template_run_output::{Artifact, put_change};
 use crate::providers::virtual_machine::MachineInternal;
 use crate::sources::take_over;
 use crate::storage::Place;
-use crate::stored::{ManagedImageInternal, internal};
+use crate::stored::{BootTrace, ManagedImageInternal, internal};
 use crate::{db_error, now_ms, on_behalf};
 use aws_lc_rs::digest::{SHA256, digest};
 use lazuli_arm::bodies::image_template::{Distributor, Script, Target, TargetRegion, Versioning, Work, next_version};
@@ -121,11 +122,22 @@ async fn target(run: &Run<'_>, machine: &Machine, distributor: &Distributor) -> 
     }
 }
 
-/// Binds to an image what is known of its build.
+/// Binds to an image what is known of its build and of its start.
 async fn bind(run: &Run<'_>, name: &str, id: &str) -> Result<(), OpError> {
-    let Some(inventory) = run.cx.done_step(INVENTORY) else { return Ok(()) };
-    let inventory: Inventory = serde_json::from_value(inventory).map_err(ArmError::internal)?;
     let row = require(run, &id.parse().map_err(ArmError::internal)?).await?;
+    if let Some(inventory) = run.cx.done_step(INVENTORY) {
+        let inventory: Inventory = serde_json::from_value(inventory).map_err(ArmError::internal)?;
+        bind_build(run, name, &row, &inventory).await?;
+    }
+    let covers = run.cx.done_step(TRACED).and_then(|covers| covers.as_u64());
+    let Some(covers) = covers else { return Ok(()) };
+    let (file, holder) =
+        run.cx.engine.storage().stored_file(&run.journal.place(TRACE)).await.map_err(ArmError::from)?;
+    let stored = file.stored.ok_or_else(|| ArmError::internal("a trace without bytes"))?;
+    attach(run, &row, ImageFile::BootTrace(BootTrace { stored, covers }), &holder).await
+}
+
+async fn bind_build(run: &Run<'_>, name: &str, row: &Resource, inventory: &Inventory) -> Result<(), OpError> {
     let time = |ms: i64| jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string();
     let sha256 = |bytes: &[u8]| hex::encode(digest(&SHA256, bytes));
     let source = &run.prepared.source;
@@ -139,7 +151,7 @@ async fn bind(run: &Run<'_>, name: &str, id: &str) -> Result<(), OpError> {
         }
     }
     let build = Build {
-        outputs: vec![build_record::artifact(&row)?],
+        outputs: vec![build_record::artifact(row)?],
         materials,
         template: Made::sha256(run.row.id.clone(), sha256(run.row.body.to_string().as_bytes())),
         run: run.prepared.run.to_string(),
@@ -148,13 +160,17 @@ async fn bind(run: &Run<'_>, name: &str, id: &str) -> Result<(), OpError> {
         finished: time(now_ms()),
     };
     let version = row.kind.ends_with("/versions").then_some(row.name.as_str());
-    let document = build_record::document(&run.cx.engine, &build, run.id.name(), version, &inventory).await?;
+    let document = build_record::document(&run.cx.engine, &build, run.id.name(), version, inventory).await?;
     let file = format!("build-{name}.json");
     run.journal.put(&file, document).await?;
     let stored = run.cx.engine.storage().stored_file(&run.journal.place(&file)).await;
     let (file, holder) = stored.map_err(ArmError::from)?;
-    let written = build_record::Written { file, region: &run.template.location, holder: &holder };
-    build_record::attach(run.cx, &row.key, &written).await
+    attach(run, row, ImageFile::Build(file), &holder).await
+}
+
+async fn attach(run: &Run<'_>, image: &Resource, file: ImageFile, holder: &str) -> Result<(), OpError> {
+    let written = image_files::Written { file, region: &run.template.location, holder };
+    image_files::attach(run.cx, &image.key, &written).await
 }
 
 // ---- managed images

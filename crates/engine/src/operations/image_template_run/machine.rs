@@ -1,14 +1,18 @@
 //! The machines of a run with their networks: made, generalized, removed. How they are reached is in [`door`](super::door).
 
-use super::Run;
 use super::door::{self, USER};
 use super::names::Machine;
+use super::{Run, TRACE};
 use crate::db_error;
 use crate::on_behalf;
 use crate::operation::OpError;
+use crate::operations::virtual_machine::{host_error, on_host};
+use crate::providers::virtual_machine::MachineInternal;
+use crate::stored::internal;
 use lazuli_arm::bodies::image_template::VmProfile;
 use lazuli_arm::{ArmError, ResourceId};
 use lazuli_builder::communicator::ssh::UserKey;
+use lazuli_chunks::Traces;
 use lazuli_meta::model::{Resource, ResourceQuery};
 use serde_json::{Map, Value, json};
 
@@ -133,7 +137,7 @@ fn machine_body(run: &Run<'_>, machine: &Machine, image: &Value, user: Value, bu
         properties["securityProfile"] = json!({"securityType": "TrustedLaunch", "uefiSettings": uefi});
     }
     let mut further = Vec::new();
-    if let Some(plan) = source.plan.as_ref().filter(|_| build) {
+    if let Some(plan) = &source.plan {
         further.push(("plan", plan.clone()));
     }
     if !profile.user_assigned_identities.is_empty() {
@@ -163,6 +167,20 @@ pub(super) async fn result_image(run: &Run<'_>, machine: &Machine) -> Result<(),
         "hyperVGeneration": run.prepared.source.generation,
     });
     run.put(&run.names.result(), &framed(run, properties, &[])).await
+}
+
+/// Keeps beside the log what the machine read of its image when it started; how much of its disk that is. `None`: its host does not know.
+pub(super) async fn trace(run: &Run<'_>, machine: &Machine) -> Result<Option<u64>, OpError> {
+    let row = require(run, &machine.machine).await?;
+    let state: MachineInternal = internal(&row)?;
+    let host = run.cx.engine.home_of(&row, &state).await?.host;
+    let traced = on_host(run.cx, &row.name, || host.boot_trace(state.vm_id)).await?;
+    let traced = traced.map_err(|error| host_error(error, &row.name))?;
+    let Some((trace, covers)) = traced.and_then(|trace| Traces::covers(&trace).map(|covers| (trace, covers))) else {
+        return Ok(None);
+    };
+    run.journal.put(TRACE, trace.into()).await?;
+    Ok(Some(covers))
 }
 
 /// What earlier runs left in the staging group: machines that were kept.

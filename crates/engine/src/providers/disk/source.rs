@@ -25,6 +25,8 @@ pub(in super::super) struct Source {
     pub guest_state_holder: Option<String>,
     /// As [`DiskInternal::uefi_settings`].
     pub uefi_settings: Value,
+    /// As [`DiskInternal::boot_trace`].
+    pub boot_trace: Option<String>,
     /// Properties that the new resource takes over.
     pub properties: Value,
     /// The disk or snapshot, if it is one.
@@ -45,6 +47,8 @@ impl Source {
             guest_state_holder: Some(row.key.clone()),
             guest_state: state.guest_state,
             uefi_settings: state.uefi_settings,
+            // What was written since is read otherwise.
+            boot_trace: None,
             properties: row.body["properties"].clone(),
             required: Some(row.key.clone()),
             row: Some(row),
@@ -92,6 +96,7 @@ pub(in super::super) async fn find(
                 guest_state,
                 guest_state_holder,
                 uefi_settings: Value::Null,
+                boot_trace: None,
                 properties: json!({}),
                 row: None,
                 required: None,
@@ -118,9 +123,9 @@ async fn from_image(cx: Context<'_>, image: ImageSource, lun: Option<i64>, locat
         }
     };
     // A data disk has neither OS nor generation nor firmware.
-    let (properties, uefi_settings) = match lun {
-        None => (described, image.uefi_settings),
-        Some(_) => (json!({}), Value::Null),
+    let (properties, uefi_settings, boot_trace) = match lun {
+        None => (described, image.uefi_settings, image.boot_trace),
+        Some(_) => (json!({}), Value::Null, None),
     };
     Ok(Source {
         found: FoundDisk::stored(stored, &holder),
@@ -128,6 +133,7 @@ async fn from_image(cx: Context<'_>, image: ImageSource, lun: Option<i64>, locat
         guest_state: None,
         guest_state_holder: None,
         uefi_settings,
+        boot_trace,
         properties,
         row: None,
         required: Some(holder),
@@ -169,6 +175,7 @@ pub(in super::super) fn take_over(
     let kept = source.guest_state.iter();
     changes.extend(kept.flat_map(|s| sources::take_over(holder, &owner.key, &source.region, s)));
     state.uefi_settings.clone_from(&source.uefi_settings);
+    state.boot_trace.clone_from(&source.boot_trace);
     if source.background {
         disk::set_completion_percent(body, 0.0);
         changes.push(background(source, owner)?);

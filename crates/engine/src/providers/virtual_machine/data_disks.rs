@@ -33,6 +33,8 @@ pub(super) struct NewDisk<'a> {
     pub size_bytes: u64,
     /// As [`DiskInternal::uefi_settings`].
     pub uefi_settings: Value,
+    /// As [`DiskInternal::boot_trace`].
+    pub boot_trace: Option<String>,
 }
 
 impl Builder<'_> {
@@ -160,8 +162,16 @@ impl Builder<'_> {
     ) -> Result<String, ArmError> {
         let name = entry["name"].as_str().unwrap_or_default().to_owned();
         let sku = entry["managedDisk"]["storageAccountType"].clone();
-        let (properties, uefi_settings) = (json!({}), Value::Null);
-        let new = NewDisk { name: &name, properties, creation_data, sku: &sku, base, size_bytes, uefi_settings };
+        let new = NewDisk {
+            name: &name,
+            properties: json!({}),
+            creation_data,
+            sku: &sku,
+            base,
+            size_bytes,
+            uefi_settings: Value::Null,
+            boot_trace: None,
+        };
         let (id, key) = self.new_disk(body, new).await?;
         entry["diskSizeGB"] = json!(disk::gib_of(size_bytes));
         entry["managedDisk"]["id"] = json!(id);
@@ -191,6 +201,7 @@ impl Builder<'_> {
             base: new.base,
             written: true,
             uefi_settings: new.uefi_settings,
+            boot_trace: new.boot_trace,
             ..DiskInternal::default()
         };
         self.changes.extend(state.base.iter().map(|base| {

@@ -6,7 +6,7 @@ use crate::platform_images::{Published, Reference, catalogue_id};
 use crate::provider::Context;
 use crate::shared_galleries::{VERSIONS, serves};
 use crate::sources::{self, SourceImage};
-use crate::stored::{ImageVersionInternal, Stored, internal};
+use crate::stored::{ImageVersionInternal, ManagedImageInternal, Stored, internal};
 use lazuli_arm::bodies::disk::gib_of;
 use lazuli_arm::bodies::image_definition::security_type_of;
 use lazuli_arm::bodies::image_version::is_latest_candidate;
@@ -52,6 +52,8 @@ pub(crate) struct ImageSource {
     pub security_type: String,
     /// UEFI keys that it brings along; null: none.
     pub uefi_settings: Value,
+    /// Manifest of the trace of its start, if it has one.
+    pub boot_trace: Option<String>,
 }
 
 impl ImageSource {
@@ -144,6 +146,7 @@ async fn platform_image(
         security_type: if properties["hyperVGeneration"] == "V2" { "TrustedLaunchSupported" } else { "Standard" }
             .into(),
         uefi_settings: Value::Null,
+        boot_trace: None,
         exact_version: Some(urn.version),
         version_id: row.id,
     })
@@ -265,6 +268,7 @@ struct Found {
     row: Resource,
     os_disk: Stored,
     data_disks: BTreeMap<u32, Stored>,
+    boot_trace: Option<String>,
 }
 
 impl Found {
@@ -272,17 +276,19 @@ impl Found {
     fn of(row: Resource, location: &str) -> Result<Option<Self>, ArmError> {
         let state: ImageVersionInternal = internal(&row)?;
         let here = state.serves(location);
-        let ImageVersionInternal { os_disk, data_disks, .. } = state;
-        Ok(os_disk.filter(|_| here).map(|os_disk| Self { row, os_disk, data_disks }))
+        let ImageVersionInternal { os_disk, data_disks, boot_trace, .. } = state;
+        let boot_trace = boot_trace.map(|trace| trace.stored.manifest);
+        Ok(os_disk.filter(|_| here).map(|os_disk| Self { row, os_disk, data_disks, boot_trace }))
     }
 
     fn image(self, definition: &Resource, kind: ImageKind, shown_id: String) -> ImageSource {
-        let Self { row, os_disk, data_disks: stored } = self;
+        let Self { row, os_disk, data_disks: stored, boot_trace } = self;
         let properties = &definition.body["properties"];
         let text = |name: &str, default: &str| properties[name].as_str().unwrap_or(default).to_owned();
         ImageSource {
             security_type: security_type_of(&definition.body, &row.name),
             uefi_settings: row.body["properties"]["securityProfile"]["uefiSettings"].clone(),
+            boot_trace,
             exact_version: Some(row.name),
             shown_id,
             plan: properties.get("purchasePlan").filter(|p| !p.is_null()).cloned(),
@@ -338,6 +344,7 @@ async fn managed(cx: Context<'_>, id: &ResourceId, location: &str) -> Result<Ima
         generalized: true,
         security_type: "Standard".into(),
         uefi_settings: Value::Null,
+        boot_trace: internal::<ManagedImageInternal>(&row)?.boot_trace.map(|trace| trace.stored.manifest),
         kind: ImageKind::Managed,
         plan: None,
         shown_id: row.id.clone(),
