@@ -1,5 +1,7 @@
 //! Image templates as resources: checked, fetched for, staged, refused, changed, deleted. Runs have tests of their own.
 
+mod runs;
+
 use super::authorization::{as_caller, ask, assign, stranger};
 use super::{Server, definition, disk_bytes};
 use crate::call::{ActionReply, Caller, Deleted, Method};

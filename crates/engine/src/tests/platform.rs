@@ -16,7 +16,7 @@ fn urn_id(server: &Server, urn: &str) -> ResourceId {
     below(server, &format!("Lazuli.Images/platformImages/{urn}")).parse().unwrap()
 }
 
-async fn publish(server: &Server, urn: &str, regions: &[&str], more: Value) -> Result<Value, ArmError> {
+pub(super) async fn publish(server: &Server, urn: &str, regions: &[&str], more: Value) -> Result<Value, ArmError> {
     let regions: Vec<Value> = regions.iter().map(|r| json!({"name": r})).collect();
     let body = json!({"location": "eastus", "properties": {"hyperVGeneration": "V2",
         "storageProfile": {"osDiskImage": {"source": {"id": server.id("disks/d1").to_string()}}},

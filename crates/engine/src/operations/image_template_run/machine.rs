@@ -137,6 +137,7 @@ fn machine_body(run: &Run<'_>, machine: &Machine, image: &Value, user: Value, bu
         properties["securityProfile"] = json!({"securityType": "TrustedLaunch", "uefiSettings": uefi});
     }
     let mut further = Vec::new();
+    // Of the source, which is validated alone too, and of the result, which is of the same plan.
     if let Some(plan) = &source.plan {
         further.push(("plan", plan.clone()));
     }
