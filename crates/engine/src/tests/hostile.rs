@@ -1,8 +1,9 @@
 //! Callers without rights, and owners of another tenant, at every door: nothing is told, nothing is changed.
 
-use super::Server;
 use super::authorization::{as_caller, ask, other_tenant, stranger};
-use crate::call::{Call, Method};
+use super::tenant_deployments::owns_everything;
+use super::{SMALLEST, Server};
+use crate::call::{Call, Caller, Method};
 use lazuli_arm::{ArmError, ResourceId, ResourceType};
 use serde_json::{Value, json};
 
@@ -115,11 +116,49 @@ async fn nothing_opens_without_a_right() {
 
     let (owner, _) = other_tenant(&server).await;
     let nobody = stranger(&server, &server.call.caller.tenant).await;
+    let of_everything = stranger(&server, &owner.tenant).await;
+    owns_everything(&server, &as_caller(&server, &of_everything)).await;
     let rows = server.engine.all_rows(Default::default()).await.unwrap();
-    for caller in [owner, nobody] {
+    for caller in [owner, nobody, of_everything] {
         every_operation_is_refused(&server, &as_caller(&server, &caller), &operation).await;
     }
     assert_eq!(server.engine.all_rows(Default::default()).await.unwrap(), rows, "nothing changed");
     assert_eq!(rows.len(), before.len() + 1, "the other tenant's group");
     assert!(server.engine.access().await.unwrap().locks.is_empty());
+}
+
+/// Whoever owns all there is in another tenant neither follows an operation of this one nor reads what came of it, here a SAS.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_and_its_result_are_of_their_tenant() {
+    let server = Server::start().await;
+    let create = json!({"createOption": "Upload", "uploadSizeBytes": SMALLEST + 512});
+    let body = json!({"location": "eastus", "properties": {"creationData": create}});
+    server.put("disks/d1", body).await.unwrap();
+    let granted = server.begin_access("disks/d1", "Write").await.unwrap();
+    assert!(granted.output.as_ref().unwrap()["accessSAS"].is_string(), "its owner reads it");
+    let (owner, group) = other_tenant(&server).await;
+    owns_everything(&server, &as_caller(&server, &owner)).await;
+    let asked = async |caller: &Caller, subscription: &str| {
+        let call = as_caller(&server, caller);
+        let disk = server.engine.get(&call, &server.id("disks/d1")).await.unwrap_err();
+        let operation = server.engine.operation(&call, subscription, &granted.id).await.unwrap_err();
+        let cancel = server.engine.cancel_operation(&call, subscription, &granted.id).await.unwrap_err();
+        [disk, operation, cancel].map(|error| (error.status, error.code, error.message))
+    };
+    let here = &server.group.subscription;
+    let [disk, operation, cancel] = asked(&owner, here).await;
+    assert_eq!((disk.0, disk.1.as_str()), (401, "InvalidAuthenticationTokenTenant"));
+    assert_eq!((&operation, &cancel), (&disk, &disk));
+    // Nor by way of a subscription of their own, or of none.
+    let absent = format!("The operation '{}' could not be found.", granted.id);
+    let absent = (404, "NotFound".to_owned(), absent);
+    for subscription in [group.subscription.as_str(), ""] {
+        let [_, operation, cancel] = asked(&owner, subscription).await;
+        assert_eq!((&operation, &cancel), (&absent, &absent), "'{subscription}'");
+    }
+    // It is not the token's tenant alone that keeps them out: a role at `/` says nothing about this one.
+    let posing = Caller { tenant: server.call.caller.tenant.clone(), ..owner };
+    let [disk, operation, cancel] = asked(&posing, here).await;
+    assert_eq!((disk.0, disk.1.as_str()), (403, "AuthorizationFailed"));
+    assert_eq!((&operation, &cancel), (&absent, &absent));
 }

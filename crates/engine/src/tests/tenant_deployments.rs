@@ -21,7 +21,7 @@ async fn server() -> Server {
     server
 }
 
-async fn owns_everything(server: &Server, call: &Call) {
+pub(super) async fn owns_everything(server: &Server, call: &Call) {
     server.engine.grant_role(&call.caller.app_id, "Owner", "/").await.unwrap();
 }
 
