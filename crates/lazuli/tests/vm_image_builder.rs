@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 const HOME: &str = "eastus";
 const GROUP: &str = "builds";
+/// The guest, as it was uploaded.
+const DISK: &str = "Microsoft.Compute/disks/source";
 /// Contributor.
 const ROLE: &str = "b24988ac-6180-42a0-ab88-20f7382dd24c";
 /// The tiny guest has neither of the agents: it is generalized by a script of its own.
@@ -35,12 +37,9 @@ impl Site {
     async fn prepare(&self, guest: &Path) -> String {
         self.arm.put(&self.arm.group_path(GROUP, ""), &json!({"location": HOME})).await.unwrap();
         self.put("Microsoft.Compute/galleries/g", json!({"location": HOME})).await;
-        self.definition("linux").await;
-        let disk = self.upload(guest).await;
-        let storage = json!({"osDiskImage": {"source": {"id": disk}}});
-        let properties = json!({"publishingProfile": {"targetRegions": [{"name": HOME}]}, "storageProfile": storage});
-        let version = "Microsoft.Compute/galleries/g/images/linux/versions/1.0.0";
-        self.put(version, json!({"location": HOME, "properties": properties})).await;
+        self.definition("linux", None).await;
+        self.upload(guest).await;
+        self.version("linux").await;
         let below = "Microsoft.ManagedIdentity/userAssignedIdentities/builder";
         let identity = self.put(below, json!({"location": HOME})).await;
         let assignment = "Microsoft.Authorization/roleAssignments/11111111-2222-3333-4444-555555555555";
@@ -53,27 +52,38 @@ impl Site {
         self.path(below)
     }
 
-    /// The id of a new definition of this name.
-    async fn definition(&self, name: &str) -> String {
+    /// The id of a new definition of this name, perhaps with a purchase plan.
+    async fn definition(&self, name: &str, plan: Option<&Value>) -> String {
         let identifier = json!({"publisher": "builds", "offer": "linux", "sku": name});
-        let properties =
+        let mut properties =
             json!({"osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "identifier": identifier});
+        if let Some(plan) = plan {
+            properties["purchasePlan"] = plan.clone();
+        }
         let below = format!("Microsoft.Compute/galleries/g/images/{name}");
         self.put(&below, json!({"location": HOME, "properties": properties})).await;
         self.path(&below)
     }
 
-    async fn upload(&self, vhd: &Path) -> String {
-        let disk = self.path("Microsoft.Compute/disks/source");
+    /// The guest as version 1.0.0 of a definition; its id.
+    async fn version(&self, definition: &str) -> String {
+        let storage = json!({"osDiskImage": {"source": {"id": self.path(DISK)}}});
+        let properties = json!({"publishingProfile": {"targetRegions": [{"name": HOME}]}, "storageProfile": storage});
+        let below = format!("Microsoft.Compute/galleries/g/images/{definition}/versions/1.0.0");
+        self.put(&below, json!({"location": HOME, "properties": properties})).await;
+        self.path(&below)
+    }
+
+    async fn upload(&self, vhd: &Path) {
+        let disk = self.path(DISK);
         let bytes = std::fs::metadata(vhd).unwrap().len();
         let create = json!({"createOption": "Upload", "uploadSizeBytes": bytes});
         let properties = json!({"osType": "Linux", "hyperVGeneration": "V2", "creationData": create});
-        self.put("Microsoft.Compute/disks/source", json!({"location": HOME, "properties": properties})).await;
+        self.put(DISK, json!({"location": HOME, "properties": properties})).await;
         let access = json!({"access": "Write", "durationInSeconds": 3600});
         let granted = self.arm.post(&format!("{disk}/beginGetAccess"), Some(&access)).await.unwrap();
         blob::upload(self.arm.http(), granted["accessSAS"].as_str().unwrap(), vhd).await.unwrap();
         self.arm.post(&format!("{disk}/endGetAccess"), None).await.unwrap();
-        disk
     }
 
     /// Creates a template, which takes the newest version and may be told more.
@@ -93,6 +103,30 @@ impl Site {
 
     async fn run(&self, template: &str) -> anyhow::Result<Value> {
         self.arm.post(&format!("{template}/run?api-version=2024-02-01"), None).await
+    }
+
+    /// Runs a template to its end: what its log says, and what came of it.
+    async fn logged(&self, template: &str) -> (String, anyhow::Result<Value>) {
+        let run = format!("{template}/run?api-version=2024-02-01");
+        let accepted = self.arm.send(Method::POST, &run, None).await.unwrap();
+        // It ends with the run.
+        let log = self.arm.text(&format!("{template}/logStream?api-version=2024-02-01")).await.unwrap();
+        (log, self.arm.finish(accepted, &run).await)
+    }
+
+    /// Waits until scripts run.
+    async fn customizes(&self, template: &str) {
+        let customizes = async || {
+            let shown = self.show(template).await;
+            (shown["properties"]["lastRunStatus"]["runSubState"] == "Customizing").then_some(())
+        };
+        wait_for("the run customizes", Duration::from_secs(180), customizes).await;
+    }
+
+    /// All machines there are.
+    async fn machines(&self) -> Vec<Value> {
+        let all = self.arm.get(&self.arm.path("/providers/Microsoft.Compute/virtualMachines")).await.unwrap();
+        all["value"].as_array().unwrap().clone()
     }
 
     /// Runs a template whose version must have this number, and at least `written` bytes of its own, but not much more.
@@ -190,11 +224,8 @@ async fn a_run_that_fails_says_why_and_leaves_nothing() {
     let inline = json!(["echo before", "exit 42", "echo after"]);
     let customize = json!([{"type": "Shell", "name": "breaks", "inline": inline}]);
     let template = site.template("broken", &identity, json!({"customize": customize, "distribute": distribute})).await;
-    let run = format!("{template}/run?api-version=2024-02-01");
-    let accepted = site.arm.send(Method::POST, &run, None).await.unwrap();
-    // It ends with the run.
-    let told = site.arm.text(&format!("{template}/logStream?api-version=2024-02-01")).await.unwrap();
-    let error = site.arm.finish(accepted, &run).await.unwrap_err().to_string();
+    let (told, ended) = site.logged(&template).await;
+    let error = ended.unwrap_err().to_string();
     assert!(error.contains("'breaks' ended with exit code 42") && error.contains("customization.log"), "{error}");
     let at = |text: &str| told.find(text).unwrap_or_else(|| panic!("{text}: {told}"));
     assert!(at("[breaks] out: before\n\n") < at("[run] --- failed: 'breaks' ended with exit code 42"), "{told}");
@@ -228,6 +259,7 @@ async fn scripts_that_break_their_machine_are_told() {
         "sudo dd if=/dev/zero of=/fill bs=65536"
     ]);
     let restarts = json!(["sudo reboot -f", "sleep 600"]);
+    let stops = json!(["sudo killall dropbear", "sleep 600"]);
     let customize = |name: &str, lines: Value| json!({"customize": [{"type": "Shell", "name": name, "inline": lines}]});
     let source_only = json!({"validate": {"sourceValidationOnly": true, "inVMValidations": [
         {"type": "Shell", "name": "right", "inline": ["test ! -e /fill"]},
@@ -235,6 +267,7 @@ async fn scripts_that_break_their_machine_are_told() {
     for (name, mut properties, told) in [
         ("fills", customize("fills", fills), "'fills' ended with exit code 1"),
         ("restarts", customize("restarts", restarts), "the connection to the machine was lost while 'restarts' ran"),
+        ("stops", customize("stops", stops), "the connection to the machine was lost while 'stops' ran"),
         ("source", source_only, "'wrong' ended with exit code 1"),
     ] {
         properties["distribute"] = json!([{"type": "VHD", "runOutputName": "vhd"}]);
@@ -245,6 +278,145 @@ async fn scripts_that_break_their_machine_are_told() {
         let shown = site.show(&template).await;
         assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"], "{name}");
     }
+}
+
+/// A build's time counts from its start, and its end is that of a script that hangs, and of the machine. The shortest time that can be
+/// asked for is six minutes: of the run that begins here, the database says that it began four and a half minutes ago.
+#[tokio::test]
+async fn a_script_that_hangs_ends_with_the_time_of_its_build() {
+    use sqlx::{ConnectOptions as _, Executor as _};
+    const BEGAN_EARLIER: &str = "CREATE TRIGGER began_earlier AFTER INSERT ON operations \
+        WHEN NEW.kind = 'image_template.run' \
+        BEGIN UPDATE operations SET started_ms = started_ms - 270000 WHERE id = NEW.id; END";
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let properties = json!({
+        "customize": [{"type": "Shell", "name": "hangs", "inline": ["echo begun", "sleep 100000"]}],
+        "distribute": [{"type": "VHD", "runOutputName": "vhd"}],
+        "buildTimeoutInMinutes": 6,
+    });
+    let template = site.template("hangs", &identity, properties).await;
+    let database = sqlx::sqlite::SqliteConnectOptions::new().filename(server.dir().join("lazuli.db"));
+    let mut database = database.connect().await.unwrap();
+    database.execute(BEGAN_EARLIER).await.unwrap();
+    let machines = async {
+        site.customizes(&template).await;
+        site.machines().await.len()
+    };
+    let begin = Instant::now();
+    let ((told, ended), machines) = tokio::join!(site.logged(&template), machines);
+    assert!(begin.elapsed() < Duration::from_secs(300), "it had a minute and a half: {:?}", begin.elapsed());
+    assert_eq!(machines, 1);
+    let stopped = "The build was stopped because it took longer than buildTimeoutInMinutes allows (6 minutes). ";
+    let at = |text: &str| told.find(text).unwrap_or_else(|| panic!("{text}: {told}"));
+    assert!(at("[hangs] out: begun\n") < at(&format!("[run] --- failed: {stopped}")), "{told}");
+    let error = ended.unwrap_err().to_string();
+    assert!(error.contains(stopped), "{error}");
+    let shown = site.show(&template).await;
+    let last = &shown["properties"]["lastRunStatus"];
+    assert_eq!(last["runState"], "Failed");
+    assert!(last["message"].as_str().unwrap().starts_with(stopped), "{last}");
+    assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"]);
+    assert_eq!(site.machines().await, Vec::<Value>::new());
+    assert_eq!(site.output(&template, "vhd").await, Value::Null);
+}
+
+/// With `sourceValidationOnly` the source says what it is, and nothing is made of it. (One that is found wanting: see
+/// `scripts_that_break_their_machine_are_told`.)
+#[tokio::test]
+async fn a_source_is_validated_alone() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let definition = site.path("Microsoft.Compute/galleries/g/images/linux");
+    let image = site.path("Microsoft.Compute/images/never");
+    let properties = json!({
+        "customize": [{"type": "Shell", "name": "never", "inline": ["exit 9"]}],
+        "validate": {"sourceValidationOnly": true, "inVMValidations": [
+            {"type": "Shell", "name": "system", "inline": [". /etc/os-release", "echo found $ID"]},
+            {"type": "Shell", "name": "user", "inline": ["test $(id -un) = packer"]}]},
+        "distribute": [
+            {"type": "SharedImage", "runOutputName": "gallery", "galleryImageId": definition, "targetRegions": [{"name": HOME}]},
+            {"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME},
+            {"type": "VHD", "runOutputName": "vhd"},
+        ],
+    });
+    let template = site.template("source", &identity, properties).await;
+    let (told, ended) = site.logged(&template).await;
+    if let Err(error) = ended {
+        panic!("{error:#}\n{}", server.log());
+    }
+    let at = |text: &str| told.find(text).unwrap_or_else(|| panic!("{text}: {told}"));
+    assert!(at("[run] --- phase Validating\n") < at("[system] out: found tiny\n"), "{told}");
+    at("[user] --- ended with exit code 0");
+    for never in ["[never]", "phase Building", "phase Customizing", "phase Distributing"] {
+        assert!(!told.contains(never), "{never}: {told}");
+    }
+    let shown = site.show(&template).await;
+    assert_eq!(shown["properties"]["lastRunStatus"]["runState"], "Succeeded", "{shown}");
+    assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"]);
+    assert_eq!(site.machines().await, Vec::<Value>::new());
+    for name in ["gallery", "image", "vhd"] {
+        assert_eq!(site.output(&template, name).await, Value::Null, "{name}");
+    }
+    let versions = site.arm.get(&format!("{definition}/versions")).await.unwrap();
+    assert_eq!(versions["value"].as_array().unwrap().len(), 1, "the source is all there is: {versions}");
+    assert!(site.arm.get(&image).await.is_err());
+}
+
+/// Whoever builds of an image with a purchase plan has a result of that plan (ID-9): only a definition of the same plan takes it, and
+/// machines of it must name it.
+#[tokio::test]
+async fn a_result_is_of_the_plan_of_its_source() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let plan = json!({"name": "hardened-1", "publisher": "contoso", "product": "hardened"});
+    site.definition("source", Some(&plan)).await;
+    let source = site.version("source").await;
+    let (same, none) = (site.definition("same", Some(&plan)).await, site.definition("none", None).await);
+    let properties = json!({
+        "source": {"type": "SharedImageVersion", "imageVersionId": source},
+        "customize": [{"type": "Shell", "inline": [OWN_DEPROVISIONING]}],
+        "validate": {"inVMValidations": [{"type": "Shell", "inline": ["true"]}]},
+        "distribute": [
+            {"type": "SharedImage", "runOutputName": "same", "galleryImageId": same, "targetRegions": [{"name": HOME}]},
+            {"type": "SharedImage", "runOutputName": "none", "galleryImageId": none, "targetRegions": [{"name": HOME}]},
+        ],
+    });
+    let template = site.template("planned", &identity, properties).await;
+    let (state, message) = site.fails(&template).await;
+    assert_eq!(state, "PartiallySucceeded", "{message}");
+    assert!(message.starts_with("Failed in distributing 1 images out of total 2: 'none': "), "{message}");
+    assert!(message.contains("has a different plan"), "{message}");
+    let version = site.output(&template, "same").await["artifactId"].as_str().unwrap().to_owned();
+    assert!(version.ends_with("/images/same/versions/1.0.0"), "{version}");
+    assert_eq!(site.output(&template, "none").await, Value::Null);
+    assert_eq!(site.machines().await, Vec::<Value>::new());
+
+    let machine = site.path("Microsoft.Compute/virtualMachines/vm");
+    let interface = site.path("Microsoft.Network/networkInterfaces/none");
+    let refused = async |plan: Option<&Value>| {
+        let mut body = json!({"location": HOME, "properties": {
+            "hardwareProfile": {"vmSize": "Standard_B1ls"},
+            "storageProfile": {"imageReference": {"id": version}, "osDisk": {"createOption": "FromImage"}},
+            "osProfile": {"computerName": "vm", "adminUsername": "azureuser", "adminPassword": "Correct-Horse-1"},
+            "networkProfile": {"networkInterfaces": [{"id": interface}]}}});
+        if let Some(plan) = plan {
+            body["plan"] = plan.clone();
+        }
+        let reply = site.arm.send(Method::PUT, &machine, Some(&body)).await.unwrap();
+        (reply.error_code().to_owned(), reply.error_message().to_owned())
+    };
+    let other = json!({"name": "hardened-2", "publisher": "contoso", "product": "hardened"});
+    for (given, told) in [(None, "requires Plan information"), (Some(&other), "is not as expected")] {
+        let (code, message) = refused(given).await;
+        assert!(code == "VMMarketplaceInvalidInput" && message.contains(told), "{code}: {message}");
+    }
+    // With its plan it lacks nothing but its interface.
+    let (code, message) = refused(Some(&plan)).await;
+    assert!(code != "VMMarketplaceInvalidInput" && message.contains("networkInterfaces/none"), "{code}: {message}");
 }
 
 /// Results are there or not, each for itself, and the run says which. What was found wanting has failed, wherever it went; a run goes
@@ -287,11 +459,7 @@ async fn results_that_cannot_all_be_had_are_told() {
         "additionalDataDisks": [{"sizeGB": 1}]});
     let template = site.template("wanting", &identity, properties).await;
     let source_goes = async {
-        let customizes = async || {
-            let shown = site.show(&template).await;
-            (shown["properties"]["lastRunStatus"]["runSubState"] == "Customizing").then_some(())
-        };
-        wait_for("the run customizes", Duration::from_secs(180), customizes).await;
+        site.customizes(&template).await;
         site.arm.delete(&source).await.unwrap();
     };
     let ((state, message), ()) = tokio::join!(site.fails(&template), source_goes);
@@ -369,7 +537,7 @@ async fn chained_builds_keep_only_what_they_change() {
     let chain = [("baseline", "linux", "Latest"), ("department", "baseline", "Source")];
     let mut templates = Vec::new();
     for (name, from, scheme) in chain {
-        let definition = site.definition(name).await;
+        let definition = site.definition(name, None).await;
         let source = site.path(&format!("Microsoft.Compute/galleries/g/images/{from}/versions/latest"));
         let inline = json!([
             format!("head -c {WRITTEN} /dev/urandom | sudo tee /var/lib/{name} > /dev/null"),
@@ -444,8 +612,7 @@ async fn runs_that_are_stopped_at_random_leave_nothing() {
         let shown = wait_for("the run's end", Duration::from_secs(300), ended).await;
         eprintln!("round {round}: {}", shown["properties"]["lastRunStatus"]);
         assert_eq!(site.staged(&shown).await, ["Microsoft.Storage/storageAccounts"], "round {round}");
-        let machines = site.arm.path("/providers/Microsoft.Compute/virtualMachines");
-        assert_eq!(site.arm.get(&machines).await.unwrap()["value"], json!([]), "round {round}");
+        assert_eq!(site.machines().await, Vec::<Value>::new(), "round {round}");
     }
     site.run(&template).await.unwrap();
 }

@@ -360,8 +360,7 @@ impl<'a> Run<'a> {
     /// Stops `work` when somebody cancels, and when the build has taken as long as it may.
     async fn within_time(&self, work: impl Future<Output = Result<(), OpError>>) -> Result<(), OpError> {
         let minutes = self.template.timeout().as_secs() / 60;
-        let passed = Duration::from_millis(u64::try_from(now_ms() - self.cx.op.started_ms).unwrap_or(0));
-        let left = self.template.timeout().saturating_sub(passed);
+        let left = time_left(self.template.timeout(), self.cx.op.started_ms, now_ms());
         tokio::select! {
             () = self.cx.stop.cancelled() => Err(self.cx.check().err().unwrap_or(OpError::Interrupted)),
             ended = tokio::time::timeout(left, work) => ended.unwrap_or_else(|_| {
@@ -391,6 +390,11 @@ impl<'a> Run<'a> {
     fn seed(&self) -> Result<[u8; 32], ArmError> {
         seed(self.cx, &self.prepared)
     }
+}
+
+/// Of the time that a build may take, which counts from its start, whoever works on it. A clock that was set back gives no more.
+fn time_left(limit: Duration, started_ms: i64, now_ms: i64) -> Duration {
+    limit.saturating_sub(Duration::from_millis(u64::try_from(now_ms.saturating_sub(started_ms)).unwrap_or(0)))
 }
 
 fn seed(cx: &OpContext, prepared: &Prepared) -> Result<[u8; 32], ArmError> {
@@ -436,5 +440,19 @@ async fn resolve(cx: &OpContext, call: &Call, id: &ResourceId, template: &ImageT
 impl Run<'_> {
     async fn put(&self, id: &ResourceId, body: &Value) -> Result<(), OpError> {
         Box::pin(on_behalf::put(self.cx, &self.call, id, body)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_build_counts_from_its_start() {
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        let left = |passed_ms: i64| time_left(minutes(6), 1_000, 1_000 + passed_ms);
+        assert_eq!((left(0), left(90_000)), (minutes(6), Duration::from_secs(270)));
+        assert_eq!((left(360_000), left(i64::MAX - 1_000)), (minutes(0), minutes(0)), "what is over stays over");
+        assert_eq!(left(-3_600_000), minutes(6), "a clock that was set back");
     }
 }
