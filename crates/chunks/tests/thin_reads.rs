@@ -165,6 +165,39 @@ async fn an_old_trace_is_replaced_by_a_start_and_by_nothing_else() {
     assert!(start(&reads(0)).await == second, "it is young again");
 }
 
+/// What a start read of a store that is near is fetched ahead by the first start elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_of_another_host_is_followed_by_the_first_start_here() {
+    let (dir, there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bytes = noise(303, 32 * MIB);
+    let region = open(dir.path()).await;
+    let manifest = ingest(&region, &bytes).await.manifest;
+    let reads = start(bytes.len());
+    let recorded = Traces::open(there.path()).unwrap();
+    assert_eq!(recorded.of(manifest), None);
+    let near = recorded.record(region.reader(manifest).await.unwrap());
+    read(&near, &reads[..10], &bytes).await;
+    assert_eq!(recorded.of(manifest), None, "too little for a start");
+    read(&near, &reads[10..], &bytes).await;
+    let trace = recorded.of(manifest).expect("the machine runs on, and what it read is known");
+    drop(near);
+    assert_eq!(recorded.of(manifest), Some(trace.clone()), "and kept");
+    let covered = Traces::covers(&trace).unwrap();
+    let places: std::collections::BTreeSet<usize> = reads.iter().map(|(at, _)| at >> 14).collect();
+    assert_eq!((covered, trace.len() % 512), ((places.len() as u64) << 14, 0));
+
+    let traces = Traces::open(here.path()).unwrap();
+    assert!(traces.take_over(manifest, &trace[..trace.len() - 1]).is_err() && !traces.knows(manifest));
+    traces.take_over(manifest, &trace).unwrap();
+    let far = far(dir.path(), None).await;
+    let reader = traces.follow(far.region.reader(manifest).await.unwrap());
+    read(&reader, &reads[..1], &bytes).await;
+    until("what the other host's start read is fetched", || reader.fetched_ahead()).await;
+    let ahead = far.cost().0;
+    read(&reader, &reads[1..], &bytes).await;
+    assert!((far.cost().0 - ahead) * 10 <= ahead, "{} of {ahead} requests late", far.cost().0 - ahead);
+}
+
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
     let folders = std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path());
     folders.flat_map(|f| std::fs::read_dir(f).unwrap()).map(|f| f.unwrap().path()).collect()

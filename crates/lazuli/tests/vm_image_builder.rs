@@ -86,6 +86,28 @@ impl Site {
         self.arm.post(&format!("{disk}/endGetAccess"), None).await.unwrap();
     }
 
+    /// A machine of an image in a network of its own; the subnet's id and the machine's address there.
+    async fn machine(&self, name: &str, region: &str, image: &str, custom_data: &str) -> (String, String) {
+        let subnet = json!({"name": "build", "properties": {"addressPrefix": "10.9.0.0/24"}});
+        let space = json!({"addressSpace": {"addressPrefixes": ["10.9.0.0/16"]}, "subnets": [subnet]});
+        let network = format!("Microsoft.Network/virtualNetworks/{name}");
+        self.put(&network, json!({"location": region, "properties": space})).await;
+        let subnet = self.path(&format!("{network}/subnets/build"));
+        let configuration = json!([{"name": "main", "properties": {"subnet": {"id": subnet}}}]);
+        let nic = format!("Microsoft.Network/networkInterfaces/{name}");
+        let shown =
+            self.put(&nic, json!({"location": region, "properties": {"ipConfigurations": configuration}})).await;
+        let address = shown["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"].as_str().unwrap();
+        let machine = json!({"location": region, "properties": {
+            "hardwareProfile": {"vmSize": "Standard_B1ls"},
+            "storageProfile": {"imageReference": {"id": image}, "osDisk": {"createOption": "FromImage"}},
+            "osProfile": {"computerName": name, "adminUsername": "azureuser", "adminPassword": "Correct-Horse-1",
+                "customData": custom_data},
+            "networkProfile": {"networkInterfaces": [{"id": self.path(&nic)}]}}});
+        self.put(&format!("Microsoft.Compute/virtualMachines/{name}"), machine).await;
+        (subnet, address.to_owned())
+    }
+
     /// Creates a template, which takes the newest version and may be told more.
     async fn template(&self, name: &str, identity: &str, properties: Value) -> String {
         let definition = self.path("Microsoft.Compute/galleries/g/images/linux");
@@ -480,23 +502,8 @@ async fn a_build_in_a_network_reaches_what_is_there_without_a_public_address() {
     let server = TestServer::start().await.unwrap();
     let site = Site { arm: server.arm().await.unwrap() };
     let identity = site.prepare(&guests::tiny().unwrap()).await;
-    let subnet = json!({"name": "build", "properties": {"addressPrefix": "10.9.0.0/24"}});
-    let space = json!({"addressSpace": {"addressPrefixes": ["10.9.0.0/16"]}, "subnets": [subnet]});
-    let network = "Microsoft.Network/virtualNetworks/corp";
-    site.put(network, json!({"location": HOME, "properties": space})).await;
-    let subnet = site.path(&format!("{network}/subnets/build"));
-    let configuration = json!([{"name": "main", "properties": {"subnet": {"id": subnet}}}]);
-    let nic = "Microsoft.Network/networkInterfaces/config";
-    let nic_shown = site.put(nic, json!({"location": HOME, "properties": {"ipConfigurations": configuration}})).await;
-    let address = nic_shown["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"].as_str().unwrap();
-    let machine = json!({"location": HOME, "properties": {
-        "hardwareProfile": {"vmSize": "Standard_B1ls"},
-        "storageProfile": {"imageReference": {"id": site.path("Microsoft.Compute/galleries/g/images/linux/versions/1.0.0")},
-            "osDisk": {"createOption": "FromImage"}},
-        "osProfile": {"computerName": "config", "adminUsername": "azureuser", "adminPassword": "Correct-Horse-1",
-            "customData": SERVES_SETTINGS},
-        "networkProfile": {"networkInterfaces": [{"id": site.path(nic)}]}}});
-    site.put("Microsoft.Compute/virtualMachines/config", machine).await;
+    let source = site.path("Microsoft.Compute/galleries/g/images/linux/versions/1.0.0");
+    let (subnet, address) = site.machine("config", HOME, &source, SERVES_SETTINGS).await;
 
     let inline = json!([format!("wget -qO- http://{address}:8080/settings | grep corporate"), OWN_DEPROVISIONING]);
     let image = site.path("Microsoft.Compute/images/configured");
@@ -524,6 +531,52 @@ async fn a_build_in_a_network_reaches_what_is_there_without_a_public_address() {
     let template = site.template("outside", &identity, json!({"customize": customize, "distribute": distribute})).await;
     let (_, message) = site.fails(&template).await;
     assert!(message.starts_with("'outside' ended with exit code 7"), "{message}");
+}
+
+/// A start of the result is traced, and the trace is there with every image that was made of it, wherever it is.
+#[tokio::test]
+async fn the_trace_of_a_start_goes_along_with_the_results() {
+    let server = TestServer::start().await.unwrap();
+    let site = Site { arm: server.arm().await.unwrap() };
+    let identity = site.prepare(&guests::tiny().unwrap()).await;
+    let definition = site.path("Microsoft.Compute/galleries/g/images/linux");
+    let image = site.path("Microsoft.Compute/images/quick");
+    let properties = json!({
+        "optimize": {"vmBoot": {"state": "Enabled"}},
+        "customize": [{"type": "Shell", "name": "own", "inline": [OWN_DEPROVISIONING]}],
+        "distribute": [
+            {"type": "SharedImage", "runOutputName": "gallery", "galleryImageId": definition,
+                "targetRegions": [{"name": HOME}, {"name": "westus"}]},
+            {"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME},
+        ],
+    });
+    let template = site.template("quick", &identity, properties).await;
+    let (told, ended) = site.logged(&template).await;
+    ended.unwrap_or_else(|e| panic!("{e:#}\n{}", server.log()));
+    assert!(told.contains("[optimize] --- the image was started once: first starts will fetch "), "{told}");
+    let version = site.output(&template, "gallery").await["artifactId"].as_str().unwrap().to_owned();
+    for image in [&version, &image] {
+        let build = site.arm.get(&format!("{image}/build")).await.unwrap();
+        let fetched = build["bootTrace"]["fetchedAheadBytes"].as_u64();
+        // A kernel and an initial ramdisk at least, and not the whole disk.
+        assert!(fetched.is_some_and(|bytes| (4 << 20..64 << 20).contains(&bytes)), "{image}: {build}");
+    }
+    // Hosts are told of it in each region, in one that is added later too.
+    let path = format!("{version}?api-version=2024-03-03");
+    let regions = json!([{"name": HOME}, {"name": "westus"}, {"name": "northeurope"}]);
+    let body = json!({"properties": {"publishingProfile": {"targetRegions": regions}}});
+    let reply = site.arm.send(Method::PATCH, &path, Some(&body)).await.unwrap();
+    site.arm.finish(reply, &path).await.unwrap();
+    for (name, region) in [("west", "westus"), ("north", "northeurope")] {
+        site.machine(name, region, &version, "").await;
+        let id = site.arm.get(&site.path(&format!("Microsoft.Compute/virtualMachines/{name}"))).await.unwrap();
+        let id = id["properties"]["vmId"].as_str().unwrap();
+        let told = std::fs::read_to_string(server.dir().join(format!("host/vms/{id}/vm.json"))).unwrap();
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let source = told["os_disk"]["base"]["source"].as_str().unwrap();
+        assert!(source.starts_with(&format!("{region}/")) && source.contains('+'), "{source}");
+    }
+    assert_eq!(site.staged(&site.show(&template).await).await, ["Microsoft.Storage/storageAccounts"]);
 }
 
 /// A baseline that a department goes on from (IB-5). Numbers follow their schemes, and each version keeps only what its build has
@@ -576,6 +629,7 @@ async fn runs_that_are_stopped_at_random_leave_nothing() {
             &identity,
             json!({
                 "customize": [{"type": "Shell", "inline": [OWN_DEPROVISIONING]}],
+                "optimize": {"vmBoot": {"state": "Enabled"}},
                 "validate": {"inVMValidations": [{"type": "Shell", "inline": ["true"]}]},
                 "distribute": [{"type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": HOME}],
             }),
