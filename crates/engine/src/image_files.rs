@@ -4,12 +4,13 @@
 //! build        what is known of its build ([`crate::build_record`]), in the image's region
 //! boot trace   what a start read of its OS disk, in order, in every region that serves the image: first starts there fetch ahead
 //! ```
-//! They come after the bytes of the disks and are never waited for; an image that is there is whole without them.
+//! They come after the bytes of the disks: an image is whole, and may be used, before they are there.
 
-use crate::content::{guard, manifest_id, reference, store_of, store_op_error};
+use crate::content::{guard, manifest_id, store_of, store_op_error};
 use crate::operation::{OpContext, OpError};
 use crate::operations::image_version::region_names;
 use crate::regions::ContentGuard;
+use crate::sources::take_over;
 use crate::stored::{BootTrace, ImageVersionInternal, ManagedImageInternal, Stored, StoredFile, change_internal};
 use crate::{db_error, new_etag};
 use lazuli_arm::ArmError;
@@ -81,8 +82,9 @@ pub(crate) async fn attach(cx: &OpContext, key: &str, written: &Written<'_>) -> 
         if let Some(stored) = written.file.stored() {
             for region in written.file.regions(&row) {
                 // Held until the references are committed.
-                guards.push(bring(cx, key, &region, written, stored).await?);
-                changes.push(Change::PutContentRef(reference(key, &region, &stored.manifest)));
+                let (guard, holder) = bring(cx, key, &region, written, stored).await?;
+                guards.push(guard);
+                changes.extend(take_over(holder, key, &region, stored));
             }
         }
         changes.push(Change::PutResource { resource: row, expect });
@@ -98,20 +100,21 @@ pub(crate) async fn attach(cx: &OpContext, key: &str, written: &Written<'_>) -> 
     }
 }
 
-/// The bytes in the store of a region that what `key` refers to lies in.
-async fn bring(
+/// The bytes in the store of a region that what `key` refers to lies in; and who keeps them there, if they were not brought.
+async fn bring<'a>(
     cx: &OpContext,
     key: &str,
     region: &str,
-    written: &Written<'_>,
+    written: &Written<'a>,
     stored: &Stored,
-) -> Result<ContentGuard, OpError> {
+) -> Result<(ContentGuard, Option<&'a str>), OpError> {
     let manifest = manifest_id(&stored.manifest)?;
     let guard = guard(cx, region, key).await?;
-    if !guard.region.holds(manifest) {
-        let source = store_of(cx, written.region, written.holder, manifest).await?;
-        let moved = guard.region.replicate_from(&source, manifest, &Progress::new(), &cx.stop).await;
-        moved.map_err(|e| store_op_error(cx, e, region))?;
+    if region == written.region && guard.region.holds(manifest) {
+        return Ok((guard, Some(written.holder)));
     }
-    Ok(guard)
+    let source = store_of(cx, written.region, written.holder, manifest).await?;
+    let moved = guard.region.replicate_from(&source, manifest, &Progress::new(), &cx.stop).await;
+    moved.map_err(|e| store_op_error(cx, e, region))?;
+    Ok((guard, None))
 }
