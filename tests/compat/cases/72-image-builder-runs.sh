@@ -102,7 +102,8 @@ gives 'az image builder show-runs' 'gallery image vhd' sh -c "az image builder s
 gives 'the version has the number of its source' "$gallery/images/department/versions/1.0.0" \
   az image builder show-runs "${web[@]}" --query "[?name=='gallery'].artifactId | [0]" -o tsv
 gives 'a managed image' Succeeded az image show -g runs -n web --query provisioningState -o tsv
-holds 'the log says what came of the optimizer' sh -c "'$lazuli' build logs --data-dir '$data' ${web[*]} | grep -q 'optimize.*is a folder'"
+holds 'the log says what came of the optimizer' sh -c "'$lazuli' build logs --data-dir '$data' ${web[*]} | grep -q 'optimize.*first starts will fetch [1-9]'"
+holds 'and so does lazuli image show' sh -c "'$lazuli' image show --data-dir '$data' $gallery/images/department/versions/1.0.0 | grep -q '^starts  *fetch [1-9]'"
 gives 'a VHD' 1 sh -c "az image builder show-runs ${web[*]} --query \"[?name=='vhd'].artifactUri | [0]\" -o tsv | grep -c '/vhds/vhd.vhd\$'"
 
 # Cancelled while its script runs.
