@@ -74,7 +74,7 @@ impl Traces {
     /// The reader, which fetches ahead as the image's trace says, and records it if there is none or an old one.
     pub fn follow(&self, reader: DiskReader) -> TracedReader {
         let file = self.file(reader.manifest());
-        let plays = fs::read(&file).ok().and_then(|bytes| parse(&bytes)).map(Player::new);
+        let plays = self.kept(reader.manifest()).map(Player::new);
         let is_old =
             || fs::metadata(&file).and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > OLD));
         let records = plays.is_none() || is_old();
@@ -83,7 +83,7 @@ impl Traces {
 
     /// The reader, which fetches nothing ahead, of a store that is near: it records the image's trace if there is none.
     pub fn record(&self, reader: DiskReader) -> TracedReader {
-        let records = self.kept(reader.manifest()).is_none();
+        let records = !self.knows(reader.manifest());
         self.reader(reader, None, records)
     }
 
@@ -111,12 +111,12 @@ impl Traces {
             let seen = recorder.seen();
             recorder.is_start(&seen.order).then(|| encode(&seen.order))
         });
-        running.or_else(|| self.kept(manifest))
+        running.or_else(|| self.kept(manifest).map(|places| encode(&places)))
     }
 
-    /// The trace of the image that is kept here, whole.
-    fn kept(&self, manifest: ManifestId) -> Option<Vec<u8>> {
-        fs::read(self.file(manifest)).ok().filter(|bytes| parse(bytes).is_some())
+    /// The places of the trace that is kept here, if it is whole.
+    fn kept(&self, manifest: ManifestId) -> Option<Vec<u32>> {
+        fs::read(self.file(manifest)).ok().and_then(|bytes| parse(&bytes))
     }
 
     /// Whether a trace of the image is kept here.

@@ -31,7 +31,10 @@ pub fn source(region: &str, boundary: Boundary, manifest: &str) -> String {
 /// The same with the manifest of a trace.
 pub fn traced_source(region: &str, boundary: Boundary, manifest: &str, trace: Option<&str>) -> String {
     let image = source(region, boundary, manifest);
-    trace.map_or(image.clone(), |trace| format!("{image}+{trace}"))
+    match trace {
+        Some(trace) => format!("{image}+{trace}"),
+        None => image,
+    }
 }
 
 /// A source, read.

@@ -8,7 +8,7 @@
 //! Both are signed with the server's own key, which is made once and lies sealed in the database. Shown by `GET {image}/build`, together
 //! with whether the signatures hold, and what first starts of the image fetch ahead. How it comes to its image: [`crate::image_files`].
 
-use crate::image_files::{IMAGE, VERSION};
+use crate::shared_galleries::VERSIONS;
 use crate::stored::{ImageVersionInternal, ManagedImageInternal, internal};
 use crate::{Engine, db_error};
 use base64::Engine as _;
@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 /// Setting of the database: the seed of the signing key, sealed for its own name.
 const KEY: &str = "buildSigningKey";
+const IMAGE: &str = "microsoft.compute/images";
 
 /// The document of an image, signed.
 pub(crate) async fn document(
@@ -65,14 +66,8 @@ pub(crate) fn artifact(row: &Resource) -> Result<Artifact, ArmError> {
 /// `GET {image}/build`; `None`: the image was not built here.
 pub(crate) async fn view(engine: &Engine, row: &Resource) -> Result<Option<Value>, ArmError> {
     let (file, trace) = match row.kind.as_str() {
-        VERSION => {
-            let state: ImageVersionInternal = internal(row)?;
-            (state.build, state.boot_trace)
-        }
-        _ => {
-            let state: ManagedImageInternal = internal(row)?;
-            (state.build, state.boot_trace)
-        }
+        VERSIONS => internal(row).map(|s: ImageVersionInternal| (s.build, s.boot_trace))?,
+        _ => internal(row).map(|s: ManagedImageInternal| (s.build, s.boot_trace))?,
     };
     let Some(file) = file else { return Ok(None) };
     let bytes = engine.storage().read_file(&row.key, &row.location, &file).await?;

@@ -10,6 +10,7 @@ use crate::content::{guard, manifest_id, store_of, store_op_error};
 use crate::operation::{OpContext, OpError};
 use crate::operations::image_version::region_names;
 use crate::regions::ContentGuard;
+use crate::shared_galleries::VERSIONS;
 use crate::sources::take_over;
 use crate::stored::{BootTrace, ImageVersionInternal, ManagedImageInternal, Stored, StoredFile, change_internal};
 use crate::{db_error, new_etag};
@@ -17,9 +18,6 @@ use lazuli_arm::ArmError;
 use lazuli_chunks::Progress;
 use lazuli_meta::WriteError;
 use lazuli_meta::model::{Change, Conflict, Expect, Resource, Write};
-
-pub(crate) const VERSION: &str = "microsoft.compute/galleries/images/versions";
-pub(crate) const IMAGE: &str = "microsoft.compute/images";
 
 /// One of an image's files.
 #[derive(Debug, Clone)]
@@ -39,26 +37,19 @@ impl ImageFile {
     /// Where it is to be.
     fn regions(&self, image: &Resource) -> Vec<String> {
         match self {
-            Self::BootTrace(_) if image.kind == VERSION => region_names(image),
+            Self::BootTrace(_) if image.kind == VERSIONS => region_names(image),
             _ => vec![image.location.clone()],
         }
     }
 
     fn put_into(&self, image: &mut Resource) {
-        let (build, trace) = match self {
-            Self::Build(file) => (Some(file.clone()), None),
-            Self::BootTrace(trace) => (None, Some(trace.clone())),
-        };
-        if image.kind == VERSION {
-            change_internal(image, |s: &mut ImageVersionInternal| {
-                s.build = build.or(s.build.take());
-                s.boot_trace = trace.or(s.boot_trace.take());
-            });
-        } else {
-            change_internal(image, |s: &mut ManagedImageInternal| {
-                s.build = build.or(s.build.take());
-                s.boot_trace = trace.or(s.boot_trace.take());
-            });
+        type Version = ImageVersionInternal;
+        type Managed = ManagedImageInternal;
+        match (self, image.kind == VERSIONS) {
+            (Self::Build(file), true) => change_internal(image, |s: &mut Version| s.build = Some(file.clone())),
+            (Self::Build(file), false) => change_internal(image, |s: &mut Managed| s.build = Some(file.clone())),
+            (Self::BootTrace(t), true) => change_internal(image, |s: &mut Version| s.boot_trace = Some(t.clone())),
+            (Self::BootTrace(t), false) => change_internal(image, |s: &mut Managed| s.boot_trace = Some(t.clone())),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! becomes of the rest.
 
 use super::customize::INVENTORY;
+use super::machine::require;
 use super::names::Machine;
 use super::{PARTIAL, Run, TRACE, TRACED};
 use crate::build_record;
@@ -19,6 +20,7 @@ use crate::image_files::{self, ImageFile};
 use crate::operation::OpError;
 use crate::providers::image_template_run_output::{Artifact, put_change};
 use crate::providers::virtual_machine::MachineInternal;
+use crate::shared_galleries::VERSIONS;
 use crate::sources::take_over;
 use crate::storage::Place;
 use crate::stored::{BootTrace, ManagedImageInternal, internal};
@@ -33,7 +35,6 @@ use lazuli_meta::model::{Change, Resource, ResourceQuery};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-const VERSIONS: &str = "microsoft.compute/galleries/images/versions";
 /// How often the next number is taken by somebody else, at most.
 const TRIES: usize = 8;
 
@@ -286,11 +287,6 @@ async fn arrived(run: &Run<'_>, snapshot: &ResourceId) -> Result<(), OpError> {
         }
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
-}
-
-async fn require(run: &Run<'_>, id: &ResourceId) -> Result<Resource, OpError> {
-    let row = run.cx.engine.db().resource(&id.key()).await.map_err(db_error)?;
-    row.ok_or_else(|| OpError::Failed(run.failure(&format!("'{}' was deleted while the template was run.", id.name()))))
 }
 
 // ---- galleries

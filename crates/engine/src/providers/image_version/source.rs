@@ -9,6 +9,7 @@
 
 use super::super::virtual_machine::resolve_shared;
 use crate::provider::Context;
+use crate::shared_galleries::VERSIONS;
 use crate::sources::{
     FoundDisk, SourceDisk, SourceImage, SourceMachine, blob, disk_or_snapshot, managed_image, virtual_machine,
 };
@@ -23,7 +24,6 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-const VERSION: &str = "microsoft.compute/galleries/images/versions";
 const IMAGE: &str = "microsoft.compute/images";
 /// Of versions that are replicated `Shallow` (wire.md §3).
 const MAX_SHALLOW_GIB: u64 = 32 * 1024;
@@ -81,7 +81,7 @@ pub(super) async fn find(cx: Context<'_>, id: &ResourceId, body: &Value) -> Resu
     let row = row.ok_or_else(|| ArmError::parent_not_found(definition.name()))?;
     let found = match image_version::source(body) {
         Some(Source::Disks { os: Some(os), data }) => from_disks(cx, os, data, home).await?,
-        Some(Source::Resource(source)) if source.resource_type().key() == VERSION => {
+        Some(Source::Resource(source)) if source.resource_type().key() == VERSIONS => {
             from_version(cx, &source, home).await?
         }
         Some(Source::Resource(source)) if source.resource_type().key() == IMAGE => {
@@ -111,11 +111,11 @@ impl VersionSource {
 /// The row of a source that the caller may read and that is in the version's region (IV-10, IV-17).
 async fn readable(cx: Context<'_>, source: &ResourceId, home: &str) -> Result<Resource, ArmError> {
     let kind = source.resource_type();
-    let image = matches!(kind.key().as_str(), VERSION | "microsoft.compute/images");
+    let image = matches!(kind.key().as_str(), VERSIONS | "microsoft.compute/images");
     let right = format!("{kind}/{}", if image { "read" } else { "write" });
     cx.engine.authorize_link(&cx.call.caller, &source.to_string(), &right).await?;
     let row = cx.engine.db().resource(&source.key()).await.map_err(db_error)?;
-    let version = source.resource_type().key() == VERSION;
+    let version = source.resource_type().key() == VERSIONS;
     row.filter(|r| (version || r.location == home) && r.provisioning_state != "Deleting")
         .ok_or_else(|| not_found(source))
 }
